@@ -1,0 +1,1 @@
+"""Feature extractors, each a plain ``nn.Module``; ``names`` maps the spec's names to builders."""

@@ -1,0 +1,1 @@
+"""Images, archives and remote locations, transforms and samplers."""

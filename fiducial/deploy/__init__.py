@@ -1,0 +1,1 @@
+"""Running a model outside Lightning: ONNX export and the predictors of each runtime."""

@@ -1,0 +1,98 @@
+"""What a user is told when something they gave cannot work.
+
+Every such message has three parts: *where* (spec key, file, CSV line), what was *found* there, and the *fix*.
+Problems that can be known together are raised together.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+SHOWN = 10
+"""How many problems of one kind a message spells out before it only counts them."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong (``error``) or odd (``warning``) in what the user gave."""
+
+    where: str
+    found: str
+    fix: str
+    level: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        return f"{self.where} · {self.found} · {self.fix}"
+
+
+class UserError(Exception):
+    """Something the user can mend. ``str()`` lists every problem as *where · found · fix*.
+
+    Construct with one problem's three parts, or with :meth:`of` from several problems.
+    """
+
+    problems: tuple[Problem, ...]
+
+    def __init__(self, where: str, found: str, fix: str) -> None:
+        self.problems = (Problem(where, found, fix),)
+        super().__init__(str(self))
+
+    @classmethod
+    def of(cls, problems: Iterable[Problem]) -> UserError:
+        """The same kind of error for several problems, which must not be empty."""
+        kept = tuple(problems)
+        if not kept:
+            raise ValueError("an error needs at least one problem")
+        error = cls(kept[0].where, kept[0].found, kept[0].fix)
+        error.problems = kept
+        error.args = (str(error),)
+        return error
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return str(self.problems[0])
+        lines = [f"{len(self.problems)} problems:", *(f"  {problem}" for problem in self.problems[:SHOWN])]
+        if len(self.problems) > SHOWN:
+            lines.append(f"  … and {len(self.problems) - SHOWN} more")
+        return "\n".join(lines)
+
+
+class SpecError(UserError):
+    """The spec (YAML or overrides) cannot be run."""
+
+
+class DatasetError(UserError):
+    """A dataset file is missing, unreadable or inconsistent."""
+
+
+class CheckpointError(UserError):
+    """A model file is missing, unsafe, damaged or does not fit."""
+
+
+class SourceError(UserError):
+    """A path, archive or remote location cannot be used."""
+
+
+class MetricError(UserError):
+    """A metric cannot be computed from what was given."""
+
+
+class MissingDependencyError(UserError):
+    """An optional package is needed and not installed."""
+
+
+def optional(module: str, *, extra: str) -> ModuleType:
+    """Import an optional dependency, or say which extra of this package brings it.
+
+    Raises: MissingDependencyError naming ``pip install 'fiducial[extra]'``.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            module, f"not importable ({error})", f"pip install 'fiducial[{extra}]'"
+        ) from error
