@@ -1,0 +1,1 @@
+"""Task ``classify``: does a part differ from its golden reference?"""

@@ -1,0 +1,1 @@
+"""Task ``segment``: which pixels changed between two images?"""

@@ -1,0 +1,95 @@
+"""Spec keys of ``task: segment``: its part of ``dataset`` and ``train``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from changenet.augment_config import RandomColor, RandomFlip, RandomRotate, ScaleRandomCrop
+from fiducial.spec.common import Text, Triple
+from fiducial.spec.knob import Section, knob, section
+
+Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
+"""Red, green, blue, each 0 to 255."""
+
+
+class SegmentAugmentation(Section):
+    """``dataset.segment.augmentation``: normalisation, and random changes of training pairs."""
+
+    random_flip: RandomFlip = section(RandomFlip, "Random mirroring of both images and the mask.")
+    random_rotate: RandomRotate = section(RandomRotate, "Random rotation of both images and the mask.")
+    random_color: RandomColor = section(RandomColor, "Random colour changes, drawn for each image.")
+    with_scale_random_crop: ScaleRandomCrop = section(
+        ScaleRandomCrop, "Enlarging and cropping of both images and the mask."
+    )
+    with_random_blur: bool = knob(True, "Blur both images by the same random radius of up to one pixel.")
+    with_random_crop: bool = knob(True, "Cut a random window of 80 to 100 % of the area and scale it back.")
+    mean: Triple = knob([0.5, 0.5, 0.5], "Subtracted from each colour channel of images in [0, 1].")
+    std: Triple = knob([0.5, 0.5, 0.5], "Each channel is divided by this after subtracting the mean.")
+
+
+class CalibrationRoot(Section):
+    """Images that static quantization observes."""
+
+    images_dir: Text = knob("", "Folder laid out like root_dir, with a list file predict.txt; masks are not needed.")
+    csv_path: Text = knob("", "CSV of pairs.", schema=False, ignored="task segment reads list files")
+
+
+class SegmentDataset(Section):
+    """``dataset.segment``: two images of one place and the mask of what changed."""
+
+    root_dir: Text = knob("", "Folder that holds the folders of the images, the masks and the lists.")
+    dataset: Literal["CNDataset"] = knob("CNDataset", "Kind of dataset; there is one.")
+    data_name: str = knob(
+        "LEVIR",
+        "Name of the data. LandSCD brings its palette for pictures of the result; other names change nothing.",
+        options=("LEVIR", "LandSCD", "custom"),
+    )
+    label_transform: Annotated[str, BeforeValidator(lambda value: "None" if value in (None, "") else value)] = knob(
+        "norm",
+        "norm: masks hold 0 and 255, meaning 0 and 1. None (or null): masks hold class numbers.",
+        options=("norm", "None"),
+    )
+    multi_scale_train: bool = knob(
+        True,
+        "Train on the predictions at all five scales, weighted by train.segment.weights; off, on the finest.",
+        automl=True,
+    )
+    multi_scale_infer: bool = knob(False, "Average the predictions of all five scales.")
+    num_classes: int = knob(2, "Classes of the mask, no change included.", ge=2, math_cond=">0")
+    img_size: int = knob(
+        224, "Images and masks are resized to squares of this many pixels; a multiple of 16 (FAN) or 32 (ViT).", ge=1
+    )
+    batch_size: int = knob(8, "Pairs per batch and GPU.", ge=1)
+    workers: int = knob(8, "Processes that load data; 0 loads in the main process.", template=1, ge=0)
+    shuffle: bool = knob(True, "Shuffle the data.", ignored="training always shuffles, the other actions never do")
+    image_folder_name: str = knob("A", "Folder of the earlier images, under root_dir.")
+    change_image_folder_name: str = knob("B", "Folder of the later images, under root_dir, with the same file names.")
+    list_folder_name: str = knob("list", "Folder of the list files, under root_dir.")
+    annotation_folder_name: str = knob("label", "Folder of the masks, under root_dir.")
+    augmentation: SegmentAugmentation = section(SegmentAugmentation, "Normalisation and augmentation.")
+    train_split: str = knob("train", "List file to train on, without .txt.")
+    validation_split: str = knob("val", "List file to validate on, without .txt.")
+    test_split: str = knob("test", "List file for evaluate, without .txt.")
+    predict_split: str = knob("test", "List file for inference, without .txt.")
+    label_suffix: str = knob(".png", "Suffix of mask files.")
+    color_map: dict[str, Colour] | None = knob(
+        None, "Colour [R, G, B] of each class number in pictures of the result; null takes the palette of data_name."
+    )
+    quant_calibration_dataset: CalibrationRoot = section(CalibrationRoot, "Images for static quantization.")
+
+    @field_validator("color_map", mode="before")
+    @classmethod
+    def _class_numbers_as_text(cls, value: Any) -> Any:
+        return ({str(k): v for k, v in value.items()} or None) if isinstance(value, dict) else value or None
+
+
+class SegmentTrain(Section):
+    """``train.segment``: the loss."""
+
+    loss: Literal["ce", "mmiou"] = knob("ce", "ce: cross-entropy of each pixel. mmiou: smallest plus mean soft IoU.")
+    weights: list[float] = knob(
+        [0.5, 0.5, 0.5, 0.8, 1.0],
+        "Weights of the predictions, coarsest first, for multi_scale_train; the last is the finest.",
+    )

@@ -1,0 +1,337 @@
+"""The parts of a spec that every network has.
+
+A network subclasses these sections and adds its own keys; a key declared again in a subclass replaces the one here
+(that is how a network gives it another default). Everything a key means to a user is in its help text.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from fiducial.spec.knob import MISSING, Section, knob, section, section_of
+
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+"""A string that is empty when it is not set; null in a spec means the same."""
+
+OptionalText = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]
+"""A string that is None when it is not set; an empty string in a spec means the same."""
+
+Lowercase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+"""Makes a choice case-insensitive, as in ``Annotated[Literal["fp32"], Lowercase]``."""
+
+Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
+"""One number for each of red, green, blue."""
+
+
+class DistributedSection(Section):
+    """Where an action runs: GPUs per node, and nodes."""
+
+    num_gpus: int = knob(
+        1,
+        "GPUs to use on each node. With a different number of gpu_ids the larger of the two wins; without any GPU the "
+        "run falls back to the CPU.",
+        ge=1,
+        popular=True,
+    )
+    gpu_ids: list[int] = knob([0], "Indices of the GPUs to use; their number should equal num_gpus.", popular=True)
+    num_nodes: int = knob(1, "Machines that take part in the run.", ge=1, popular=True)
+
+
+class WandbSection(Section):
+    """``wandb``: logging to Weights & Biases. Never needed: without credentials it is skipped."""
+
+    enable: bool = knob(True, "Log to Weights & Biases when credentials for it exist (WANDB_API_KEY or ~/.netrc).")
+    project: Text = knob("TAO Toolkit", "Project that the run is listed under.")
+    entity: Text = knob("", "User or team that owns the project; empty takes the account's default.")
+    group: Text = knob("", "Group that the run is shown in, together with related runs.")
+    tags: list[str] = knob(["training", "tao-toolkit"], "Labels to filter runs by.", template=["tao-toolkit"])
+    reinit: bool = knob(False, "Allow a second Weights & Biases run in the same process.")
+    sync_tensorboard: bool = knob(False, "Also upload what is written for TensorBoard.")
+    save_code: bool = knob(False, "Store the main script with the run.")
+    name: Text = knob(
+        "TAO Toolkit training experiment",
+        "Display name of the run; date and time are appended.",
+        template="TAO Toolkit Training",
+    )
+    run_id: Text = knob("", "Id of an earlier run to continue; empty starts a new one.")
+
+
+class CudnnSection(Section):
+    """``train.cudnn``: how convolutions choose their algorithm on a GPU."""
+
+    benchmark: bool = knob(
+        False,
+        "Time several algorithms at the first batch and keep the fastest. Pays off when input sizes never change.",
+    )
+    deterministic: bool = knob(True, "Use only cuDNN algorithms whose result is the same in every run; may be slower.")
+
+
+class CheckpointerSection(Section):
+    """``train.checkpointer``: checkpoints kept because of a metric, besides the periodic ones."""
+
+    enable_topk: bool = knob(False, "Also keep the checkpoints that are best by a validation metric.")
+    replace_periodic: bool = knob(
+        False,
+        "With enable_topk: write no periodic checkpoints, keep exactly the one best file and point the latest link "
+        "to it. Without enable_topk it does nothing.",
+    )
+    monitor: OptionalText = knob(
+        None, "Logged metric that ranks checkpoints; null takes the network's own (val_loss).", template="val_loss"
+    )
+    mode: Annotated[Literal["min", "max"] | None, BeforeValidator(lambda value: value or None)] = knob(
+        None, "Whether a smaller or a larger metric is better; null takes the network's own.", template="min"
+    )
+    save_top_k: int = knob(1, "How many best checkpoints to keep; always one with replace_periodic.", ge=1)
+    filename: str = knob(
+        "model_best_{epoch:03d}",
+        "Name of a best checkpoint, without suffix; {epoch}, {step} and metrics are filled in.",
+    )
+    dirpath: OptionalText = knob(None, "Folder for best checkpoints; empty means the results folder.", template="")
+    auto_insert_metric_name: bool = knob(False, "Write the name before each number of filename: model_best_epoch_004.")
+
+
+class TrainSection(DistributedSection):
+    """``train``: the training loop."""
+
+    seed: int = knob(1234, "Seed of everything random. A negative number leaves the run unseeded.", usual=(-1, None))
+    cudnn: CudnnSection = section(CudnnSection, "How convolutions choose their algorithm on a GPU.")
+    num_epochs: int = knob(10, "Passes over the training data.", ge=1, popular=True)
+    checkpoint_interval: int = knob(
+        1,
+        "Write a checkpoint each time this many epochs (or steps, see checkpoint_interval_unit) have passed. "
+        "Counted in epochs it must not exceed num_epochs.",
+        ge=1,
+        popular=True,
+    )
+    checkpoint_interval_unit: Literal["epoch", "step"] = knob("epoch", "What checkpoint_interval counts.")
+    validation_interval: int = knob(
+        1, "Validate each time this many epochs have passed; must not exceed num_epochs.", ge=1, popular=True
+    )
+    resume_training_checkpoint_path: OptionalText = knob(
+        None,
+        "Checkpoint to continue from, with optimiser and epoch. Empty continues from the latest checkpoint in the "
+        "results folder when there is one.",
+        template="",
+    )
+    results_dir: OptionalText = knob(
+        None, "Folder for the results of training; empty means <results_dir>/train.", template=""
+    )
+    checkpointer: CheckpointerSection = section(CheckpointerSection, "Checkpoints kept because of a metric.")
+    keep_checkpoints: int | None = knob(
+        None, "Keep only this many of the newest periodic checkpoints; null keeps all.", ge=1, schema=False
+    )
+    enable_lr_monitor: bool = knob(False, "Log the learning rate at every step.", schema=False)
+
+
+class RunModelSection(DistributedSection):
+    """What ``evaluate`` and ``inference`` have in common."""
+
+    checkpoint: OptionalText = knob(
+        None,
+        "Model to run: a checkpoint, an ONNX file, a TensorRT engine, or a results folder (its best, else latest "
+        "checkpoint).",
+        template=MISSING,
+        required=True,
+    )
+    trt_engine: OptionalText = knob(None, "TensorRT engine to run instead of a checkpoint.", template="")
+    results_dir: OptionalText = knob(
+        None, "Folder for the results of this action; empty means <results_dir>/<action>.", template=""
+    )
+    batch_size: int = knob(-1, "Samples per batch; -1 takes the batch size of the dataset.", template=8, ge=-1)
+
+
+class EvaluateSection(RunModelSection):
+    """``evaluate``: metrics on the test data."""
+
+
+class InferenceSection(RunModelSection):
+    """``inference``: outputs for data without labels."""
+
+
+class ExportSection(Section):
+    """``export``: checkpoint to ONNX."""
+
+    results_dir: OptionalText = knob(None, "Folder for the results of export; empty means <results_dir>/export.")
+    gpu_id: int = knob(0, "GPU that the model is traced on.", ge=0)
+    checkpoint: OptionalText = knob(None, "Checkpoint to export, or a results folder.", template=MISSING, required=True)
+    onnx_file: OptionalText = knob(
+        None, "File to write; empty puts it beside the checkpoint, with suffix .onnx.", template=MISSING
+    )
+    on_cpu: bool = knob(False, "Trace on the CPU even when a GPU is there.")
+    input_channel: int = knob(3, "Channels of the exported model's input; these networks take colour images.", ge=1)
+    opset_version: int = knob(17, "ONNX operator set. Raised, with a notice, where the graph needs a newer one.", ge=1)
+    batch_size: int = knob(-1, "Batch size fixed in the graph; -1 leaves it open.", ge=-1)
+    verbose: bool = knob(False, "Print the graph while it is exported.")
+    format: Annotated[Literal["onnx", "xdl"], Lowercase] = knob("onnx", "File format. Only onnx can be written.")
+    overwrite: bool = knob(False, "Replace onnx_file when it exists; otherwise that is an error.", schema=False)
+
+
+def _known_dtype(value: Any) -> Any:
+    """``float8_e4m3fn`` is another spelling of ``fp8_e4m3fn``; unset means native."""
+    if value is None or value == "":
+        return "native"
+    return value.lower().replace("float8_", "fp8_") if isinstance(value, str) else value
+
+
+class QuantizerSection(Section):
+    """How the weights, or the activations, of some layers become small numbers."""
+
+    dtype: Annotated[Literal["int8", "fp8_e4m3fn", "fp8_e5m2", "native"], BeforeValidator(_known_dtype)] = knob(
+        "native", "Number format; native leaves the tensor as it is."
+    )
+    quant_axis: int | None = knob(None, "Axis that gets one scale per index; null means one scale for the tensor.")
+    observer_or_fake_quant: Text = knob(
+        "", "Name of an observer class.", ignored="the backends choose their own observer"
+    )
+    observer_or_fake_quant_kwargs: dict[str, Any] | None = knob(
+        {}, "Arguments of the observer class.", ignored="the backends choose their own observer"
+    )
+
+
+class QuantizeLayer(Section):
+    """One entry of ``quantize.layers``: a pattern and what happens to the layers that match it."""
+
+    module_name: str = knob(
+        "",
+        "Pattern with * and ?, tried on the layer's qualified name and then on its class, such as Linear.",
+        required=True,
+    )
+    weights: QuantizerSection | None = knob(None, "Format of the weights; null leaves them as they are.")
+    activations: QuantizerSection | None = knob(None, "Format of the layer's input; null leaves it as it is.")
+
+
+class QuantizeSection(Section):
+    """``quantize``: post-training quantization."""
+
+    backend: Literal["torchao", "modelopt.pytorch", "modelopt.onnx"] = knob(
+        "torchao",
+        "Library that quantizes: torchao (weights of linear layers), modelopt.pytorch (calibrated) or modelopt.onnx "
+        "(calibrated, on an ONNX file). modelopt is another name of modelopt.pytorch.",
+    )
+    mode: Annotated[Literal["static_ptq", "weight_only_ptq"], Lowercase] = knob(
+        "weight_only_ptq", "weight_only_ptq goes with torchao, static_ptq (needs calibration images) with modelopt."
+    )
+    algorithm: Annotated[
+        Literal["minmax", "max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq"], Lowercase
+    ] = knob("minmax", "How calibration turns observed values into scales. torchao does not use it.")
+    layers: list[Annotated[QuantizeLayer, "entry"]] = knob(  # annotated: an entry is no section of the spec
+        [],
+        "Which layers to quantize and how; later entries win. An empty list quantizes nothing, or everything it can "
+        "with modelopt.onnx.",
+    )
+    skip_names: list[str] = knob([], "Patterns of layers to leave out, applied after layers.")
+    model_path: Text = knob("", "Checkpoint to quantize (an ONNX file for modelopt.onnx).", required=True)
+    results_dir: Text = knob("", "Folder for the quantized model; empty means <results_dir>/quantize.", required=True)
+    backend_kwargs: dict[str, Any] | None = knob({}, "Extra arguments that are handed to the backend.")
+    device: str = knob("cuda", "Where calibration runs: cuda, cuda:N, cpu, or trt (modelopt.onnx only).")
+    default_layer_dtype: OptionalText = knob(
+        None, "Format of layers that no entry names.", schema=False, ignored="name the layers in quantize.layers"
+    )
+    default_activation_dtype: OptionalText = knob(
+        None, "Format of inputs that no entry names.", schema=False, ignored="name the layers in quantize.layers"
+    )
+
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _modelopt_is_its_pytorch_backend(cls, value: Any) -> Any:
+        name = value.lower() if isinstance(value, str) else value
+        return "modelopt.pytorch" if name == "modelopt" else name
+
+    @field_validator("device")
+    @classmethod
+    def _device_exists(cls, value: str) -> str:
+        if value in ("cuda", "cpu", "trt") or (value.startswith("cuda:") and value[5:].isdecimal()):
+            return value
+        raise ValueError("must be cuda, cuda:N, cpu or trt")
+
+
+class CalibrationSection(Section):
+    """``gen_trt_engine.tensorrt.calibration``: data for int8 engines."""
+
+    cal_image_dir: list[str] | None = knob(
+        None, "Folders with calibration images, searched recursively.", template=MISSING
+    )
+    cal_cache_file: OptionalText = knob(None, "Calibration cache: read when it exists, else written.", template=MISSING)
+    cal_batch_size: int = knob(1, "Images per calibration batch.", ge=1, popular=True)
+    cal_batches: int = knob(1, "Calibration batches; images used = cal_batch_size x cal_batches.", ge=1, popular=True)
+
+    @field_validator("cal_image_dir", mode="before")
+    @classmethod
+    def _one_folder_is_a_list(cls, value: Any) -> Any:
+        return ([value] if value else None) if isinstance(value, str) else value
+
+
+class TensorRTSection(Section):
+    """``gen_trt_engine.tensorrt``: how the engine is built."""
+
+    data_type: Annotated[Literal["fp32", "fp16", "bf16", "int8", "fp8"], Lowercase] = knob(
+        "fp32",
+        "Precision of the engine; int8 and fp8 need calibration images unless the ONNX file is quantized already.",
+    )
+    workspace_size: int = knob(1024, "Memory that TensorRT may use while building, in MB; 0 sets no limit.", ge=0)
+    min_batch_size: int = knob(1, "Smallest batch that the engine accepts.", ge=1, popular=True)
+    opt_batch_size: int = knob(1, "Batch size that the engine is tuned for.", ge=1, popular=True)
+    max_batch_size: int = knob(1, "Largest batch that the engine accepts.", ge=1)
+    layers_precision: list[str] | None = knob(
+        [], "Exceptions as layer_name:precision; the layer name * stands for all others."
+    )
+    calibration: CalibrationSection = section(CalibrationSection, "Data for int8 and fp8 engines.")
+
+
+class GenTrtEngineSection(Section):
+    """``gen_trt_engine``: ONNX to a TensorRT engine."""
+
+    results_dir: OptionalText = knob(None, "Folder for the results; empty means <results_dir>/gen_trt_engine.")
+    gpu_id: int = knob(0, "GPU that the engine is built on, and for.", ge=0, popular=True)
+    onnx_file: OptionalText = knob(
+        None, "ONNX file to build from, or a folder that holds one.", template=MISSING, required=True
+    )
+    trt_engine: OptionalText = knob(
+        None, "Engine file to write; empty means model.engine in the results folder.", template=MISSING
+    )
+    timing_cache: OptionalText = knob(None, "File of kernel timings, read and extended: the next build is faster.")
+    batch_size: int = knob(-1, "Batch size of the ONNX file; -1 when it is open.", ge=-1, popular=True)
+    verbose: bool = knob(False, "Show TensorRT's own log in full.")
+    tensorrt: TensorRTSection = section(TensorRTSection, "How the engine is built.")
+
+
+def _without_null_sections(kind: type[Section], values: Any) -> Any:
+    """A copy of raw spec values without sections that are null or blank: they mean the section's defaults."""
+    if not isinstance(values, dict):
+        return values
+    nested = {name: found for name, info in kind.model_fields.items() if (found := section_of(info))}
+    return {
+        name: _without_null_sections(nested[name], value) if name in nested else value
+        for name, value in values.items()
+        if not (name in nested and value in (None, ""))
+    }
+
+
+class ExperimentBase(Section):
+    """The root of a spec. Networks add ``model``, ``dataset`` and one section for each action."""
+
+    model_name: OptionalText = knob(None, "Name of the network; empty takes the command's own.", template="")
+    encryption_key: OptionalText = knob(
+        None, "Key to read encrypted checkpoints with. What is written is never encrypted.", template=""
+    )
+    results_dir: Text = knob("", "Root folder of the results; each action writes to a folder of its name in it.")
+    wandb: WandbSection = section(WandbSection, "Logging to Weights & Biases.")
+    clearml: dict[str, Any] | None = knob(None, "ClearML settings.", schema=False, ignored="there is no ClearML logger")
+    compat: Literal["off", "tao"] = knob(
+        "off",
+        "tao restores TAO's behaviour where its code does other than its documents say, to reproduce an old run. "
+        "docs/tao-compat.md lists each difference.",
+        schema=False,
+    )
+
+    @field_validator("compat", mode="before")
+    @classmethod
+    def _yaml_off_is_a_boolean(cls, value: Any) -> Any:
+        return "off" if value is False else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_section_means_defaults(cls, values: Any) -> Any:
+        return _without_null_sections(cls, values)
