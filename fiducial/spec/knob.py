@@ -1,8 +1,8 @@
 """One declaration per spec key.
 
-A *knob* is a pydantic field that also carries what the command line, the JSON schema, the template, the documentation and
-the hyper-parameter search need to know about the key. :func:`knob` is the only way to declare one, and :class:`Section`
-the only base of a group of them.
+A *knob* is a pydantic field that also carries what the command line, the JSON schema, the template, the
+documentation and the hyper-parameter search need to know about the key. :func:`knob` is the only way to declare one,
+and :class:`Section` the only base of a group of them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,30 @@
+"""Which process this is, read from the environment so that it can be asked before torch is imported."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def under_torchrun() -> bool:
+    """Whether ``torchrun`` started this process (then ``WORLD_SIZE`` counts processes, not nodes)."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or {"LOCAL_RANK", "GROUP_RANK"} <= os.environ.keys()
+
+
+def global_rank() -> int:
+    """Rank among all processes of the run; 0 when alone."""
+    if under_torchrun() or "SLURM_PROCID" in os.environ:
+        return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    local, node = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("NODE_RANK", "0"))
+    return local if node == 0 else max(local, 1)
+
+
+def gather(value: Any) -> list[Any]:
+    """``value`` of every rank, in rank order; a collective call when torch.distributed is running, else ``[value]``."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered

@@ -1,0 +1,117 @@
+"""One action executed into one results directory: its folder, its experiment.yaml, its status, its end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fiducial.errors import SpecError, UserError
+from fiducial.run.console import LOGGER
+from fiducial.run.ranks import global_rank
+from fiducial.run.status import StatusWriter
+from fiducial.spec.compose import Composed
+
+
+@dataclass
+class Run:
+    """Where an action writes and how it reports."""
+
+    action: str
+    folder: Path
+    status: StatusWriter
+    composed: Composed[Any]
+
+    @property
+    def spec(self) -> Any:
+        """The validated spec."""
+        return self.composed.spec
+
+    def note(self, message: str, **data: Any) -> None:
+        """One line on the console and one record in status.json."""
+        LOGGER.info("%s", message)
+        self.status.write(message, **data)
+
+
+@contextmanager
+def open_run(action: str, title: str, composed: Composed[Any]) -> Iterator[Run]:
+    """Create the results folder, write experiment.yaml, and record how the action ends.
+
+    Every exception, an interrupt and out-of-memory included, leaves a FAILURE record and is raised again.
+
+    Raises: SpecError when no results_dir is set or it cannot be written.
+    """
+    folder = results_folder(composed.spec.results_dir, action)
+    main = global_rank() == 0
+    if main:
+        (folder / "experiment.yaml").write_text(composed.yaml, encoding="utf-8")
+    status = StatusWriter(folder if main else None)
+    label = action.capitalize()
+    status.write(f"Starting {title} {action}.", "STARTED")
+    LOGGER.info("%s results will be saved at: %s", label, folder)
+    with _terminate_as_interrupt():
+        try:
+            yield Run(action, folder, status, composed)
+        except BaseException as error:
+            status.write(failure_message(label, error), "FAILURE")
+            raise
+    status.write(f"{label} finished successfully.")
+    status.write(f"{label} finished successfully.", "SUCCESS")
+
+
+def results_folder(results_dir: str | None, action: str) -> Path:
+    """The action's folder, created. Raises: SpecError naming the key when unset or not writable."""
+    if not results_dir:
+        raise SpecError(
+            "results_dir", f"neither results_dir nor {action}.results_dir is set", "set results_dir=./results"
+        )
+    folder = Path(results_dir).expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{global_rank()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SpecError(
+            "results_dir",
+            f"cannot write to {folder} ({error.strerror or error})",
+            "set results_dir=./results, or map the container's path: --map-path /results=./results",
+        ) from None
+    return folder
+
+
+def failure_message(label: str, error: BaseException) -> str:
+    """The message of a FAILURE record, with TAO's prefixes."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, (KeyboardInterrupt, SystemExit, SystemError)):
+        return f"User/System interruption: {label} was interrupted"
+    if isinstance(error, SpecError):
+        return f"Configuration error: {text}"
+    if isinstance(error, NotImplementedError):
+        return f"Feature not implemented: {text}"
+    if isinstance(error, OSError):
+        return f"File system error: {text}"
+    if isinstance(error, (ValueError, TypeError, UserError)):
+        return f"Parameter validation error: {text}"
+    return f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the action as an interrupt does, so that it is recorded and a checkpoint is kept."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt("terminated")
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
