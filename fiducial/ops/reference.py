@@ -1,0 +1,115 @@
+"""Multi-scale deformable attention in plain torch: exact on every device, deterministic, and the measure of the others.
+
+Legend: B batch, S pixels of all levels together, M heads, D channels of a head, Q queries, L levels, P points of a level,
+N = B*Q*M outputs, K = L*P*4 corners that one output reads.
+
+Every output is a weighted sum of K rows of ``value``, seen as a table of B*S*M rows: that is an embedding bag. Its
+gradient for ``value`` is the same sum with the roles of rows and outputs exchanged, again an embedding bag, over the
+corners ordered by row. Neither uses atomics.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Corners(NamedTuple):
+    """The four pixels around each sampling point, last axis: top left, top right, bottom left, bottom right.
+
+    ``row`` int64 ``(B, Q, M, L, P, 4)`` is the pixel's row of ``value`` seen as ``(B*S*M, D)``, always within it.
+    ``weight``, ``d_x`` and ``d_y`` are the bilinear weight and its derivative by the point's place in pixels; all three
+    are 0 for pixels outside the level, and for points a pixel or more outside it, at infinity, or NaN.
+    """
+
+    row: Tensor
+    weight: Tensor
+    d_x: Tensor
+    d_y: Tensor
+
+
+def corners(value: Tensor, spatial_shapes: Tensor, level_start_index: Tensor, sampling_locations: Tensor) -> Corners:
+    """Where each point reads: ``pixel = location * size - 0.5``, as ``grid_sample`` with ``align_corners=False``.
+
+    Levels are never synchronised to the host. A level that does not fit ``value``'s S pixels counts as outside.
+    """
+    batch, num_pixels, heads, _ = value.shape
+    height, width, start = (n.view(-1, 1) for n in (*spatial_shapes.unbind(1), level_start_index))
+    x = sampling_locations[..., 0] * width - 0.5
+    y = sampling_locations[..., 1] * height - 0.5
+    fits = (start >= 0) & (start + height * width <= num_pixels)
+    inside = fits & (x > -1) & (x < width) & (y > -1) & (y < height)  # false for NaN
+    x, y = (v.masked_fill(~inside, 0) for v in (x, y))
+    left, top = x.floor(), y.floor()
+
+    column = left.long().unsqueeze(-1) + torch.tensor([0, 1, 0, 1], device=value.device)
+    line = top.long().unsqueeze(-1) + torch.tensor([0, 0, 1, 1], device=value.device)
+    height, width, start = (n.unsqueeze(-1) for n in (height, width, start))
+    valid = inside.unsqueeze(-1) & (column >= 0) & (column < width) & (line >= 0) & (line < height)
+    batches = torch.arange(batch, device=value.device).view(-1, 1, 1, 1, 1, 1) * num_pixels
+    pixel = (batches + start + line * width + column).masked_fill(~valid, 0)
+    row = pixel * heads + torch.arange(heads, device=value.device).view(-1, 1, 1, 1)
+
+    right_part, lower_part = x - left, y - top
+    along_x = torch.stack([1 - right_part, right_part] * 2, -1) * valid
+    along_y = torch.stack([1 - lower_part, 1 - lower_part, lower_part, lower_part], -1) * valid
+    sign = along_x.new_tensor([-1, 1])
+    return Corners(row, along_x * along_y, along_y * sign.repeat(2), along_x * sign.repeat_interleave(2))
+
+
+def forward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """``(B, Q, M*D)``; half precision is summed in the precision of the locations."""
+    at = corners(value, spatial_shapes, level_start_index, sampling_locations)
+    share = at.weight * attention_weights.unsqueeze(-1)
+    batch, queries, heads = share.shape[:3]
+    table = value.to(share.dtype).view(-1, value.shape[-1])
+    bags = batch * queries * heads
+    out = F.embedding_bag(at.row.view(bags, -1), table, per_sample_weights=share.view(bags, -1), mode="sum")
+    return out.view(batch, queries, -1).to(value.dtype)
+
+
+def backward(
+    grad: Tensor,
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    deterministic: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and weights, in the locations' dtype; deterministic whatever is asked."""
+    at = corners(value, spatial_shapes, level_start_index, sampling_locations)
+    grad_ND = grad.to(at.weight.dtype).view(-1, value.shape[-1])
+    share = at.weight * attention_weights.unsqueeze(-1)
+    d_value = value_gradient(grad_ND, at.row, share, value.shape)
+
+    table = value.to(grad_ND.dtype).view(-1, value.shape[-1])
+    rows = at.row.view(-1)
+    starts = torch.arange(0, rows.numel(), rows.numel() // len(grad_ND), device=rows.device)
+    bag_of = torch.arange(len(grad_ND), device=rows.device).repeat_interleave(rows.numel() // len(grad_ND))
+    d_share = torch.ops.aten._embedding_bag_per_sample_weights_backward(grad_ND, table, rows, starts, bag_of, 0)
+    d_share = d_share.view(at.row.shape)
+
+    d_pixel = torch.stack([(d_share * at.d_x).sum(-1), (d_share * at.d_y).sum(-1)], -1) * attention_weights.unsqueeze(
+        -1
+    )
+    size_xy = spatial_shapes.flip(1).unsqueeze(1)
+    return d_value, d_pixel * size_xy, (d_share * at.weight).sum(-1)
+
+
+def value_gradient(grad_ND: Tensor, row: Tensor, share: Tensor, shape: torch.Size) -> Tensor:
+    """Sum ``share * grad`` into the rows of a value of this shape, always in the same order."""
+    row, order = row.view(-1).sort(stable=True)
+    num_rows = shape[0] * shape[1] * shape[2]
+    starts = torch.searchsorted(row, torch.arange(num_rows, device=row.device))
+    source = order // (row.numel() // len(grad_ND))
+    return F.embedding_bag(source, grad_ND, starts, per_sample_weights=share.reshape(-1)[order], mode="sum").view(shape)
