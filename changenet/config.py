@@ -125,9 +125,10 @@ class TrainSection(common.TrainSection):
     )
 
 
-class RunModelKeys(Section):
-    """Keys of ``evaluate`` and ``inference`` that only ChangeNet has."""
+class RunModelSection(common.RunModelSection):
+    """What ``evaluate`` and ``inference`` have in common."""
 
+    batch_size: int = knob(-1, "Pairs per batch; -1 takes the batch size of the dataset.", template=8, ge=-1)
     vis_after_n_batches: int = knob(
         16, "Task segment: write pictures of every n-th batch; 1 writes all.", template=1, ge=1
     )
@@ -137,7 +138,7 @@ class RunModelKeys(Section):
     )
 
 
-class EvaluateSection(common.EvaluateSection, RunModelKeys):
+class EvaluateSection(RunModelSection):
     """``evaluate``: metrics on the test data."""
 
     bootstrap: int = knob(
@@ -151,7 +152,7 @@ class EvaluateSection(common.EvaluateSection, RunModelKeys):
     )
 
 
-class InferenceSection(common.InferenceSection, RunModelKeys):
+class InferenceSection(RunModelSection):
     """``inference``: scores or masks for data without labels."""
 
 

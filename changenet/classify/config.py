@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from changenet.augment_config import RandomColor, RandomFlip, RandomRotate, ScaleRandomCrop
-from fiducial.spec.common import OptionalText, Text, Triple
+from fiducial.spec.common import BlankIsNone, OptionalText, Text, Triple
 from fiducial.spec.knob import Section, knob, section
 
 
@@ -23,6 +23,18 @@ class CalibrationFiles(Section):
 
     images_dir: Text = knob("", "Folder with calibration images.")
     csv_path: Text = knob("", "CSV of pairs under images_dir; empty uses the rows of the training CSV.", schema=False)
+
+
+_NOT_ENLARGED = "task classify does not enlarge images; with_random_crop crops them"
+
+
+class UnusedScaleCrop(ScaleRandomCrop):
+    """What TAO's schema shares with task segment."""
+
+    scale_range: list[float] = knob([1, 1.2], "Smallest and largest factor.", ignored=_NOT_ENLARGED)
+    enable: bool = knob(
+        True, "Switch enlarging and cropping on.", aliases=("enabled",), automl=True, ignored=_NOT_ENLARGED
+    )
 
 
 class ClassifyAugmentation(Section):
@@ -43,11 +55,7 @@ class ClassifyAugmentation(Section):
     random_flip: RandomFlip = section(RandomFlip, "Random mirroring, the same for both images and all lights.")
     random_rotate: RandomRotate = section(RandomRotate, "Random rotation, the same for both images and all lights.")
     random_color: RandomColor = section(RandomColor, "Random colour changes, the same strength for both images.")
-    with_scale_random_crop: ScaleRandomCrop = section(
-        ScaleRandomCrop,
-        "Enlarging and cropping.",
-        ignored="task classify does not enlarge images; with_random_crop crops them",
-    )
+    with_scale_random_crop: UnusedScaleCrop = section(UnusedScaleCrop, "Enlarging and cropping; task segment only.")
     with_random_crop: bool = knob(True, "Cut a random window of 80 to 100 % of the area and scale it back.")
     with_random_blur: bool = knob(True, "Blur both images by the same random radius of up to one pixel.")
     augment: bool = knob(
@@ -84,7 +92,7 @@ class ClassifyDataset(Section):
         "image without suffix.",
         template={"LowAngleLight": 0, "SolderLight": 1, "UniformLight": 2, "WhiteLight": 3},
     )
-    concat_type: Annotated[Literal["linear", "grid"] | None, BeforeValidator(lambda value: value or None)] = knob(
+    concat_type: Annotated[Literal["linear", "grid"] | None, BlankIsNone] = knob(
         None,
         "How lights are joined: linear stacks them downwards, grid fills grid_map. null is linear.",
         template="linear",

@@ -15,8 +15,11 @@ from fiducial.spec.knob import MISSING, Section, knob, section, section_of
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 """A string that is empty when it is not set; null in a spec means the same."""
 
-OptionalText = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]
-"""A string that is None when it is not set; an empty string in a spec means the same."""
+BlankIsNone = BeforeValidator(lambda value: None if value == "" else value)
+"""An empty string in a spec means that the key is not set."""
+
+OptionalText = Annotated[str | None, BlankIsNone]
+"""A string that is None when it is not set."""
 
 Lowercase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 """Makes a choice case-insensitive, as in ``Annotated[Literal["fp32"], Lowercase]``."""
@@ -80,7 +83,7 @@ class CheckpointerSection(Section):
     monitor: OptionalText = knob(
         None, "Logged metric that ranks checkpoints; null takes the network's own (val_loss).", template="val_loss"
     )
-    mode: Annotated[Literal["min", "max"] | None, BeforeValidator(lambda value: value or None)] = knob(
+    mode: Annotated[Literal["min", "max"] | None, BlankIsNone] = knob(
         None, "Whether a smaller or a larger metric is better; null takes the network's own.", template="min"
     )
     save_top_k: int = knob(1, "How many best checkpoints to keep; always one with replace_periodic.", ge=1)
@@ -126,7 +129,7 @@ class TrainSection(DistributedSection):
 
 
 class RunModelSection(DistributedSection):
-    """What ``evaluate`` and ``inference`` have in common."""
+    """``evaluate`` and ``inference``: run a model that exists."""
 
     checkpoint: OptionalText = knob(
         None,
@@ -139,21 +142,15 @@ class RunModelSection(DistributedSection):
     results_dir: OptionalText = knob(
         None, "Folder for the results of this action; empty means <results_dir>/<action>.", template=""
     )
-    batch_size: int = knob(-1, "Samples per batch; -1 takes the batch size of the dataset.", template=8, ge=-1)
-
-
-class EvaluateSection(RunModelSection):
-    """``evaluate``: metrics on the test data."""
-
-
-class InferenceSection(RunModelSection):
-    """``inference``: outputs for data without labels."""
+    batch_size: int = knob(-1, "Samples per batch; -1 takes the batch size of the dataset.", ge=-1)
 
 
 class ExportSection(Section):
     """``export``: checkpoint to ONNX."""
 
-    results_dir: OptionalText = knob(None, "Folder for the results of export; empty means <results_dir>/export.")
+    results_dir: OptionalText = knob(
+        None, "Folder for the results of export; empty means <results_dir>/export.", template=""
+    )
     gpu_id: int = knob(0, "GPU that the model is traced on.", ge=0)
     checkpoint: OptionalText = knob(None, "Checkpoint to export, or a results folder.", template=MISSING, required=True)
     onnx_file: OptionalText = knob(
@@ -273,7 +270,7 @@ class TensorRTSection(Section):
     workspace_size: int = knob(1024, "Memory that TensorRT may use while building, in MB; 0 sets no limit.", ge=0)
     min_batch_size: int = knob(1, "Smallest batch that the engine accepts.", ge=1, popular=True)
     opt_batch_size: int = knob(1, "Batch size that the engine is tuned for.", ge=1, popular=True)
-    max_batch_size: int = knob(1, "Largest batch that the engine accepts.", ge=1)
+    max_batch_size: int = knob(1, "Largest batch that the engine accepts.", ge=1, popular=True)
     layers_precision: list[str] | None = knob(
         [], "Exceptions as layer_name:precision; the layer name * stands for all others."
     )
@@ -283,7 +280,9 @@ class TensorRTSection(Section):
 class GenTrtEngineSection(Section):
     """``gen_trt_engine``: ONNX to a TensorRT engine."""
 
-    results_dir: OptionalText = knob(None, "Folder for the results; empty means <results_dir>/gen_trt_engine.")
+    results_dir: OptionalText = knob(
+        None, "Folder for the results; empty means <results_dir>/gen_trt_engine.", template=""
+    )
     gpu_id: int = knob(0, "GPU that the engine is built on, and for.", ge=0, popular=True)
     onnx_file: OptionalText = knob(
         None, "ONNX file to build from, or a folder that holds one.", template=MISSING, required=True
@@ -291,7 +290,9 @@ class GenTrtEngineSection(Section):
     trt_engine: OptionalText = knob(
         None, "Engine file to write; empty means model.engine in the results folder.", template=MISSING
     )
-    timing_cache: OptionalText = knob(None, "File of kernel timings, read and extended: the next build is faster.")
+    timing_cache: OptionalText = knob(
+        None, "File of kernel timings, read and extended: the next build is faster.", template=""
+    )
     batch_size: int = knob(-1, "Batch size of the ONNX file; -1 when it is open.", ge=-1, popular=True)
     verbose: bool = knob(False, "Show TensorRT's own log in full.")
     tensorrt: TensorRTSection = section(TensorRTSection, "How the engine is built.")

@@ -265,7 +265,7 @@ class TestOwnKeys:
         [
             "model.decode_head.in_channels",
             "model.decode_head.align_corners",
-            "dataset.classify.augmentation_config.with_scale_random_crop",
+            "dataset.classify.augmentation_config.with_scale_random_crop.enable",
             "dataset.segment.shuffle",
             "train.optim.monitor_name",
             "clearml",
