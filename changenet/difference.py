@@ -1,0 +1,140 @@
+"""How two feature pyramids become maps of their difference: the part of the decoder that classify and segment share.
+
+Dims: B batch, C backbone channels, E decoder channels, H and W rows and columns. Pyramids run from fine to coarse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "DifferenceBlock",
+    "DifferencePyramid",
+    "PixelLinear",
+    "Pyramid",
+    "fusion_layer",
+    "resize",
+    "stack_coarse_first",
+    "top_down",
+]
+
+Pyramid = tuple[Tensor, ...]
+"""Maps ``(B, ., H, W)`` from fine to coarse; slices and stacks along the batch."""
+
+
+def resize(x_BCHW: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, ``align_corners=False``; the tensor itself when it has that ``(height, width)`` already."""
+    if tuple(x_BCHW.shape[-2:]) == tuple(size):
+        return x_BCHW
+    return F.interpolate(x_BCHW, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def top_down(maps: Sequence[Tensor]) -> Pyramid:
+    """Add to every map the sum of all coarser ones, resized to it step by step."""
+    sums = [maps[-1]]
+    for finer in reversed(maps[:-1]):
+        sums.append(finer + resize(sums[-1], finer.shape[-2:]))
+    return tuple(reversed(sums))
+
+
+def fusion_layer(in_channels: int, out_channels: int) -> nn.Sequential:
+    """1×1 convolution and batch norm, without activation."""
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.BatchNorm2d(out_channels))
+
+
+class PixelLinear(nn.Module):
+    """One linear layer for every pixel: ``(B, C, H, W)`` to ``(B, E, H, W)``."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(in_channels, out_channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x_BHWE: Tensor = self.proj(x_BCHW.permute(0, 2, 3, 1))
+        return x_BHWE.permute(0, 3, 1, 2)
+
+
+class DifferenceBlock(nn.Sequential):
+    """Conv3×3 (2E to E), ReLU, BatchNorm, conv3×3, ReLU on ``cat((test, golden), dim=1)``.
+
+    The first convolution is the sum of one over the test and one over the golden half of its input, so that the golden's
+    can be kept: ``finish(test_half(test) + golden_half(golden))`` is the block.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            nn.Conv2d(2 * width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(width),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.width = width
+
+    def test_half(self, test_BEHW: Tensor) -> Tensor:
+        """The test's part of the first convolution, with its bias."""
+        return F.conv2d(test_BEHW, self[0].weight[:, : self.width], self[0].bias, padding=1)
+
+    def golden_half(self, golden_BEHW: Tensor) -> Tensor:
+        """The golden's part of the first convolution."""
+        return F.conv2d(golden_BEHW, self[0].weight[:, self.width :], padding=1)
+
+    def finish(self, sum_BEHW: Tensor) -> Tensor:
+        """What follows the first convolution."""
+        for layer in list(self)[1:]:
+            sum_BEHW = layer(sum_BEHW)
+        return sum_BEHW
+
+
+class DifferencePyramid(nn.Module):
+    """Projects two pyramids with shared weights and compares them scale by scale, coarse to fine.
+
+    ``modules_used``: how many of the coarsest scales count; the layers of the others exist for the checkpoint's keys and
+    are neither run nor trained.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int, *, modules_used: int = 4) -> None:
+        super().__init__()
+        self.scales = range(len(channels) - modules_used + 1, len(channels) + 1)
+        for scale in range(len(channels), 0, -1):
+            self.add_module(f"linear_c{scale}", PixelLinear(channels[scale - 1], width))
+        for scale in range(len(channels), 0, -1):
+            self.add_module(f"diff_c{scale}", DifferenceBlock(width))
+        for scale in range(1, self.scales.start):
+            self._linear(scale).requires_grad_(False)
+            self._difference(scale).requires_grad_(False)
+
+    def test_halves(self, pyramid: Sequence[Tensor]) -> Pyramid:
+        """All that the maps used need of the tested images, ``(B, E, H, W)`` each."""
+        return tuple(self._difference(s).test_half(self._linear(s)(pyramid[s - 1])) for s in self.scales)
+
+    def golden_halves(self, pyramid: Sequence[Tensor]) -> Pyramid:
+        """The same of the goldens."""
+        return tuple(self._difference(s).golden_half(self._linear(s)(pyramid[s - 1])) for s in self.scales)
+
+    def differences(self, test_halves: Sequence[Tensor], golden_halves: Sequence[Tensor]) -> Pyramid:
+        """The difference maps of the scales used, coarser ones added in.
+
+        The halves of a scale may broadcast, to ``(..., E, H, W)``; the maps are ``(product of ..., E, H, W)``.
+        """
+        maps = []
+        for scale, test, golden in zip(self.scales, test_halves, golden_halves, strict=True):
+            maps.append(self._difference(scale).finish((test + golden).flatten(0, -4)))
+        return top_down(maps)
+
+    def _linear(self, scale: int) -> PixelLinear:
+        module: PixelLinear = getattr(self, f"linear_c{scale}")
+        return module
+
+    def _difference(self, scale: int) -> DifferenceBlock:
+        module: DifferenceBlock = getattr(self, f"diff_c{scale}")
+        return module
+
+
+def stack_coarse_first(maps: Pyramid, size: Sequence[int]) -> Tensor:
+    """All maps resized to ``size`` and joined along the channels, the coarsest first."""
+    return torch.cat([resize(x_BEHW, size) for x_BEHW in reversed(maps)], dim=1)
