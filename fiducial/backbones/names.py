@@ -59,11 +59,39 @@ def _fan(name: str, width: int) -> BackboneInfo:
     )
 
 
+def _vit(name: str, family: str, builder: str, width: int, *, embedding_multiple: int, summary: int = 1) -> BackboneInfo:
+    return BackboneInfo(
+        name=name,
+        family=family,
+        channels=(width,) * 4,
+        strides=(4, 8, 16, 32),
+        multiple=32,
+        embedding_multiple=embedding_multiple,
+        square=False,
+        embedding_dim=summary * width,
+        builder=f"fiducial.backbones.{builder}:build",
+    )
+
+
+def _radio(name: str, width: int, summary: int = 3) -> BackboneInfo:
+    return _vit(f"c_radio_{name}", "C-RADIO", "radio", width, embedding_multiple=16, summary=summary)
+
+
 _INFOS = (
     _fan("fan_tiny_8_p4_hybrid", 192),
     _fan("fan_small_12_p4_hybrid", 384),
     _fan("fan_base_16_p4_hybrid", 448),
     _fan("fan_large_16_p4_hybrid", 480),
+    _vit("vit_large_nvdinov2", "NVDINOv2", "dinov2", 1024, embedding_multiple=14),
+    _radio("p1_vit_huge_patch16_224_mlpnorm", 1280),
+    _radio("p2_vit_huge_patch16_224_mlpnorm", 1280, summary=4),
+    _radio("p3_vit_huge_patch16_224_mlpnorm", 1280),
+    _radio("v2_vit_base_patch16_224", 768),
+    _radio("v2_vit_large_patch16_224", 1024),
+    _radio("v2_vit_huge_patch16_224", 1280),
+    _radio("v3_vit_base_patch16_reg4_dinov2", 768),
+    _radio("v3_vit_large_patch16_reg4_dinov2", 1024),
+    _radio("v3_vit_huge_patch16_reg4_dinov2", 1280),
 )
 
 BACKBONES: dict[str, BackboneInfo] = {info.name: info for info in _INFOS}

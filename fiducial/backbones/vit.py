@@ -1,0 +1,156 @@
+"""What the transformer backbones share: frozen parts, tables kept per input size, blocks that trade time for memory."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+T = TypeVar("T")
+
+KEPT_SIZES = 8
+"""Input sizes whose tables a :class:`SizeCache` holds at a time."""
+
+
+class Freezable(nn.Module):
+    """A module whose frozen parts take no gradient and stay in eval mode, whatever ``train()`` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frozen: tuple[str, ...] = ()
+
+    def _freeze(self, *names: str) -> None:
+        """Freeze submodules or parameters by their dotted names; ``""`` is the module itself."""
+        for name in names:
+            part = _at(self, name)
+            part.requires_grad_(False)
+            if isinstance(part, nn.Module):
+                part.eval()
+        self._frozen += names
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if mode:
+            for name in self._frozen:
+                part = _at(self, name)
+                if isinstance(part, nn.Module):
+                    part.eval()
+        return self
+
+
+def _at(module: nn.Module, name: str) -> nn.Module | nn.Parameter:
+    part: Any = module
+    for step in filter(None, name.split(".")):
+        part = getattr(part, step)
+    checked: nn.Module | nn.Parameter = part
+    return checked
+
+
+class Scope(nn.Module):
+    """Holds one module under a name: a component of a checkpoint key, nothing else."""
+
+    def __init__(self, path: str, module: nn.Module) -> None:
+        super().__init__()
+        first, _, rest = path.partition(".")
+        self.add_module(first, Scope(rest, module) if rest else module)
+
+
+class SizeCache:
+    """Keeps what depends on the input size, and perhaps on a parameter, between calls.
+
+    A value made from a parameter is dropped when the parameter is replaced or written to, and is not kept at all while
+    gradients flow through it. While torch traces (compile, export, ONNX) nothing is kept either: there the computation
+    becomes part of the graph. A copied or pickled cache is empty.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Any] = {}
+        self._made_from: tuple[weakref.ref[Tensor], int, int] | None = None
+
+    def __reduce__(self) -> tuple[type[SizeCache], tuple[()]]:
+        return SizeCache, ()
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self._made_from = None
+
+    def get(self, key: Hashable, make: Callable[[], T], source: Tensor | None = None) -> T:
+        """``make()``, or what it gave for this key before. ``source``: the parameter that it reads."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return make()
+        if source is not None:
+            if source.is_inference() or (source.requires_grad and torch.is_grad_enabled()):
+                return make()
+            self._check(source)
+        if key not in self._kept:
+            if len(self._kept) >= KEPT_SIZES:
+                self._kept.clear()
+            with torch.inference_mode(False), torch.no_grad():  # an inference tensor could not be used in training
+                self._kept[key] = make()
+        kept: T = self._kept[key]
+        return kept
+
+    def _check(self, source: Tensor) -> None:
+        now = (source._version, source.data_ptr())
+        if self._made_from is None or self._made_from[0]() is not source or self._made_from[1:] != now:
+            self.clear()
+            self._made_from = (weakref.ref(source), *now)
+
+
+def checkpointed(enabled: bool, function: Callable[..., T], *args: Any) -> T:
+    """``function(*args)``; when enabled, its activations are computed again in the backward pass instead of kept."""
+    if enabled and torch.is_grad_enabled():
+        result: T = checkpoint(function, *args, use_reentrant=False)
+        return result
+    return function(*args)
+
+
+def run_blocks(blocks: Sequence[nn.Module], tokens: Tensor, *, activation_checkpointing: bool) -> Tensor:
+    """Tokens ``(B, N, C)`` through transformer blocks."""
+    for block in blocks:
+        tokens = checkpointed(activation_checkpointing, block, tokens)
+    return tokens
+
+
+def patch_grid(image: Tensor, patch: int) -> tuple[int, int]:
+    """Rows and columns of patches. Raises: ValueError when the size of the image is no multiple of the patch."""
+    height, width = image.shape[-2:]
+    if height % patch or width % patch:
+        raise ValueError(f"an image of {height} x {width} pixels does not divide into patches of {patch}")
+    return height // patch, width // patch
+
+
+def resize_table(table_1NC: Tensor, size: tuple[int, int], *, mode: str, align_corners: bool) -> Tensor:
+    """A square position table ``(1, N, C)`` resized to ``(1, size[0] * size[1], C)``, at least in float32, not antialiased."""
+    resized = F.interpolate(_as_map(table_1NC), size=size, mode=mode, align_corners=align_corners)
+    return as_table(resized).to(table_1NC.dtype)
+
+
+def scale_table(table_1NC: Tensor, factors: tuple[float, float]) -> Tensor:
+    """The same by factors, bicubic: torch then samples at positions given by the factors, not by the sizes."""
+    resized = F.interpolate(_as_map(table_1NC), scale_factor=factors, mode="bicubic", align_corners=False)
+    return as_table(resized).to(table_1NC.dtype)
+
+
+def table_side(table_1NC: Tensor) -> int:
+    """Rows (and columns) of a square table. Raises: ValueError when it is not square."""
+    side = round(table_1NC.shape[1] ** 0.5)
+    if side * side != table_1NC.shape[1]:
+        raise ValueError(f"a position table of {table_1NC.shape[1]} entries is not square")
+    return side
+
+
+def _as_map(table_1NC: Tensor) -> Tensor:
+    side = table_side(table_1NC)
+    exact = table_1NC.to(torch.promote_types(table_1NC.dtype, torch.float32))
+    return exact.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+
+
+def as_table(map_BCHW: Tensor) -> Tensor:
+    """``(B, C, H, W)`` to ``(B, H * W, C)``."""
+    return map_BCHW.flatten(2).transpose(1, 2)
