@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from fiducial.spec.knob import Section, knob
 
 
@@ -17,6 +21,10 @@ def _probability(what: str) -> float:
     return chance
 
 
+Angles = Annotated[list[float], Field(min_length=1)]
+Factors = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
+
+
 class RandomFlip(Section):
     """Mirror both images of a pair."""
 
@@ -29,7 +37,7 @@ class RandomRotate(Section):
     """Rotate both images of a pair by one of a few angles."""
 
     rotate_probability: float = _probability("a rotation")
-    angle_list: list[float] = knob([90, 180, 270], "Angles to choose from, in degrees, counter-clockwise.")
+    angle_list: Angles = knob([90, 180, 270], "Angles to choose from, in degrees, counter-clockwise.")
     enable: bool = _enable("random rotation")
 
 
@@ -55,5 +63,5 @@ class RandomColor(Section):
 class ScaleRandomCrop(Section):
     """Enlarge both images and cut a window of the original size."""
 
-    scale_range: list[float] = knob([1, 1.2], "Smallest and largest factor.")
+    scale_range: Factors = knob([1, 1.2], "Smallest and largest factor.")
     enable: bool = _enable("enlarging and cropping")

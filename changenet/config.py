@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from changenet.classify.config import ClassifyDataset, ClassifyModel, ClassifyTrain
 from changenet.segment.config import SegmentDataset, SegmentTrain
@@ -79,7 +81,7 @@ class OptimSection(Section):
     """``train.optim``: optimiser and learning rate."""
 
     monitor_name: str = knob(
-        "val_loss", "Metric to watch.", ignored="checkpoints are ranked by train.checkpointer.monitor"
+        "val_loss", "Metric that chooses the best checkpoint where train.checkpointer.monitor does not say another."
     )
     optim: Literal["adamw", "adam", "sgd"] = knob("adamw", "Optimiser.")
     lr: float = knob(1e-4, "Learning rate of the first epoch.", ge=0, automl=True)
@@ -92,7 +94,7 @@ class OptimSection(Section):
     weight_decay: float = knob(
         0.01, "How strongly weights are pulled towards zero.", ge=0, usual=(0, 1), automl=True, math_cond="> 0.0"
     )
-    betas: list[float] | None = knob(
+    betas: Annotated[list[float], Field(min_length=2, max_length=2)] | None = knob(
         None, "Averaging factors of adam and adamw; null takes 0.9 and 0.999.", schema=False
     )
 

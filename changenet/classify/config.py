@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from changenet.augment_config import RandomColor, RandomFlip, RandomRotate, ScaleRandomCrop
-from fiducial.spec.common import BlankIsNone, OptionalText, Text, Triple
+from changenet.augment_config import Factors, RandomColor, RandomFlip, RandomRotate, ScaleRandomCrop
+from fiducial.spec.common import BlankIsNone, OptionalText, PositiveTriple, Text, Triple
 from fiducial.spec.knob import Section, knob, section
 
 
@@ -31,7 +31,7 @@ _NOT_ENLARGED = "task classify does not enlarge images; with_random_crop crops t
 class UnusedScaleCrop(ScaleRandomCrop):
     """What TAO's schema shares with task segment."""
 
-    scale_range: list[float] = knob([1, 1.2], "Smallest and largest factor.", ignored=_NOT_ENLARGED)
+    scale_range: Factors = knob([1, 1.2], "Smallest and largest factor.", ignored=_NOT_ENLARGED)
     enable: bool = knob(
         True, "Switch enlarging and cropping on.", aliases=("enabled",), automl=True, ignored=_NOT_ENLARGED
     )
@@ -41,7 +41,7 @@ class ClassifyAugmentation(Section):
     """``dataset.classify.augmentation_config``: normalisation, and random changes of training pairs."""
 
     rgb_input_mean: Triple = knob([0.485, 0.456, 0.406], "Subtracted from each colour channel of images in [0, 1].")
-    rgb_input_std: Triple = knob(
+    rgb_input_std: PositiveTriple = knob(
         [0.229, 0.224, 0.225],
         "Each channel is divided by this after subtracting the mean.",
         template=[0.226, 0.226, 0.226],

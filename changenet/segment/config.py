@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from changenet.augment_config import RandomColor, RandomFlip, RandomRotate, ScaleRandomCrop
-from fiducial.spec.common import Text, Triple
+from fiducial.spec.common import PositiveTriple, Text, Triple
 from fiducial.spec.knob import Section, knob, section
 
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
@@ -26,7 +26,7 @@ class SegmentAugmentation(Section):
     with_random_blur: bool = knob(True, "Blur both images by the same random radius of up to one pixel.")
     with_random_crop: bool = knob(True, "Cut a random window of 80 to 100 % of the area and scale it back.")
     mean: Triple = knob([0.5, 0.5, 0.5], "Subtracted from each colour channel of images in [0, 1].")
-    std: Triple = knob([0.5, 0.5, 0.5], "Each channel is divided by this after subtracting the mean.")
+    std: PositiveTriple = knob([0.5, 0.5, 0.5], "Each channel is divided by this after subtracting the mean.")
 
 
 class CalibrationRoot(Section):
@@ -89,7 +89,7 @@ class SegmentTrain(Section):
     """``train.segment``: the loss."""
 
     loss: Literal["ce", "mmiou"] = knob("ce", "ce: cross-entropy of each pixel. mmiou: smallest plus mean soft IoU.")
-    weights: list[float] = knob(
+    weights: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=5, max_length=5)] = knob(
         [0.5, 0.5, 0.5, 0.8, 1.0],
         "Weights of the predictions, coarsest first, for multi_scale_train; the last is the finest.",
     )

@@ -27,6 +27,9 @@ Lowercase = BeforeValidator(lambda value: value.lower() if isinstance(value, str
 Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
 """One number for each of red, green, blue."""
 
+PositiveTriple = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+"""One number above 0 for each of red, green, blue."""
+
 
 class DistributedSection(Section):
     """Where an action runs: GPUs per node, and nodes."""

@@ -192,7 +192,11 @@ class TestValues:
             ("model.classify.learnable_difference_modules", 5),
             ("dataset.classify.augmentation_config.rgb_input_mean", [0.5, 0.5]),
             ("dataset.classify.augmentation_config.random_color.hue", 0.6),
+            ("dataset.classify.augmentation_config.rgb_input_std", [0.2, 0.2, 0.0]),
+            ("dataset.classify.augmentation_config.random_rotate.angle_list", []),
+            ("dataset.segment.augmentation.with_scale_random_crop.scale_range", [1.2]),
             ("dataset.segment.color_map", {"0": [0, 0, 256]}),
+            ("train.segment.weights", [1.0]),
             ("quantize.device", "cuda:x"),
         ],
     )
