@@ -271,7 +271,6 @@ class TestOwnKeys:
             "model.decode_head.align_corners",
             "dataset.classify.augmentation_config.with_scale_random_crop.enable",
             "dataset.segment.shuffle",
-            "train.optim.monitor_name",
             "clearml",
         ],
     )
