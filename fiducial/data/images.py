@@ -1,0 +1,151 @@
+"""Reading images, and keeping decoded ones."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from fiducial.errors import DatasetError
+
+__all__ = ["MAX_PIXELS", "ImageCache", "nearby", "read_image", "read_rgb", "to_rgb"]
+
+MAX_PIXELS = 1 << 29
+"""Pixels (0.5 gigapixel; 1.5 GiB as RGB) above which a file is taken for a decompression bomb and refused."""
+
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)  # what Pillow raises on bad bytes
+
+
+def read_rgb(path: Path | str) -> Image.Image:
+    """The image at ``path`` as 8-bit RGB; see :func:`read_image` and :func:`to_rgb`."""
+    path = Path(path)
+    return to_rgb(read_image(path), where=str(path))
+
+
+def read_image(path: Path | str) -> Image.Image:
+    """The image at ``path``, decoded, in the mode of its file (the first frame of several). The file is closed.
+
+    The orientation in EXIF is not applied: TAO does not either, and boxes and masks are drawn on the stored pixels.
+
+    Raises: DatasetError naming ``path`` if it is missing (and what lies beside it), empty, no image, cut off, or has
+        more than :data:`MAX_PIXELS` pixels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        beside = ", ".join(other.name for other in nearby(path))
+        raise DatasetError(str(path), "no such file", f"beside it: {beside}" if beside else "check folder and name")
+    if path.stat().st_size == 0:
+        raise DatasetError(str(path), "an empty file", "copy it again")
+    _admit_large_images()
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            return image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DatasetError(str(path), f"more than {MAX_PIXELS:,} pixels", "cut it into tiles") from error
+    except UnidentifiedImageError as error:
+        raise DatasetError(str(path), "not an image", "remove it, or check how it was written") from error
+    except _DAMAGE as error:
+        raise DatasetError(str(path), f"damaged image ({error})", "copy or export it again") from error
+
+
+def _admit_large_images() -> None:
+    """Pillow refuses from 179 megapixels on, less than a survey image has; ours is the limit where it is higher."""
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
+
+
+def to_rgb(image: Image.Image, *, where: str = "image") -> Image.Image:
+    """``image`` as 8-bit RGB: grey is repeated, palettes are looked up, alpha is dropped, not blended.
+
+    16-bit grey is divided by 256, so that the range of the type maps to 0..255 and two images stay comparable.
+    (Pillow, and so TAO, cuts at 255 instead: nearly every pixel becomes white.)
+
+    Raises: DatasetError for 32-bit and floating-point pixels, whose range the file does not tell.
+    """
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise DatasetError(where, f"pixels of mode {image.mode!r} (32 bits) have no known range", "save as 8 or 16 bit")
+    return image.convert("RGB")
+
+
+def nearby(path: Path) -> list[Path]:
+    """Files beside ``path`` that have its name with another extension or other capitals, sorted."""
+    if not path.parent.is_dir():
+        return []
+    stem = path.stem.lower()
+    return sorted(other for other in path.parent.iterdir() if other.stem.lower() == stem and other.name != path.name)
+
+
+class ImageCache:
+    """Decoded and resized images, the least recently used dropped first. One per process: a worker starts empty.
+
+    ``max_bytes`` bounds the pixels kept (0 keeps none); every dataloader worker may use that much. ``hits`` and
+    ``misses`` count calls in this process.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes must be >= 0, got {max_bytes}")
+        self.max_bytes = max_bytes
+        self._clear()
+
+    def _clear(self) -> None:
+        self.num_bytes = self.hits = self.misses = 0
+        self._kept: OrderedDict[object, npt.NDArray[np.uint8]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"max_bytes": self.max_bytes}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__init__(state["max_bytes"])  # type: ignore[misc]
+
+    def rgb(
+        self,
+        path: Path | str,
+        size: tuple[int, int] | None = None,
+        interpolation: Image.Resampling = Image.Resampling.BILINEAR,
+    ) -> npt.NDArray[np.uint8]:
+        """:func:`read_rgb` of ``path``, resized to ``size`` = (height, width) if given.
+
+        Returns a read-only array (H, W, 3), 0..255, that other callers share: copy it before changing it.
+
+        Raises: DatasetError as :func:`read_image`.
+        """
+        if self._process != os.getpid():  # forked, perhaps in the middle of a change
+            self._clear()
+        key = (str(path), size, interpolation)
+        with self._lock:
+            if key in self._kept:
+                self.hits += 1
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            self.misses += 1
+        image = read_rgb(path)
+        if size is not None and (image.height, image.width) != size:
+            image = image.resize((size[1], size[0]), interpolation)
+        pixels = np.array(image)
+        pixels.setflags(write=False)
+        self._keep(key, pixels)
+        return pixels
+
+    def _keep(self, key: object, pixels: npt.NDArray[np.uint8]) -> None:
+        with self._lock:
+            if pixels.nbytes > self.max_bytes or key in self._kept:
+                return
+            self._kept[key] = pixels
+            self.num_bytes += pixels.nbytes
+            while self.num_bytes > self.max_bytes:
+                self.num_bytes -= self._kept.popitem(last=False)[1].nbytes

@@ -1,0 +1,162 @@
+import multiprocessing
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fiducial.data import images
+from fiducial.data.images import ImageCache, nearby, read_image, read_rgb
+from fiducial.errors import DatasetError
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png", pixels
+
+
+class TestReadRgb:
+    def test_pixels(self, photo):
+        path, pixels = photo
+        assert np.array_equal(read_rgb(path), pixels)
+
+    def test_sixteen_bits_are_divided_by_256(self, tmp_path):
+        Image.fromarray(np.array([[0, 255, 256, 65535]], np.uint16)).save(tmp_path / "x.png")
+        assert np.asarray(read_rgb(tmp_path / "x.png"))[0].tolist() == [[v] * 3 for v in (0, 0, 1, 255)]
+
+    def test_big_endian_sixteen_bits(self, tmp_path):
+        Image.frombytes("I;16B", (2, 1), bytes([0x12, 0x34, 0xFF, 0x00])).save(tmp_path / "x.tif")
+        assert np.asarray(read_rgb(tmp_path / "x.tif"))[0, :, 0].tolist() == [0x12, 0xFF]
+
+    @pytest.mark.parametrize("mode", ["I", "F"])
+    def test_pixels_without_a_range_are_refused(self, tmp_path, mode):
+        Image.new(mode, (2, 2)).save(tmp_path / "x.tif")
+        with pytest.raises(DatasetError, match=r"x\.tif · pixels of mode"):
+            read_rgb(tmp_path / "x.tif")
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
+    def test_every_mode_becomes_rgb(self, tmp_path, mode):
+        Image.new("RGB", (3, 2), (255, 255, 255)).convert(mode).save(tmp_path / "x.png")
+        assert read_rgb(tmp_path / "x.png").mode == "RGB"
+        assert np.asarray(read_rgb(tmp_path / "x.png")).min() == 255
+
+    def test_alpha_is_dropped_not_blended(self, tmp_path):
+        Image.new("RGBA", (1, 1), (10, 20, 30, 0)).save(tmp_path / "x.png")
+        assert read_rgb(tmp_path / "x.png").getpixel((0, 0)) == (10, 20, 30)
+
+    def test_orientation_is_not_applied(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turn by 90 degrees to view
+        Image.new("RGB", (30, 20)).save(tmp_path / "x.jpg", exif=exif)
+        assert read_rgb(tmp_path / "x.jpg").size == (30, 20)
+
+    def test_the_native_mode_is_kept_for_masks(self, tmp_path):
+        mask = Image.fromarray(np.array([[0, 7], [7, 1]], np.uint8))
+        mask.putpalette(list(range(24)))
+        mask.save(tmp_path / "x.png")
+        assert np.asarray(read_image(tmp_path / "x.png")).tolist() == [[0, 7], [7, 1]]
+
+    def test_no_file_stays_open(self, photo):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ResourceWarning)
+            read_rgb(photo[0])
+
+
+class TestUnreadable:
+    def test_missing_names_what_lies_beside(self, photo):
+        assert nearby(photo[0].with_suffix(".jpg")) == [photo[0]]
+        with pytest.raises(DatasetError, match=r"photo\.JPG · no such file · beside it: photo\.png"):
+            read_rgb(photo[0].with_name("photo.JPG"))
+
+    def test_missing_folder(self, tmp_path):
+        with pytest.raises(DatasetError, match="no such file"):
+            read_rgb(tmp_path / "no" / "x.jpg")
+
+    @pytest.mark.parametrize(("content", "told"), [(b"", "an empty file"), (b"hello" * 9, "not an image")])
+    def test_other_content(self, tmp_path, content, told):
+        (tmp_path / "x.jpg").write_bytes(content)
+        with pytest.raises(DatasetError, match=rf"x\.jpg · {told}"):
+            read_rgb(tmp_path / "x.jpg")
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif"])
+    def test_cut_off(self, photo, suffix):
+        path = photo[0].with_suffix(suffix)
+        Image.fromarray(photo[1]).save(path)
+        path.write_bytes(path.read_bytes()[:-600])
+        with pytest.raises(DatasetError, match=rf"photo\{suffix} · (damaged|not an) image"):
+            read_rgb(path)
+
+    def test_too_many_pixels(self, photo, monkeypatch):
+        monkeypatch.setattr(images, "MAX_PIXELS", 40 * 30 - 1)
+        with pytest.raises(DatasetError, match="more than 1,199 pixels"):
+            read_rgb(photo[0])
+
+    def test_survey_images_pass_pillows_guard_and_it_stays_on(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # 1200 pixels would warn
+        Image.new("1", (40, 30)).save(tmp_path / "x.png")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read_rgb(tmp_path / "x.png")
+        assert images.MAX_PIXELS == Image.MAX_IMAGE_PIXELS
+
+
+def _counts(cache, path, queue):
+    cache.rgb(path)
+    queue.put((cache.hits, cache.misses, len(cache._kept)))
+
+
+class TestImageCache:
+    def test_second_read_is_a_hit_and_read_only(self, photo):
+        cache = ImageCache(10**6)
+        first, second = cache.rgb(photo[0]), cache.rgb(photo[0])
+        assert first is second
+        assert np.array_equal(first, photo[1])
+        assert (cache.hits, cache.misses, cache.num_bytes) == (1, 1, 3600)
+        with pytest.raises(ValueError, match="read-only"):
+            first[0] = 0
+
+    def test_size_and_interpolation_are_part_of_the_key(self, photo):
+        cache = ImageCache(10**6)
+        bilinear, nearest = cache.rgb(photo[0], (20, 10)), cache.rgb(photo[0], (20, 10), Image.Resampling.NEAREST)
+        assert bilinear.shape == nearest.shape == (20, 10, 3)
+        assert not np.array_equal(bilinear, nearest)
+        assert np.array_equal(bilinear, Image.fromarray(photo[1]).resize((10, 20), Image.Resampling.BILINEAR))
+        assert cache.misses == 2
+
+    def test_least_recently_used_goes_first(self, tmp_path):
+        paths = [tmp_path / f"{n}.png" for n in range(3)]
+        for path in paths:
+            Image.new("RGB", (10, 10)).save(path)
+        cache = ImageCache(600)  # two of 300 bytes
+        for n in (0, 1, 0, 2, 0, 1):
+            cache.rgb(paths[n])
+            assert cache.num_bytes <= 600
+        assert (cache.hits, cache.misses) == (2, 4)
+
+    def test_an_image_larger_than_the_bound_is_not_kept(self, photo):
+        cache = ImageCache(0)
+        assert np.array_equal(cache.rgb(photo[0]), cache.rgb(photo[0]))
+        assert (cache.misses, cache.num_bytes) == (2, 0)
+
+    @pytest.mark.parametrize("start", ["fork", "spawn"])
+    def test_a_worker_starts_empty(self, photo, start):
+        cache = ImageCache(10**6)
+        cache.rgb(photo[0])
+        context = multiprocessing.get_context(start)
+        queue = context.Queue()
+        worker = context.Process(target=_counts, args=(cache, photo[0], queue))
+        worker.start()
+        assert queue.get(timeout=60) == (0, 1, 1)
+        worker.join()
+
+    def test_pickles_small(self, photo):
+        cache = ImageCache(10**6)
+        cache.rgb(photo[0])
+        assert len(pickle.dumps(cache)) < 200
+
+    def test_negative_bound(self):
+        with pytest.raises(ValueError, match="max_bytes"):
+            ImageCache(-1)
