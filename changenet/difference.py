@@ -6,6 +6,7 @@ Dims: B batch, C backbone channels, E decoder channels, H and W rows and columns
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -61,8 +62,8 @@ class PixelLinear(nn.Module):
 class DifferenceBlock(nn.Sequential):
     """Conv3×3 (2E to E), ReLU, BatchNorm, conv3×3, ReLU on ``cat((test, golden), dim=1)``.
 
-    The first convolution is the sum of one over the test and one over the golden half of its input, so that the golden's
-    can be kept: ``finish(test_half(test) + golden_half(golden))`` is the block.
+    The first convolution is the sum of one over the test and one over the golden half of its input, so that the
+    golden's can be kept: ``finish(test_half(test) + golden_half(golden))`` is the block.
     """
 
     def __init__(self, width: int) -> None:
@@ -77,11 +78,13 @@ class DifferenceBlock(nn.Sequential):
 
     def test_half(self, test_BEHW: Tensor) -> Tensor:
         """The test's part of the first convolution, with its bias."""
-        return F.conv2d(test_BEHW, self[0].weight[:, : self.width], self[0].bias, padding=1)
+        conv = cast(nn.Conv2d, self[0])
+        return F.conv2d(test_BEHW, conv.weight[:, : self.width], conv.bias, padding=1)
 
     def golden_half(self, golden_BEHW: Tensor) -> Tensor:
         """The golden's part of the first convolution."""
-        return F.conv2d(golden_BEHW, self[0].weight[:, self.width :], padding=1)
+        conv = cast(nn.Conv2d, self[0])
+        return F.conv2d(golden_BEHW, conv.weight[:, self.width :], padding=1)
 
     def finish(self, sum_BEHW: Tensor) -> Tensor:
         """What follows the first convolution."""
@@ -93,8 +96,8 @@ class DifferenceBlock(nn.Sequential):
 class DifferencePyramid(nn.Module):
     """Projects two pyramids with shared weights and compares them scale by scale, coarse to fine.
 
-    ``modules_used``: how many of the coarsest scales count; the layers of the others exist for the checkpoint's keys and
-    are neither run nor trained.
+    ``modules_used``: how many of the coarsest scales count; the layers of the others exist for the checkpoint's keys
+    and are neither run nor trained.
     """
 
     def __init__(self, channels: Sequence[int], width: int, *, modules_used: int = 4) -> None:

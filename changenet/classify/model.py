@@ -28,7 +28,7 @@ WINDOW = 7
 
 
 def score(output: Tensor) -> Tensor:
-    """The defect score ``(B,)`` of a network's output: the probability of class 1 from logits, or the distance itself."""
+    """The defect score ``(B,)`` of a network's output: the probability of class 1, or the distance itself."""
     return output if output.ndim == 1 else output.float().softmax(1)[:, 1]
 
 
@@ -62,12 +62,13 @@ class WindowAttention(nn.Module):
 
     def forward(self, x_BNEHW: Tensor) -> Tensor:
         rows, columns = x_BNEHW.shape[3] // WINDOW, x_BNEHW.shape[4] // WINDOW
-        x_BNErucv = x_BNEHW.unflatten(4, (columns, WINDOW)).unflatten(3, (rows, WINDOW))  # u, v: place in the window
+        x_BNEHcv = torch.unflatten(x_BNEHW, 4, (columns, WINDOW))
+        x_BNErucv = torch.unflatten(x_BNEHcv, 3, (rows, WINDOW))  # u, v: place in the window
         x_BuvSE = x_BNErucv.permute(0, 4, 6, 1, 3, 5, 2).flatten(3, 5)
         q_BuvSE = self.W_q(x_BuvSE) * self.scaling
         mixed_BuvSE = F.scaled_dot_product_attention(q_BuvSE, self.W_k(x_BuvSE), self.W_v(x_BuvSE), scale=1.0)
         x_BuvSE = x_BuvSE + self.W_o(mixed_BuvSE)
-        x_BNErucv = x_BuvSE.unflatten(3, (-1, rows, columns)).permute(0, 3, 6, 4, 1, 5, 2)
+        x_BNErucv = torch.unflatten(x_BuvSE, 3, (-1, rows, columns)).permute(0, 3, 6, 4, 1, 5, 2)
         return x_BNErucv.flatten(5, 6).flatten(3, 4)
 
 
@@ -116,7 +117,7 @@ class LearnableDecoder(DifferencePyramid):
     def golden_halves(self, pyramid: Sequence[Tensor]) -> Pyramid:
         """``(B, E, H, W)`` per scale used; with several goldens, from ``(B * N, C, H, W)``, ``(B, N, E, H, W)``."""
         halves = super().golden_halves(pyramid)
-        return halves if self.num_golden == 1 else tuple(x.unflatten(0, (-1, self.num_golden)) for x in halves)
+        return halves if self.num_golden == 1 else tuple(torch.unflatten(x, 0, (-1, self.num_golden)) for x in halves)
 
     def _add_golden_layers(self, width: int, sizes: Sequence[tuple[int, int]]) -> None:
         scales = range(1, len(sizes) + 1)
@@ -136,7 +137,7 @@ class LearnableDecoder(DifferencePyramid):
                 getattr(self, name).requires_grad_(False)
 
     def _join_goldens(self, scale: int, x_XEHW: Tensor) -> Tensor:
-        x_BNEHW = x_XEHW.unflatten(0, (-1, self.num_golden))
+        x_BNEHW = torch.unflatten(x_XEHW, 0, (-1, self.num_golden))
         # TAO-compat: the embedding is tiled, so that row r takes the value r mod (H / 7); a clean design would give
         # every window its own value (r div 7).
         position_1EHW = getattr(self, f"position_embedding_c{scale}").tile(1, 1, WINDOW, WINDOW)
@@ -182,7 +183,7 @@ class LearnableClassifier(nn.Module):
         with torch.no_grad():
             other_maps = _features(self.backbone, golden[:, 1:].flatten(0, 1))
         num_others = golden.shape[1] - 1
-        others = (x_XCHW.unflatten(0, (-1, num_others)) for x_XCHW in other_maps)
+        others = (torch.unflatten(x_XCHW, 0, (-1, num_others)) for x_XCHW in other_maps)
         return tuple(torch.cat((x[:, None], more), 1).flatten(0, 1) for x, more in zip(first_maps, others, strict=True))
 
 
@@ -215,7 +216,7 @@ def _features(backbone: nn.Module, images: Tensor) -> Pyramid:
 
 
 def _pair_features(backbone: nn.Module, test: Tensor, golden: Tensor) -> tuple[Pyramid, Pyramid]:
-    """One pass over both images, or two in training: batch norm sees the tested images and the goldens apart, as in TAO."""
+    """One pass over both images; in training two, so that batch norm sees tests and goldens apart, as in TAO."""
     if backbone.training:
         return _features(backbone, test), _features(backbone, golden)
     both = _features(backbone, torch.cat((test, golden)))
@@ -254,8 +255,8 @@ def build_classifier(
 
     ``feat_downsample`` counts for FAN alone (sides then multiples of 32), ``use_summary_token`` for ViT pyramids.
 
-    Raises: SpecError for an unknown backbone; ValueError for several goldens with euclidean or with maps whose sides are
-    no multiples of 7.
+    Raises: SpecError for an unknown backbone; ValueError for several goldens with euclidean, or with maps whose
+    sides are no multiples of 7.
     """
     info = backbone_info(backbone)
     options: dict[str, Any] = {"activation_checkpointing": activation_checkpointing}

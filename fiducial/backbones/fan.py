@@ -16,7 +16,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from timm.models.xcit import ClassAttentionBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -99,6 +99,12 @@ class _Stage(nn.Module):
         self.downsample = downsample
         self.blocks = nn.ModuleList(_ConvNeXtBlock(channels) for _ in range(depth))
 
+    def forward(self, x_BCHW: Tensor, apply: Callable[..., Tensor]) -> Tensor:
+        x_BCHW = self.downsample(x_BCHW)
+        for block in self.blocks:
+            x_BCHW = apply(block, x_BCHW)
+        return x_BCHW
+
 
 class _ConvNeXtStages(nn.Module):
     """``(B, 3, H, W)`` to the maps of strides 4 and 8."""
@@ -116,9 +122,7 @@ class _ConvNeXtStages(nn.Module):
         x_BCHW = self.stem(x_B3HW)
         maps = []
         for stage in self.stages:
-            x_BCHW = stage.downsample(x_BCHW)
-            for block in stage.blocks:
-                x_BCHW = apply(block, x_BCHW)
+            x_BCHW = stage(x_BCHW, apply)
             maps.append(x_BCHW)
         return maps
 
@@ -131,7 +135,7 @@ class _PatchEmbed(nn.Module):
 
 
 def fourier_table(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Sines and cosines of row and column, float32 ``(1, 64, height, width)``: 32 channels for the row, then 32 for the column.
+    """Sines and cosines, float32 ``(1, 64, height, width)``: 32 channels of the row, then 32 of the column.
 
     Positions run over (0, 2 pi]; channel k has wavelength factor ``10000 ** (2 * floor(k / 2) / 32)``, sine for even k,
     cosine for odd (El-Nouby et al. 2021, arXiv:2106.09681).
@@ -176,8 +180,9 @@ class _TokenMixing(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x_BNC: Tensor) -> Tensor:
-        q_BhNd = self.q(x_BNC).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        k_BhNd, v_BhNd = self.kv(x_BNC).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q_BhNd = torch.unflatten(self.q(x_BNC), 2, (self.heads, -1)).transpose(1, 2)
+        kv_BN2hd = torch.unflatten(self.kv(x_BNC), 2, (2, self.heads, -1))
+        k_BhNd, v_BhNd = kv_BN2hd.permute(2, 0, 3, 1, 4).unbind(0)
         mixed_BhNd = F.scaled_dot_product_attention(q_BhNd, k_BhNd, v_BhNd)
         out_BNC: Tensor = self.proj(mixed_BhNd.transpose(1, 2).flatten(2))
         return out_BNC
@@ -208,7 +213,7 @@ class _ConvMlp(nn.Module):
 
     def forward(self, x_BNC: Tensor, height: int, width: int) -> Tensor:
         u_BNC = self.fc1(x_BNC)
-        u_BCHW = u_BNC.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        u_BCHW = torch.unflatten(u_BNC, 1, (height, width)).permute(0, 3, 1, 2)
         local_BNC = self.dwconv(u_BCHW).permute(0, 2, 3, 1).flatten(1, 2)
         out_BNC: Tensor = self.fc2(self.gamma * local_BNC + u_BNC)
         return out_BNC
@@ -226,8 +231,8 @@ class _ChannelProcessing(nn.Module):
         self.q = nn.Linear(channels, channels)
 
     def forward(self, x_BNC: Tensor, height: int, width: int) -> Tensor:
-        key_BNh = x_BNC.unflatten(2, (self.heads, -1)).softmax(1).mean(3)
-        query_BNhd = self.q(x_BNC).unflatten(2, (self.heads, -1)).softmax(1)
+        key_BNh = torch.unflatten(x_BNC, 2, (self.heads, -1)).softmax(1).mean(3)
+        query_BNhd = torch.unflatten(self.q(x_BNC), 2, (self.heads, -1)).softmax(1)
         gate_Bhd = (query_BNhd * key_BNh[..., None]).sum(1).sigmoid() * self.temperature[..., 0]
         value_BNC = self.norm_v(self.mlp_v(x_BNC, height, width))
         out_BNC: Tensor = value_BNC * gate_Bhd.flatten(1)[:, None]
@@ -247,20 +252,33 @@ class _FanBlock(nn.Module):
 
     def forward(self, x_BNC: Tensor, height: int, width: int) -> Tensor:
         x_BNC = x_BNC + self.drop_path(self.gamma1 * self.attn(self.norm1(x_BNC)))
-        return x_BNC + self.drop_path(self.gamma2 * self.mlp(self.norm2(x_BNC), height, width))
+        x_BNC = x_BNC + self.drop_path(self.gamma2 * self.mlp(self.norm2(x_BNC), height, width))
+        return x_BNC
 
 
-def _class_attention_on_patches(block: ClassAttentionBlock, x_BNC: Tensor) -> Tensor:
-    """What a class-attention block makes of the patch tokens: they neither see the class token nor one another."""
-    normed: Tensor = block.norm2(x_BNC + block.gamma1 * block.norm1(x_BNC))
-    return 2 * normed  # TAO-compat (and XCiT): the residual is added to itself; a clean design would not double it
+class _PatchClassAttention(ClassAttentionBlock):
+    """What XCiT's class-attention block makes of the patch tokens, which see neither the class token nor one another.
+
+    Its other parameters are there for the checkpoint's keys.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads, qkv_bias=True, eta=1.0, tokens_norm=True)
+        self.norm1, self.norm2 = _layer_norm(channels), _layer_norm(channels)
+        for unused in (self.attn, self.mlp):
+            unused.requires_grad_(False)
+        self.gamma2.requires_grad_(False)
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        normed_BNC: Tensor = self.norm2(x_BNC + self.gamma1 * self.norm1(x_BNC))
+        return 2 * normed_BNC  # TAO-compat: the block adds its normed input to itself; a clean design would not
 
 
 class FanPyramid(nn.Module):
     """``(B, 3, H, W)`` to four maps of strides 4, 8, 16, 16 (32 with ``feat_downsample``).
 
-    H and W must be multiples of the last stride. The class token and its attention are there for the checkpoint's keys: no map depends on
-    them, so they are neither run nor trained.
+    H and W must be multiples of the last stride. The class token and its attention are there for the checkpoint's keys:
+    no map depends on them, so they are neither run nor trained.
     """
 
     def __init__(
@@ -276,39 +294,31 @@ class FanPyramid(nn.Module):
         self.tap = variant.depth - 1 if variant.tap is None else variant.tap
         self.activation_checkpointing = activation_checkpointing
         self.frozen = False
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width), requires_grad=False)
         self.patch_embed = _PatchEmbed(width, variant.stem_depths)
         self.pos_embed = _PositionEncoding(width, (image_size[0] // 16, image_size[1] // 16))
         self.blocks = nn.ModuleList(_FanBlock(width, variant.heads) for _ in range(variant.depth))
-        self.cls_attn_blocks = nn.ModuleList(
-            ClassAttentionBlock(width, variant.heads, qkv_bias=True, norm_layer=_layer_norm, eta=1.0, tokens_norm=True)
-            for _ in range(2)
-        )
+        self.cls_attn_blocks = nn.ModuleList(_PatchClassAttention(width, variant.heads) for _ in range(2))
         self.learnable_downsample = (
             nn.Conv2d(width, DOWNSAMPLED_CHANNELS, 3, stride=2, padding=1) if feat_downsample else None
         )
         self._initialise()
-        self.cls_token.requires_grad_(False)
-        for block in self.cls_attn_blocks:
-            block.attn.requires_grad_(False)
-            block.mlp.requires_grad_(False)
-            block.gamma2.requires_grad_(False)
 
     def forward(self, x_B3HW: Tensor) -> list[Tensor]:
-        maps = self.patch_embed.backbone(x_B3HW, self._apply_block)
+        maps: list[Tensor] = self.patch_embed.backbone(x_B3HW, self._apply_block)
         x_BCHW = self.patch_embed.proj(maps[-1])
         height, width = x_BCHW.shape[-2:]
         x_BNC = x_BCHW.flatten(2).transpose(1, 2) + self.pos_embed(height, width)
 
         def as_map(tokens_BNC: Tensor) -> Tensor:
-            return tokens_BNC.transpose(1, 2).unflatten(2, (height, width))
+            return torch.unflatten(tokens_BNC.transpose(1, 2), 2, (height, width))
 
         for index, block in enumerate(self.blocks):
             x_BNC = self._apply_block(block, x_BNC, height, width)
             if index == self.tap:
                 maps.append(as_map(x_BNC))
         for block in self.cls_attn_blocks:
-            x_BNC = _class_attention_on_patches(block, x_BNC)
+            x_BNC = block(x_BNC)
         last = as_map(x_BNC)
         maps.append(last if self.learnable_downsample is None else self.learnable_downsample(last))
         return maps
@@ -339,16 +349,19 @@ class FanPyramid(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                _init_weight(module, partial(nn.init.trunc_normal_, std=0.02))
             elif isinstance(module, _DepthwiseConvs):
                 for conv in (module.conv1, module.conv2):
-                    nn.init.normal_(conv.weight, std=math.sqrt(2 / 9))  # 2 / (k * k * out / groups)
-                    nn.init.zeros_(conv.bias)
+                    _init_weight(conv, partial(nn.init.normal_, std=math.sqrt(2 / 9)))  # 2 / (k * k * out / groups)
         for module in self.patch_embed.backbone.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                _init_weight(module, partial(nn.init.trunc_normal_, std=0.02))
+
+
+def _init_weight(layer: nn.Linear | nn.Conv2d, init: Callable[[Tensor], Tensor]) -> None:
+    init(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 class FanEmbedding(FanPyramid):
