@@ -1,0 +1,85 @@
+"""Draw a small data set to try Fiducial with: ``classify`` (circuit boards) or ``segment`` (aerial scenes).
+
+The same arguments give the same files, byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from demo_data import boards, scenes
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    shows_defaults = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tasks = parser.add_subparsers(dest="task", required=True)
+
+    classify = tasks.add_parser(
+        "classify", help="pairs of circuit board tiles, good or defect", formatter_class=shows_defaults
+    )
+    classify.add_argument("--boards", type=int, default=40, help="boards, each in one split only")
+    classify.add_argument("--parts", type=int, default=18, help="components on a board: one row each")
+    classify.add_argument(
+        "--designs", type=int, default=2, help="board designs, each with one golden picture per component"
+    )
+    classify.add_argument("--size", type=int, default=64, help="side of a tile, pixels")
+    classify.add_argument("--lights", nargs="+", default=["SolderLight", "WhiteLight"], choices=list(boards.LIGHTS))
+    classify.add_argument("--defects", type=float, default=0.17, help="share of defect components, 0..1")
+
+    segment = tasks.add_parser("segment", help="aerial scenes, before and after", formatter_class=shows_defaults)
+    segment.add_argument("--scenes", type=int, default=160, help="pairs of pictures, each in one split only")
+    segment.add_argument("--size", type=int, default=128, help="side of a picture, pixels")
+
+    for task in (classify, segment):
+        task.add_argument("out", type=Path, help="folder to write; it may exist")
+        task.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def make_classify(args: argparse.Namespace) -> str:
+    rows = boards.make_boards(
+        args.out,
+        num_boards=args.boards,
+        num_parts=args.parts,
+        num_designs=args.designs,
+        size=args.size,
+        lights=args.lights,
+        defect_share=args.defects,
+        seed=args.seed,
+    )
+    return "\n".join(
+        f"{split}.csv: {len(split_rows)} rows of {len({row['board'] for row in split_rows})} boards; "
+        f"{counts(row['label'] for row in split_rows)}; {counts(row['defect'] for row in split_rows)}"
+        for split, split_rows in rows.items()
+    )
+
+
+def make_segment(args: argparse.Namespace) -> str:
+    shares = scenes.make_scenes(args.out, num_scenes=args.scenes, size=args.size, seed=args.seed)
+    return "\n".join(
+        f"list/{split}.txt: {len(of_split)} scenes, {sum(share > 0 for share in of_split)} with a change; "
+        f"{100 * sum(of_split) / len(of_split):.1f} % of the pixels changed"
+        for split, of_split in shares.items()
+    )
+
+
+def counts(values: Sequence[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(Counter(values).items()))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    try:
+        made = {"classify": make_classify, "segment": make_segment}[args.task](args)
+    except ValueError as error:
+        raise SystemExit(f"make_demo_data.py: {error}") from None
+    print(made)
+    print(f"{args.out / 'README.txt'} describes the set")
+
+
+if __name__ == "__main__":
+    main()
