@@ -117,7 +117,7 @@ class Surface:
 
 
 def _solder_light(s: Surface) -> Field:
-    """Ring of three colours, as AOI machines have: flat metal mirrors the red, slopes the green, steep solder the blue."""
+    """Ring of three colours, as AOI machines have: flat metal mirrors the red, slopes green, steep solder blue."""
     ramp = [np.exp(-(((s.steep - centre) / width) ** 2)) for centre, width in ((0.0, 0.3), (0.45, 0.22), (0.95, 0.38))]
     metal = np.stack(ramp, -1) * np.float32([0.95, 0.8, 1.0]) + 0.06
     return _mix(s.colour * np.float32([0.42, 0.45, 0.62]) + np.float32([0.01, 0.015, 0.04]), metal, s.metal)
@@ -194,8 +194,8 @@ def draw_capture(rng: np.random.Generator, lights: Sequence[str]) -> Capture:
     return Capture(
         focus=float(rng.uniform(0.25, 0.85)),
         noise=float(rng.uniform(0.008, 0.03)),
-        gain={light: tuple((rng.uniform(0.72, 1.28) * rng.uniform(0.93, 1.07, 3)).tolist()) for light in lights},
-        drift={light: tuple(rng.normal(0, 0.07, 2).tolist()) for light in lights},
+        gain={light: tuple((rng.uniform(0.68, 1.32) * rng.uniform(0.92, 1.08, 3)).tolist()) for light in lights},
+        drift={light: tuple(rng.normal(0, 0.09, 2).tolist()) for light in lights},
     )
 
 
@@ -456,7 +456,8 @@ def make_boards(
 ) -> dict[str, list[dict[str, str]]]:
     """Write ``out/images``, ``out/{train,val,test,infer}.csv`` and ``out/README.txt``.
 
-    The same arguments give the same bytes. Returns: the rows of each CSV. Raises: ValueError for an argument that no data set can be made from.
+    The same arguments give the same bytes. Returns: the rows of each CSV.
+    Raises: ValueError for an argument that no data set can be made from.
     """
     if num_boards < len(SPLITS):
         raise ValueError(f"{num_boards} boards cannot fill {len(SPLITS)} splits: give --boards {len(SPLITS)} or more")
