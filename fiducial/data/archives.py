@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
 import re
 import shutil
 import stat
@@ -248,15 +249,27 @@ def folder_holding(folder: Path, names: Sequence[str]) -> Path:
 def _best(folder: Path, score: Callable[[Path], int], *, enough: int) -> tuple[Path, int]:
     """The first folder with the highest score, root first, then level by level; stops at ``enough``."""
     best, best_score = folder, score(folder)
+    candidates = _inner_folders(folder)
+    while best_score < enough and (candidate := next(candidates, None)):
+        if (candidate_score := score(candidate)) > best_score:
+            best, best_score = candidate, candidate_score
+    return best, best_score
+
+
+def _inner_folders(folder: Path) -> Iterator[Path]:
+    """Folders below ``folder``, nearest first, each level sorted and listed only when asked for."""
     level = [folder]
     for _ in range(MAX_DEPTH):
-        level = [inner for outer in level for inner in sorted(outer.iterdir()) if inner.is_dir()]
-        for candidate in level:
-            if best_score >= enough:
-                return best, best_score
-            if (candidate_score := score(candidate)) > best_score:
-                best, best_score = candidate, candidate_score
-    return best, best_score
+        level = [inner for outer in level for inner in _subfolders(outer)]
+        yield from level
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except PermissionError:
+        return []
 
 
 def _begins_a_name(path: Path, listings: dict[Path, frozenset[str]]) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections import OrderedDict
-from pathlib import Path
+from collections import OrderedDict, defaultdict
+from functools import lru_cache
+from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,7 @@ def read_image(path: Path | str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise DatasetError(str(path), "not an image", "remove it, or check how it was written") from error
     except _DAMAGE as error:
-        raise DatasetError(str(path), f"damaged image ({error})", "copy or export it again") from error
+        raise DatasetError(str(path), f"an image that cannot be read ({error})", "copy or export it again") from error
 
 
 def _admit_large_images() -> None:
@@ -81,10 +82,21 @@ def to_rgb(image: Image.Image, *, where: str = "image") -> Image.Image:
 
 def nearby(path: Path) -> list[Path]:
     """Files beside ``path`` that have its name with another extension or other capitals, sorted."""
-    if not path.parent.is_dir():
+    try:
+        changed = path.parent.stat().st_mtime_ns
+    except OSError:
         return []
-    stem = path.stem.lower()
-    return sorted(other for other in path.parent.iterdir() if other.stem.lower() == stem and other.name != path.name)
+    names = _names_by_stem(path.parent, changed).get(path.stem.lower(), ())
+    return [path.with_name(name) for name in sorted(names) if name != path.name]
+
+
+@lru_cache(maxsize=8)
+def _names_by_stem(folder: Path, changed: int) -> dict[str, list[str]]:
+    """The names in ``folder`` as of ``changed``; kept, because a data set misses thousands of images at once."""
+    found = defaultdict(list)
+    for name in os.listdir(folder):
+        found[PurePath(name).stem.lower()].append(name)
+    return dict(found)
 
 
 class ImageCache:

@@ -133,6 +133,8 @@ def _checked(url: str, key: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         raise SourceError(key, "not a valid URL", "check its host") from None
+    if scheme.startswith("http") and parts.path in ("", "/"):
+        raise SourceError(key, f"{public_url(url)} names no file", "name a file or an archive on that server")
     if "@" in parts.netloc and scheme in ("s3", "gs"):
         fix = "give them in the environment (AWS_ACCESS_KEY_ID, …; GOOGLE_APPLICATION_CREDENTIALS) or a profile"
         raise SourceError(key, f"credentials in the URL of {public_url(url)}", fix)

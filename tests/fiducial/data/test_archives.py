@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from fiducial.data import archives
 from fiducial.data.archives import archive_stem, extract, folder_holding, images_root, safe_relative
 from fiducial.errors import SourceError
 
@@ -215,6 +216,16 @@ class TestImagesRoot:
     def test_one_missing_image_does_not_hide_the_rest(self, tmp_path):
         self.images(tmp_path / "inner")
         assert images_root(tmp_path, ("gone.jpg", *self.ROWS)) == tmp_path / "inner"
+
+    def test_rows_without_a_folder_are_found_by_the_beginning_of_their_file_names(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "U5_white.jpg").touch()
+        assert images_root(tmp_path, ["U5", "U7"]) == tmp_path / "in"
+
+    def test_a_root_that_fits_is_not_searched(self, tmp_path, monkeypatch):
+        self.images(tmp_path)
+        monkeypatch.setattr(archives, "_subfolders", None)  # would fail if called
+        assert images_root(tmp_path, self.ROWS) == tmp_path
 
     def test_nothing_found(self, tmp_path):
         with pytest.raises(SourceError, match="board1/U5_white"):

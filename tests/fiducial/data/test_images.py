@@ -71,6 +71,12 @@ class TestUnreadable:
         with pytest.raises(DatasetError, match=r"photo\.JPG · no such file · beside it: photo\.png"):
             read_rgb(photo[0].with_name("photo.JPG"))
 
+    def test_nearby_sees_new_files(self, photo):
+        missing = photo[0].with_suffix(".jpg")
+        assert nearby(missing) == [photo[0]]
+        photo[0].with_suffix(".bmp").touch()
+        assert nearby(missing) == [photo[0].with_suffix(".bmp"), photo[0]]
+
     def test_missing_folder(self, tmp_path):
         with pytest.raises(DatasetError, match="no such file"):
             read_rgb(tmp_path / "no" / "x.jpg")
@@ -86,7 +92,7 @@ class TestUnreadable:
         path = photo[0].with_suffix(suffix)
         Image.fromarray(photo[1]).save(path)
         path.write_bytes(path.read_bytes()[:-600])
-        with pytest.raises(DatasetError, match=rf"photo\{suffix} · (damaged|not an) image"):
+        with pytest.raises(DatasetError, match=rf"photo\{suffix} · (an image that cannot be read|not an image)"):
             read_rgb(path)
 
     def test_too_many_pixels(self, photo, monkeypatch):

@@ -272,6 +272,11 @@ class TestWeb:
         web.cut = False
         assert local_path(f"{web.url}/x.csv", key=KEY).stat().st_size == 10_000
 
+    def test_a_server_is_no_file(self, web):
+        with pytest.raises(SourceError, match="names no file"):
+            local_path(f"{web.url}/", key=KEY)
+        assert not web.asked
+
     def test_progress_is_logged(self, web, caplog):
         web.files["/x.csv"] = bytes(3 << 20)
         with caplog.at_level(logging.INFO, "fiducial"):
