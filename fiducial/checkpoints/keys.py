@@ -1,0 +1,135 @@
+"""Names of tensors: the renames that foreign files need, and which family of models a set of names belongs to.
+
+Works on names alone and imports no torch. Renames that belong to one model are declared beside it, as `KeyMap`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
+
+_PREFIXES = ("backbone.", "model.model.backbone.", "model.backbone.", "model.encoder.", "model.decoder.", "model.")
+_BACKBONE_IN_CHANGENET = "model.backbone."
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """How the names of one foreign layout become ours.
+
+    It applies to a file in which every prefix of ``has`` occurs and none of ``lacks``. Then names that start with one
+    of ``drops`` are left out, and in each other name the first matching prefix of ``renames`` is replaced.
+    """
+
+    layout: str
+    """What the layout is called in messages: ``C-RADIO adapter of TAO up to 6.25.7``."""
+    has: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    drops: tuple[str, ...] = ()
+
+    def recognises(self, keys: Collection[str]) -> bool:
+        """Whether these names are in this layout."""
+        return all(_any_starts(keys, prefix) for prefix in self.has) and not any(
+            _any_starts(keys, prefix) for prefix in self.lacks
+        )
+
+    def apply(self, state_dict: Mapping[str, T]) -> dict[str, T]:
+        """The renamed dict; where two names become one, the later wins."""
+        return {
+            self._renamed(key): value for key, value in state_dict.items() if not key.startswith(self.drops or ("\0",))
+        }
+
+    def _renamed(self, key: str) -> str:
+        for old, new in self.renames:
+            if key.startswith(old):
+                return new + key.removeprefix(old)
+        return key
+
+
+def translate(state_dict: Mapping[str, T], key_maps: Iterable[KeyMap]) -> tuple[dict[str, T], tuple[str, ...]]:
+    """The dict after every map that recognises it, one after the other, and the names of the layouts that did."""
+    result, layouts = dict(state_dict), []
+    for key_map in key_maps:
+        if key_map.recognises(result):
+            result = key_map.apply(result)
+            layouts.append(key_map.layout)
+    return result, tuple(layouts)
+
+
+def backbone_keys(
+    state_dict: Mapping[str, T], *, tao_model: str | None = None, prefer: Literal["teacher", "student"] = "teacher"
+) -> dict[str, T]:
+    """A pretrained file's tensors under the names that a backbone gives them itself.
+
+    The first matching rule decides, as in TAO's loader: a name with ``module`` anywhere loses its first part; then one
+    prefix (``backbone.``, ``model.model.backbone.``, ``model.backbone.``, ``model.encoder.``, ``model.decoder.``,
+    ``model.``) is cut; ``ema_*`` is left out. A file whose ``tao_model`` is ``classification`` only loses ``model.``.
+    Where two names become one, the later wins. Beyond TAO: of a file with ``teacher.`` and ``student.`` names the
+    preferred side is taken, and of a whole ChangeNet checkpoint the backbone.
+    """
+    if tao_model == "classification":
+        return {key.removeprefix("model."): value for key, value in state_dict.items()}
+    tensors = _one_side(state_dict, prefer)
+    if family_of(tensors).startswith("ChangeNet") and _any_starts(tensors, _BACKBONE_IN_CHANGENET):
+        tensors = {key: value for key, value in tensors.items() if key.startswith(_BACKBONE_IN_CHANGENET)}
+    return {
+        _backbone_key(key): value for key, value in tensors.items() if "module" in key or not key.startswith("ema_")
+    }
+
+
+def _backbone_key(key: str) -> str:
+    if "module" in key:
+        return key.split(".", 1)[-1]
+    return next((key.removeprefix(prefix) for prefix in _PREFIXES if key.startswith(prefix)), key)
+
+
+def _one_side(state_dict: Mapping[str, T], prefer: str) -> Mapping[str, T]:
+    for side in (prefer, "teacher", "student"):
+        if _any_starts(state_dict, f"{side}."):
+            inner = {
+                key.removeprefix(f"{side}."): value for key, value in state_dict.items() if key.startswith(f"{side}.")
+            }
+            backbone = {key: value for key, value in inner.items() if key.startswith("backbone.")}
+            return backbone or inner
+    return state_dict
+
+
+def _any_starts(keys: Iterable[str], prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in keys)
+
+
+_BACKBONES = (  # the first whose patterns all occur; the specific ones come first
+    ("C-RADIO", (r"\bpatch_generator\.",)),
+    ("FAN", (r"\bpatch_embed\.backbone\.stem\.",)),
+    ("DINOv3", (r"\bblocks\.0\.gamma_1$", r"\breg_token$")),
+    ("NVDINOv2/DINOv2", (r"\bblocks\.0\.ls1\.gamma$", r"\bpatch_embed\.proj\.")),
+    ("ViT (MAE, DeiT)", (r"\bblocks\.0\.attn\.qkv\.", r"\bpatch_embed\.proj\.")),
+    ("ResNet", (r"\blayer4\.0\.conv1\.", r"\bbn1\.")),
+)
+_NETWORKS = (
+    ("ChangeNet segment", (r"\bdecoder\.change_probability\.",)),
+    ("ChangeNet classify", (r"\bdecoder\.diff_c\d\.",)),
+    ("ChangeNet classify", (r"^(model\.)?fc1\.\d\.", r"^(model\.)?backbone\.")),
+    ("MAL", (r"^(student|teacher)\.backbone\.", r"\bmask_head\.")),
+    ("ML Recog", (r"\btrunk\.", r"\bembedder\.")),
+)
+
+
+def family_of(keys: Iterable[str]) -> str:
+    """What kind of model these names look like, in a user's words: ``FAN``, ``ChangeNet classify with C-RADIO``, ...
+
+    A guess for messages; ``an unknown model`` when nothing is recognised.
+    """
+    names = list(keys)
+    network, backbone = _first(_NETWORKS, names), _first(_BACKBONES, names)
+    return f"{network} with {backbone}" if network and backbone else network or backbone or "an unknown model"
+
+
+def _first(table: Iterable[tuple[str, tuple[str, ...]]], names: Collection[str]) -> str:
+    return next(
+        (family for family, patterns in table if all(any(re.search(p, name) for name in names) for p in patterns)), ""
+    )
