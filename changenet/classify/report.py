@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,8 +115,8 @@ _THRESHOLD_INTRO = (
     "The margins worth choosing from: for each number of missed defects, the one with the fewest false alarms."
 )
 _GROUP_INTRO = (
-    "At the margin of the run, with bootstrap intervals where they were asked for. FPR: part of the good rows that "
-    "fail; AP: average precision; FAR: FPR at the margin that misses none of the type's defects. Click a heading to sort."
+    "At the margin of the run, with bootstrap intervals where they were asked for. FPR: share of the good rows that "
+    "fail; AP: average precision; FAR: FPR at the margin that misses no defect of the type. Click a heading to sort."
 )
 
 _RUN_INTRO = (
@@ -149,11 +150,7 @@ def _result(report: ClassifyReport, score: Tensor, label: Tensor) -> list[Html]:
     numbers = [
         Tile("Missed defects", number(total.fn), missed, "bad" if total.fn else "good"),
         Tile("False alarms", number(total.fp), alarms),
-        Tile(
-            "False alarms at recall 1.0",
-            percent(total.far_at_recall_1000),
-            "of the good rows, when no defect is missed",
-        ),
+        Tile("False alarms at recall 1.0", percent(total.far_at_recall_1000), "of the good rows, none missed"),
         *(Tile(name, rate(getattr(total, metric)), _range(total, metric)) for name, metric in _TILES.items()),
     ]
     return [note(_headline(report, score, label), tone="bad" if total.fn else "good"), tiles(numbers)]
@@ -161,14 +158,13 @@ def _result(report: ClassifyReport, score: Tensor, label: Tensor) -> list[Html]:
 
 def _headline(report: ClassifyReport, score: Tensor, label: Tensor) -> str:
     total = report.total
+    margin = _shortest(score, report.margin)
     if total.num == 0:
         return "No rows were evaluated."
     if total.num_defects == 0:
-        return (
-            f"No defects here; at margin {number(report.margin)} {number(total.fp)} of {number(total.num)} rows fail."
-        )
+        return f"No defects here. At margin {margin}, {number(total.fp)} of {number(total.num)} rows fail."
     text = (
-        f"At margin {number(report.margin)} the model misses {number(total.fn)} of {number(total.num_defects)} defects "
+        f"At margin {margin} the model misses {number(total.fn)} of {number(total.num_defects)} defects "
         f"and raises {number(total.fp)} false alarms on {number(total.fp + total.tn)} good rows."
     )
     safe = threshold_table(score, label)[0]
@@ -191,21 +187,18 @@ def _margin(report: ClassifyReport, score: Tensor, label: Tensor, margin: float)
         cursors=[Cursor("margin-cursor", margin, "margin")],
         id="score-histogram",
     )
-    charts = [bars, _card_with_matrix(total)]
+    charts = [bars, _decisions(total)]
     if 0 < total.num_defects < total.num:
         charts += _curves(total, ranked(score), label)
     return [_controls(score, label, margin), columns(*charts)]
 
 
 def _controls(score: Tensor, label: Tensor, margin: float) -> Html:
-    low = min(0.0, float(score.min())) if len(score) else 0.0
-    high = max(margin, float(score.max())) if len(score) else margin
+    low, high = min([0.0, margin, *score.tolist()]), max([margin, *score.tolist()])
     bounds = {"min": low, "max": high, "step": (high - low) / 2000 or 1, "value": margin}
     slider = tag("input", type="range", id="margin-slider", aria_label="Margin", style="width:100%", **bounds)
-    field = tag(
-        "input", type="number", id="margin-field", aria_label="Margin as a number", step="any", value=margin, size=10
-    )
-    presets = {f"As evaluated ({number(margin)})": margin}
+    field = tag("input", type="number", id="margin-field", aria_label="Margin as a number", step="any", value=margin)
+    presets = {f"As evaluated ({_shortest(score, margin)})": margin}
     if label.any():
         for name, recall in _RECALL_PRESETS.items():
             if (value := suggest_margin(score, label, recall)) not in presets.values():  # few defects: the same margin
@@ -216,14 +209,14 @@ def _controls(score: Tensor, label: Tensor, margin: float) -> Html:
     return tag(
         "div",
         tag("div", slider),
-        tag("div", field, Html(" "), *[Html(f"{button} ") for button in buttons], class_="copyline"),
+        tag("div", field, *buttons, class_="copyline"),
         copy_line("Spec, under model: classify:", f"eval_margin: {text}", id="margin-yaml"),
         copy_line("Or on the command line", f"model.classify.eval_margin={text}", id="margin-override"),
         class_="card",
     )
 
 
-def _card_with_matrix(total: Rates) -> Html:
+def _decisions(total: Rates) -> Html:
     numbers = [
         Tile("Missed defects", number(total.fn), percent(total.false_negative_rate), id="live-missed"),
         Tile("False alarms", number(total.fp), percent(total.false_positive_rate), id="live-alarms"),
@@ -246,35 +239,27 @@ def _card_with_matrix(total: Rates) -> Html:
 def _curves(total: Rates, rank: Tensor, label: Tensor) -> list[Html]:
     fpr, tpr, _ = binary_roc(rank, label)
     precision, recall, _ = binary_precision_recall_curve(rank, label)
-    unit = (0.0, 1.0)
+    unit: dict[str, Any] = {"x_range": (0.0, 1.0), "y_range": (0.0, 1.0)}
     chance = Line("chance", [0, 1], [0, 1], "muted", dashed=True)
     base = total.num_defects / total.num
     always = Line("always FAIL", [0, 1], [base, base], "muted", dashed=True)
-    here = (
-        total.false_positive_rate or 0.0,
-        total.recall or 0.0,
-        total.precision if total.precision is not None else 1.0,
-    )
+    fpr_here, recall_here = total.false_positive_rate or 0.0, total.recall or 0.0
+    precision_here = 1.0 if total.precision is None else total.precision
     roc = line_chart(
         "ROC",
         [Line(f"AUROC {number(total.auroc)}", fpr.tolist(), tpr.tolist(), "c1"), chance],
         x_label="false-positive rate",
         y_label="recall",
-        x_range=unit,
-        y_range=unit,
-        dots=[Dot("roc-dot", here[0], here[1])],
+        dots=[Dot("roc-dot", fpr_here, recall_here)],
+        **unit,
     )
     pr = line_chart(
         "Precision and recall",
-        [
-            Line(f"average precision {number(total.average_precision)}", recall.tolist(), precision.tolist(), "c1"),
-            always,
-        ],
+        [Line(f"AP {number(total.average_precision)}", recall.tolist(), precision.tolist(), "c1"), always],
         x_label="recall",
         y_label="precision",
-        x_range=unit,
-        y_range=unit,
-        dots=[Dot("pr-dot", here[1], here[2])],
+        dots=[Dot("pr-dot", recall_here, precision_here)],
+        **unit,
     )
     return [roc, pr]
 
@@ -307,12 +292,18 @@ def _best(rows: Sequence[Threshold]) -> Threshold:
 
 def _groups(report: ClassifyReport) -> Html:
     header = ["component type", "rows", "defects", "missed", "false alarms", *_GROUP_COLUMNS]
-    metrics = _GROUP_COLUMNS.values()
     return table(
         header,
         [
-            [name, rates.num, rates.num_defects, rates.fn, rates.fp, *(_rate_cell(rates, metric) for metric in metrics)]
-            for name, rates in {"all": report.total, **report.groups}.items()
+            [
+                name,
+                rates.num,
+                rates.num_defects,
+                rates.fn,
+                rates.fp,
+                *(_rate_cell(rates, metric) for metric in _GROUP_COLUMNS.values()),
+            ]
+            for name, rates in [("all rows", report.total), *report.groups.items()]
         ],
         sortable=True,
     )

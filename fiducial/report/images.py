@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from fiducial.data.registration import apply_shift, shift_between
+
 __all__ = ["data_uri", "difference_heat_map"]
 
 _LEAST_RANGE = 48.0  # grey levels that count as full heat at least, so that noise alone stays cold
@@ -26,15 +28,17 @@ def difference_heat_map(
 ) -> NDArray[np.uint8]:
     """Where ``test`` differs from ``golden`` (both uint8 RGB ``(H, W, 3)``), drawn over the test image in grey.
 
-    The golden is moved onto the test first (by whole pixels, at most an eighth of a side), the difference smoothed and
-    freed from what all of the image has in common (brightness). Returns uint8 RGB of at most ``max_side``.
+    The golden is first moved onto the test (by at most an eighth of the shorter side) and made as bright; the difference
+    is smoothed and freed from what all of the image has in common (noise). Returns uint8 RGB of at most ``max_side``.
     """
     from matplotlib import colormaps
 
     small = _thumbnail(test, max_side)
     test_HW3 = np.asarray(small, dtype=np.float64)
-    golden_HW3 = np.asarray(Image.fromarray(golden).convert("RGB").resize(small.size), dtype=np.float64)
-    difference_HW = np.abs(test_HW3 - _registered(golden_HW3, test_HW3)).mean(axis=2)
+    golden_HW3 = np.asarray(Image.fromarray(golden).convert("RGB").resize(small.size))
+    gain_3 = np.median(test_HW3, axis=(0, 1)) / np.median(golden_HW3, axis=(0, 1)).clip(1)
+    shift = shift_between(test_HW3.mean(axis=2), golden_HW3.mean(axis=2), max_shift=min(small.size) / 8)
+    difference_HW = np.abs(test_HW3 - gain_3 * apply_shift(golden_HW3, shift)).mean(axis=2)
     smooth = Image.fromarray(difference_HW.astype(np.float32)).convert("L")
     smooth_HW = np.asarray(smooth.filter(ImageFilter.GaussianBlur(max(small.size) / 64)), dtype=np.float64)
     heat_HW = np.clip(smooth_HW - np.median(smooth_HW), 0, None)
@@ -49,19 +53,3 @@ def _thumbnail(image: NDArray[np.uint8], max_side: int) -> Image.Image:
     picture = Image.fromarray(image).convert("RGB")
     picture.thumbnail((max_side, max_side))
     return picture
-
-
-def _registered(golden_HW3: NDArray[np.float64], test_HW3: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The golden, shifted by the peak of the phase correlation; unshifted where that would be far or make it worse."""
-    spectrum = np.fft.fft2(test_HW3.mean(axis=2)) * np.conj(np.fft.fft2(golden_HW3.mean(axis=2)))
-    peak = np.abs(np.fft.ifft2(spectrum / np.maximum(np.abs(spectrum), 1e-9)))
-    height, width = peak.shape
-    row, column = np.unravel_index(int(peak.argmax()), peak.shape)
-    down = int(row) - height if row > height // 2 else int(row)
-    right = int(column) - width if column > width // 2 else int(column)
-    if abs(down) > height // 8 or abs(right) > width // 8:
-        return golden_HW3
-    padded = np.pad(golden_HW3, ((height // 8,) * 2, (width // 8,) * 2, (0, 0)), mode="edge")
-    moved = padded[height // 8 - down :, width // 8 - right :][:height, :width]
-    better = np.abs(test_HW3 - moved).mean() < np.abs(test_HW3 - golden_HW3).mean()
-    return moved if better else golden_HW3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from typing import Any
 
 __all__ = ["DASH", "Html", "embedded_json", "number", "percent", "rate", "tag"]
@@ -48,8 +49,8 @@ def embedded_json(element_id: str, value: Any) -> Html:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """At most ``digits`` significant digits; whole numbers with narrow spaces between thousands; a dash for None."""
-    if value is None:
+    """At most ``digits`` significant digits, narrow spaces between thousands of whole numbers, a dash for None and NaN."""
+    if value is None or math.isnan(value):
         return DASH
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}".replace(",", "\u202f")

@@ -135,7 +135,7 @@ const fiducial = {
     if (!mark) return;
     const svg = mark.ownerSVGElement;
     const down = y === undefined ? 0 : this.pixel(svg, "y", y);
-    mark.setAttribute("transform", `translate(${this.pixel(svg, "x", x)} ${down})`);
+    mark.setAttribute("transform", `translate(${this.pixel(svg, "x", x).toFixed(1)} ${down.toFixed(1)})`);
   },
 };
 for (const button of document.querySelectorAll("button.copy")) {
