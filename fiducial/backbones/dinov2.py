@@ -10,11 +10,20 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from timm.layers import PatchEmbed, SwiGLUPacked
-from timm.models.vision_transformer import Block
+from timm.layers.mlp import SwiGLUPacked
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from fiducial.backbones.vit import Freezable, SizeCache, patch_grid, resize_table, run_blocks, scale_table, table_side
+from fiducial.backbones.vit import (
+    Freezable,
+    SizeCache,
+    patch_grid,
+    resize_table,
+    run_blocks,
+    scale_table,
+    table_side,
+    vit_block,
+)
 from fiducial.backbones.vit_adapter import ViTAdapter
 
 __all__ = [
@@ -68,14 +77,12 @@ class _ViTParts:
 
 
 def _block(shape: DinoV2Shape, drop_path: float) -> nn.Module:
-    block: nn.Module = Block(
+    block: nn.Module = vit_block(
         shape.dim,
         shape.heads,
         mlp_ratio=shape.hidden / shape.dim,
-        qkv_bias=True,
         init_values=1e-5,
         drop_path=drop_path,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
         act_layer=nn.SiLU,
         mlp_layer=SwiGLUPacked,
     )
@@ -145,9 +152,7 @@ class DinoV2Pyramid(ViTAdapter):
     The class token is always mixed into the maps. The final norm exists for the sake of the checkpoints only.
     """
 
-    def __init__(
-        self, shape: DinoV2Shape, *, grid: int, activation_checkpointing: bool = False, **sizes: int
-    ) -> None:
+    def __init__(self, shape: DinoV2Shape, *, grid: int, activation_checkpointing: bool = False, **sizes: int) -> None:
         parts = _ViTParts(shape, patch=PYRAMID_PATCH, grid=grid, drop_path=DROP_PATH)
         parts.norm.requires_grad_(False)  # never used: distributed training would wait for its gradient
         super().__init__(

@@ -59,7 +59,9 @@ def _fan(name: str, width: int) -> BackboneInfo:
     )
 
 
-def _vit(name: str, family: str, builder: str, width: int, *, embedding_multiple: int, summary: int = 1) -> BackboneInfo:
+def _vit(
+    name: str, family: str, builder: str, width: int, *, embedding_multiple: int, summary: int = 1
+) -> BackboneInfo:
     return BackboneInfo(
         name=name,
         family=family,

@@ -1,4 +1,4 @@
-"""C-RADIO: a ViT with summary tokens and a position table of 128 x 128 that is cut to the input (Ranzinger et al. 2024).
+"""C-RADIO: a ViT with summary tokens and a large position table that is cut to the input (Ranzinger et al. 2024).
 
 Legend: B images, H x W pixels, h x w patches, N = h w, S prefix tokens (class tokens, then registers), C channels.
 """
@@ -11,7 +11,6 @@ from functools import partial
 from typing import Self
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +24,7 @@ from fiducial.backbones.vit import (
     resize_table,
     run_blocks,
     table_side,
+    vit_block,
 )
 from fiducial.backbones.vit_adapter import ViTAdapter
 
@@ -119,7 +119,7 @@ class PatchGenerator(nn.Module):
     def _random_table(self, patches_BNC: Tensor, grid: tuple[int, int]) -> Tensor:
         """A table per sample, ``(B, N, C)``, or the stored one where it fits the grid exactly."""
         batch, device = patches_BNC.shape[0], patches_BNC.device
-        table = self.pos_embed
+        table: Tensor = self.pos_embed
         if grid != (table_side(table),) * 2:
             table = crop_table(table, random_crops(batch, device), grid)
         keep_B11 = torch.rand(batch, 1, 1, device=device) >= POSITION_DROPOUT
@@ -145,8 +145,8 @@ def cut_table(table_1NC: Tensor, grid: tuple[int, int]) -> Tensor:
 def random_crops(batch: int, device: torch.device) -> Tensor:
     """Random parts of the unit square, ``(B, 2, 2)``: ``[:, 0]`` the sizes and ``[:, 1]`` the offsets, as (x, y).
 
-    The side is uniform in [sqrt(0.1), 1], the aspect log-uniform in [3/4, 4/3]; sides are limited to 1 and the part lies
-    anywhere inside the square.
+    The side is uniform in [sqrt(0.1), 1], the aspect log-uniform in [3/4, 4/3]; sides are limited to 1 and the part
+    lies anywhere inside the square.
     """
     noise = torch.rand(batch, 4, device=device)
     least, log_aspect = math.sqrt(MIN_CROP_AREA), math.log(MAX_CROP_ASPECT)
@@ -188,16 +188,10 @@ class RadioViT(nn.Module):
 
 
 def _block(shape: RadioShape) -> nn.Module:
-    block: nn.Module = Block(
-        shape.dim,
-        shape.heads,
-        qkv_bias=True,
-        init_values=shape.layer_scale,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        scale_mlp_norm=shape.mlp_norm,
-    )
+    made = vit_block(shape.dim, shape.heads, init_values=shape.layer_scale, scale_mlp_norm=shape.mlp_norm)
     if shape.mlp_norm:
-        block.mlp.norm.eps = 1e-5  # unlike the two norms of the block
+        made.mlp.norm.eps = 1e-5  # unlike the two norms of the block
+    block: nn.Module = made
     return block
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -81,7 +84,7 @@ class SizeCache:
 
     def get(self, key: Hashable, make: Callable[[], T], source: Tensor | None = None) -> T:
         """``make()``, or what it gave for this key before. ``source``: the parameter that it reads."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return make()
         if source is not None:
             if source.is_inference() or (source.requires_grad and torch.is_grad_enabled()):
@@ -110,7 +113,13 @@ def checkpointed(enabled: bool, function: Callable[..., T], *args: Any) -> T:
     return function(*args)
 
 
-def run_blocks(blocks: Sequence[nn.Module], tokens: Tensor, *, activation_checkpointing: bool) -> Tensor:
+def vit_block(dim: int, heads: int, **options: Any) -> Any:
+    """timm's pre-norm block, with the biases and the norm (eps 1e-6) that all our ViTs have."""
+    make: Any = Block
+    return make(dim, heads, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6), **options)
+
+
+def run_blocks(blocks: Iterable[nn.Module], tokens: Tensor, *, activation_checkpointing: bool) -> Tensor:
     """Tokens ``(B, N, C)`` through transformer blocks."""
     for block in blocks:
         tokens = checkpointed(activation_checkpointing, block, tokens)
@@ -126,7 +135,7 @@ def patch_grid(image: Tensor, patch: int) -> tuple[int, int]:
 
 
 def resize_table(table_1NC: Tensor, size: tuple[int, int], *, mode: str, align_corners: bool) -> Tensor:
-    """A square position table ``(1, N, C)`` resized to ``(1, size[0] * size[1], C)``, at least in float32, not antialiased."""
+    """A square position table ``(1, N, C)`` resized to ``(1, size[0] * size[1], C)``, in float32 or finer."""
     resized = F.interpolate(_as_map(table_1NC), size=size, mode=mode, align_corners=align_corners)
     return as_table(resized).to(table_1NC.dtype)
 
@@ -139,7 +148,7 @@ def scale_table(table_1NC: Tensor, factors: tuple[float, float]) -> Tensor:
 
 def table_side(table_1NC: Tensor) -> int:
     """Rows (and columns) of a square table. Raises: ValueError when it is not square."""
-    side = round(table_1NC.shape[1] ** 0.5)
+    side = math.isqrt(table_1NC.shape[1])
     if side * side != table_1NC.shape[1]:
         raise ValueError(f"a position table of {table_1NC.shape[1]} entries is not square")
     return side

@@ -2,8 +2,9 @@
 
 A small convolutional network, the spatial prior, sees the image at strides 8, 16 and 32. Four times, patch tokens look
 into the prior (injector), pass a quarter of the ViT's blocks, and the prior looks into them (extractor); looking is
-multi-scale deformable attention. Legend: S prefix tokens, N = h w patch tokens (stride 16), L = 4N + N + N / 4 cells of the
-prior, C channels.
+multi-scale deformable attention.
+
+Legend: S prefix tokens, N = h w patch tokens (stride 16), L = 4N + N + N / 4 cells of the prior, C channels.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from timm.layers import DropPath, LayerScale
+from timm.layers.drop import DropPath
+from timm.layers.layer_scale import LayerScale
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fiducial.backbones.deformable import MSDeformAttn
 from fiducial.backbones.vit import Freezable, SizeCache, as_table, checkpointed, run_blocks
-from fiducial.ops import MSDeformAttn
 
 __all__ = ["ADAPTER_PARTS", "STRIDE", "ViTAdapter"]
 
@@ -83,7 +85,8 @@ def _centres(rows: int, cols: int, device: torch.device, dtype: torch.dtype) -> 
 def _split(prior_BLC: Tensor, h: int, w: int) -> Iterator[Tensor]:
     """The cells of the prior as its three maps ``(B, C, rows, cols)``."""
     levels = _levels(h, w)
-    for (rows, cols), part in zip(levels, prior_BLC.split([r * c for r, c in levels], dim=1), strict=True):
+    parts = torch.split(prior_BLC, [rows * cols for rows, cols in levels], dim=1)
+    for (rows, cols), part in zip(levels, parts, strict=True):
         yield part.transpose(1, 2).reshape(part.shape[0], part.shape[2], rows, cols)
 
 
@@ -125,7 +128,7 @@ class _Attend(nn.Module):
         super().__init__()
         self.query_norm = nn.LayerNorm(dim, eps=norm_eps)
         self.feat_norm = nn.LayerNorm(dim, eps=norm_eps)
-        self.attn = MSDeformAttn(dim, n_levels=levels, n_heads=heads, n_points=4, ratio=0.5)
+        self.attn = MSDeformAttn(dim, num_levels=levels, num_heads=heads, num_points=4, ratio=0.5)
 
     def attend(self, query: Tensor, feat: Tensor, target: _Target) -> Tensor:
         found: Tensor = self.attn(
@@ -142,7 +145,8 @@ class Injector(_Attend):
         self.ls = LayerScale(dim, init_values=1e-5)
 
     def forward(self, patches_BNC: Tensor, prior_BLC: Tensor, target: _Target) -> Tensor:
-        return patches_BNC + self.ls(self.attend(patches_BNC, prior_BLC, target))
+        seen: Tensor = self.ls(self.attend(patches_BNC, prior_BLC, target))
+        return patches_BNC + seen
 
 
 class _DepthwiseConv(nn.Module):
@@ -181,23 +185,19 @@ class Extractor(_Attend):
 
     def forward(self, prior_BLC: Tensor, patches_BNC: Tensor, target: _Target, h: int, w: int) -> Tensor:
         prior_BLC = prior_BLC + self.attend(prior_BLC, patches_BNC, target)
-        return prior_BLC + self.drop_path(self.ffn(self.ffn_norm(prior_BLC), h, w))
+        mixed: Tensor = self.drop_path(self.ffn(self.ffn_norm(prior_BLC), h, w))
+        return prior_BLC + mixed
 
 
 class Interaction(nn.Module):
-    """One injector and one extractor, with the ViT blocks between them left to the caller; the last has extra extractors."""
+    """One injector and one extractor (the last interaction has more), with the ViT's blocks between them left out."""
 
     def __init__(self, dim: int, *, heads: int, norm_eps: float, drop_path: float, extra: int) -> None:
         super().__init__()
         extractor = partial(Extractor, dim, heads=heads, norm_eps=norm_eps, drop_path=drop_path)
         self.injector = Injector(dim, heads=heads, norm_eps=norm_eps)
         self.extractor = extractor()
-        if extra:
-            self.extra_extractors = nn.ModuleList(extractor() for _ in range(extra))
-
-    def extractors(self) -> Iterator[nn.Module]:
-        yield self.extractor
-        yield from getattr(self, "extra_extractors", ())
+        self.extra_extractors = nn.ModuleList(extractor() for _ in range(extra))
 
 
 class ViTAdapter(Freezable):
@@ -265,23 +265,24 @@ class ViTAdapter(Freezable):
         tokens_BNC = self.tokens(image_BCHW)
         c1, *coarser = self.spm(image_BCHW)
         prior_BLC = torch.cat([as_table(c) + e for c, e in zip(coarser, self.level_embed, strict=True)], dim=1)
-        geometry = self._geometries.get(
-            (h, w, tokens_BNC.device, tokens_BNC.dtype),
-            partial(_geometry, h, w, tokens_BNC.device, tokens_BNC.dtype),
-        )
+        exact = torch.promote_types(tokens_BNC.dtype, torch.float32)  # half precision cannot tell the cells apart
+        place = (h, w, tokens_BNC.device, exact)
+        geometry = self._geometries.get(place, partial(_geometry, *place))
         seen = []
-        for stage, interaction in enumerate(self.interactions):
-            tokens_BNC = self._inject(interaction, tokens_BNC, prior_BLC, geometry)
-            tokens_BNC = run_blocks(
-                self._stage(stage), tokens_BNC, activation_checkpointing=self.activation_checkpointing
-            )
+        for stage, interaction in enumerate(self._interactions()):
+            tokens_BNC = self._inject(interaction.injector, tokens_BNC, prior_BLC, geometry.patches_to_prior)
+            blocks = self._stage(stage)
+            tokens_BNC = run_blocks(blocks, tokens_BNC, activation_checkpointing=self.activation_checkpointing)
             patches_BNC = tokens_BNC[:, self.prefix_tokens :]
-            for extractor in interaction.extractors():
+            for extractor in (interaction.extractor, *interaction.extra_extractors):
                 prior_BLC = checkpointed(
                     self.activation_checkpointing, extractor, prior_BLC, patches_BNC, geometry.prior_to_patches, h, w
                 )
             seen.append(patches_BNC.transpose(1, 2).reshape(patches_BNC.shape[0], -1, h, w))
         return self._head(self._join(c1, prior_BLC, seen), tokens_BNC)
+
+    def _interactions(self) -> Iterator[Interaction]:
+        return (part for part in self.interactions if isinstance(part, Interaction))
 
     def _patch_grid(self, image_BCHW: Tensor) -> tuple[int, int]:
         height, width = image_BCHW.shape[-2:]
@@ -294,11 +295,9 @@ class ViTAdapter(Freezable):
         each = len(blocks) // INTERACTIONS
         return blocks[stage * each : (stage + 1) * each]
 
-    def _inject(self, interaction: Interaction, tokens_BNC: Tensor, prior_BLC: Tensor, geometry: _Geometry) -> Tensor:
+    def _inject(self, injector: Injector, tokens_BNC: Tensor, prior_BLC: Tensor, target: _Target) -> Tensor:
         prefix, patches = tokens_BNC[:, : self.prefix_tokens], tokens_BNC[:, self.prefix_tokens :]
-        patches = checkpointed(
-            self.activation_checkpointing, interaction.injector, patches, prior_BLC, geometry.patches_to_prior
-        )
+        patches = checkpointed(self.activation_checkpointing, injector, patches, prior_BLC, target)
         return torch.cat((prefix, patches), dim=1)
 
     def _join(self, c1: Tensor, prior_BLC: Tensor, seen: list[Tensor]) -> list[Tensor]:

@@ -1,0 +1,94 @@
+"""Where pretrained weights come from: a file of this machine, a URL, or a repository of a Hugging Face hub."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import NoReturn
+
+from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES
+from fiducial.data.remote import is_remote
+from fiducial.data.sources import local_path
+from fiducial.errors import SourceError
+
+__all__ = ["DEFAULT_FILE", "hub_id", "resolve_weights"]
+
+log = logging.getLogger("fiducial")
+
+DEFAULT_FILE = "model.safetensors"
+"""The file taken from a hub repository when none is named."""
+
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_SHORT = re.compile(rf"({_NAME}/{_NAME})(?::(.+))?")
+_LONG = re.compile(rf"hf://({_NAME}/{_NAME})(?:/(.+))?")
+
+
+def resolve_weights(value: str | Path, *, key: str) -> Path:
+    """The file on this machine that ``value`` of the spec key ``key`` names.
+
+    ``value`` is a path; a URL (see :func:`fiducial.data.sources.local_path`); or a hub repository, ``owner/name``,
+    ``owner/name:file`` or ``hf://owner/name/file``. What is remote is fetched once, into the cache of its kind. For a
+    hub, ``huggingface_hub`` decides the endpoint, the token, the cache and whether the network may be used, by its own
+    environment variables (``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME``, ``HF_HUB_OFFLINE``).
+
+    Raises: SourceError when there is nothing or it cannot be had, with what to do about it.
+    """
+    text = str(value)
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    if found := hub_id(text):
+        return _from_hub(*found, key=key)
+    if is_remote(text):
+        return local_path(text, key=key)
+    _missing(text, path, key)
+
+
+def hub_id(value: str) -> tuple[str, str] | None:
+    """``(owner/name, file)`` when ``value`` means a hub repository, else None.
+
+    ``owner/name`` alone is a hub id unless it looks like a path: the folder ``owner`` is there, or ``name`` ends like a
+    checkpoint file.
+    """
+    if match := _LONG.fullmatch(value):
+        return match[1], match[2] or DEFAULT_FILE
+    match = _SHORT.fullmatch(value)
+    if match is None or (match[2] is None and (value.endswith(CHECKPOINT_SUFFIXES) or Path(value).parent.is_dir())):
+        return None
+    return match[1], match[2] or DEFAULT_FILE
+
+
+def _missing(value: str, path: Path, key: str) -> NoReturn:
+    found = f"{value!r} is a folder" if path.is_dir() else f"no file {value!r}"
+    raise SourceError(key, found, "give a weights file, a URL, or a hub repository as hf://owner/name/file")
+
+
+def _from_hub(repository: str, file: str, *, key: str) -> Path:
+    from huggingface_hub import errors, hf_hub_download
+
+    where = f"{key} (hub repository {repository})"
+    try:
+        path = Path(hf_hub_download(repository, file))
+    except errors.GatedRepoError as error:
+        fix = f"accept its licence on the hub, and set HF_TOKEN to a token of that account; or give {key} a local file"
+        raise SourceError(where, "access is restricted", fix) from error
+    except errors.RepositoryNotFoundError as error:
+        fix = f"check the name; a private repository needs HF_TOKEN; a local file must exist at {repository!r}"
+        raise SourceError(where, "the hub has no such repository, or does not show it without a token", fix) from error
+    except errors.LocalEntryNotFoundError as error:
+        fix = "fetch it once with network access (HF_HUB_OFFLINE unset), or give the key a local file"
+        raise SourceError(where, f"{file} is not in the local cache, and the hub cannot be reached", fix) from error
+    except errors.EntryNotFoundError as error:
+        fix = f"name the file: {repository}:FILE"
+        raise SourceError(where, f"the repository has no file {file!r}", fix) from error
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise SourceError(where, str(error).splitlines()[0], "check the name, HF_ENDPOINT and the network") from error
+    log.info("%s: %s of hub repository %s, revision %s", key, file, repository, _revision(path))
+    return path
+
+
+def _revision(path: Path) -> str:
+    """The commit of a file in the hub's cache (``…/snapshots/<commit>/<file>``)."""
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else "unknown"
