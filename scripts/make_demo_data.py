@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from demo_data import boards, scenes
@@ -67,7 +67,7 @@ def make_segment(args: argparse.Namespace) -> str:
     )
 
 
-def counts(values: Sequence[str]) -> str:
+def counts(values: Iterable[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(Counter(values).items()))
 
 

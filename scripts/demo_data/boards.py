@@ -33,6 +33,7 @@ class Kind:
     half: tuple[float, float]  # half length and half width of the body
     pads: tuple[tuple[float, float, float, float], ...]  # x, y, half width, half height
     colour: RGB
+    name_at: tuple[float, float] = (0.0, 0.63)  # centre of the printed name
     leaded: bool = False  # metal legs beside the body, instead of metal ends on it
     substitutes: tuple[str, ...] = ()  # kinds that fit its pads: what a wrong reel puts there
 
@@ -48,14 +49,16 @@ KINDS = {
     "resistor": Kind("R", (0.52, 0.25), _CHIP_PADS, (0.09, 0.09, 0.11), substitutes=("capacitor", "diode")),
     "capacitor": Kind("C", (0.52, 0.25), _CHIP_PADS, (0.62, 0.47, 0.33), substitutes=("resistor", "diode")),
     "diode": Kind("D", (0.50, 0.24), _CHIP_PADS, (0.15, 0.14, 0.15), substitutes=("resistor", "capacitor")),
-    "tantalum": Kind("C", (0.56, 0.33), _LARGE_PADS, (0.85, 0.64, 0.18), substitutes=("diode", "resistor")),
+    "tantalum": Kind(
+        "C", (0.56, 0.33), _LARGE_PADS, (0.85, 0.64, 0.18), name_at=(0.0, 0.71), substitutes=("diode", "resistor"),
+    ),
     "sot23": Kind(
         "Q", (0.46, 0.23), ((-0.3, 0.42, 0.12, 0.17), (0.3, 0.42, 0.12, 0.17), (0.0, -0.42, 0.12, 0.17)),
-        (0.13, 0.13, 0.14), leaded=True,
+        (0.13, 0.13, 0.14), name_at=(-0.72, -0.55), leaded=True,
     ),
     "soic8": Kind(
         "U", (0.64, 0.36), tuple((x, y, 0.09, 0.18) for y in (-0.54, 0.54) for x in (-0.48, -0.16, 0.16, 0.48)),
-        (0.16, 0.16, 0.17), leaded=True,
+        (0.16, 0.16, 0.17), name_at=(0.0, 0.87), leaded=True,
     ),
 }  # fmt: skip
 
@@ -105,7 +108,7 @@ class Surface:
         self.steep = np.zeros((size, size), np.float32)
 
     def coat(self, cover: Field, colour: RGB, metal: float = 0.0, steep: Field | float = 0.0) -> None:
-        self.colour += cover[..., None] * (np.float32(colour) - self.colour)
+        self.colour += cover[..., None] * (np.array(colour, np.float32) - self.colour)
         self.metal += cover * (np.float32(metal) - self.metal)
         self.steep += cover * (np.float32(steep) - self.steep)
 
@@ -119,20 +122,22 @@ class Surface:
 def _solder_light(s: Surface) -> Field:
     """Ring of three colours, as AOI machines have: flat metal mirrors the red, slopes green, steep solder blue."""
     ramp = [np.exp(-(((s.steep - centre) / width) ** 2)) for centre, width in ((0.0, 0.3), (0.45, 0.22), (0.95, 0.38))]
-    metal = np.stack(ramp, -1) * np.float32([0.95, 0.8, 1.0]) + 0.06
-    return _mix(s.colour * np.float32([0.42, 0.45, 0.62]) + np.float32([0.01, 0.015, 0.04]), metal, s.metal)
+    metal = np.stack(ramp, -1) * np.array([0.95, 0.8, 1.0], np.float32) + 0.06
+    return _mix(
+        s.colour * np.array([0.42, 0.45, 0.62], np.float32) + np.array([0.01, 0.015, 0.04], np.float32), metal, s.metal
+    )
 
 
 def _white_light(s: Surface) -> Field:
-    return _mix(s.colour, (0.86 - 0.62 * s.steep)[..., None] * np.float32([0.98, 0.99, 1.0]), s.metal)
+    return _mix(s.colour, (0.86 - 0.62 * s.steep)[..., None] * np.array([0.98, 0.99, 1.0], np.float32), s.metal)
 
 
 def _uniform_light(s: Surface) -> Field:
-    return _mix(0.85 * s.colour + 0.05, (0.8 - 0.25 * s.steep)[..., None] * np.float32([1, 1, 1]), s.metal)
+    return _mix(0.85 * s.colour + 0.05, (0.8 - 0.25 * s.steep)[..., None] * np.array([1, 1, 1], np.float32), s.metal)
 
 
 def _low_angle_light(s: Surface) -> Field:
-    return _mix(0.4 * s.colour, (0.08 + 0.85 * s.steep)[..., None] * np.float32([1, 1, 1]), s.metal)
+    return _mix(0.4 * s.colour, (0.08 + 0.85 * s.steep)[..., None] * np.array([1, 1, 1], np.float32), s.metal)
 
 
 def _mix(dull: Field, metal: Field, share: Field) -> Field:
@@ -179,7 +184,7 @@ def draw_design(rng: np.random.Generator, num_parts: int) -> list[Part]:
 
 
 def draw_lot(rng: np.random.Generator) -> Lot:
-    green = np.float32([0.07, 0.33, 0.16]) * rng.uniform(0.7, 1.35) * rng.uniform(0.82, 1.18, 3)
+    green = np.array([0.07, 0.33, 0.16], np.float32) * rng.uniform(0.7, 1.35) * rng.uniform(0.82, 1.18, 3)
     return Lot(
         resist=tuple(green.tolist()),
         print_level=float(rng.uniform(0.6, 0.92)),
@@ -202,6 +207,7 @@ def draw_capture(rng: np.random.Generator, lights: Sequence[str]) -> Capture:
 # ------------------------------------------------------------------------------------------------ painting a tile
 
 _TIN: RGB = (0.8, 0.8, 0.82)
+_END = (0.46, 0.0, 0.24)  # x, y and half length of a chip on end, seen from above as it leans to the middle
 
 
 def paint_tile(
@@ -218,37 +224,26 @@ def paint_tile(
     surface = Surface(size, lot.resist)
     _paint_board(surface, board, part, rng)
     _paint_print(surface, frame, part, lot)
-    mounted = _mounted_kind(part, defect, rng)
-    place = _placement(frame, kind, defect, rng)
-    if defect == "tombstoned":  # seen from above, a chip on end is as long as it was thick; it leans to the middle
-        place = place.moved(angle=180 if rng.random() < 0.5 else 0)
-        body = place.box(0.46, 0, 0.24, kind.half[1], 0.03)
-    else:
-        body = place.box(0, 0, *KINDS[mounted].half, 0.03)
+    mounted = str(rng.choice(kind.substitutes)) if defect == "wrong_part" else part.kind
+    place = _placement(frame, defect, rng)
+    body = (
+        place.box(*_END, kind.half[1], 0.03) if defect == "tombstoned" else place.box(0, 0, *KINDS[mounted].half, 0.03)
+    )
     legs = _legs(place, kind) if kind.leaded else []
-    touching = [] if defect == "missing" else (legs or [body])
-    _paint_solder(surface, frame, kind, touching, lot, rng)
+    _paint_solder(surface, frame, kind, [] if defect == "missing" else legs or [body], lot, rng)
     if defect == "bridged":
         _paint_bridge(surface, frame, kind, rng)
-    if defect != "missing":
-        for leg in legs:
-            surface.coat(place.cover(leg), _TIN, 1.0, np.clip(0.12 + 0.5 * np.exp(-np.maximum(body, 0) / 0.07), 0, 1))
-        surface.shade(
-            1 - 0.35 * np.exp(-np.maximum(body, 0) / (0.15 if defect == "tombstoned" else 0.05))
-        )  # its shadow
-        if defect == "tombstoned":
-            _paint_end(surface, place, body, mounted, lot)
-        else:
-            _paint_body(surface, place, body, mounted, part, lot)
+    for leg in legs if defect != "missing" else []:
+        surface.coat(place.cover(leg), _TIN, 1.0, np.clip(0.12 + 0.5 * np.exp(-np.maximum(body, 0) / 0.07), 0, 1))
+    if defect == "tombstoned":
+        _paint_end(surface, place, body, mounted, lot)
+    elif defect != "missing":
+        _paint_body(surface, place, body, mounted, part, lot)
     _paint_dust(surface, board, rng)
     return surface
 
 
-def _mounted_kind(part: Part, defect: str, rng: np.random.Generator) -> str:
-    return str(rng.choice(KINDS[part.kind].substitutes)) if defect == "wrong_part" else part.kind
-
-
-def _placement(frame: Grid, kind: Kind, defect: str, rng: np.random.Generator) -> Grid:
+def _placement(frame: Grid, defect: str, rng: np.random.Generator) -> Grid:
     """The frame of the component on its pads: a good machine is right to a few hundredths and a degree or two."""
     dx, dy, angle = rng.normal(0, 0.012), rng.normal(0, 0.012), rng.normal(0, 0.8)
     sign = 1 if rng.random() < 0.5 else -1
@@ -257,7 +252,7 @@ def _placement(frame: Grid, kind: Kind, defect: str, rng: np.random.Generator) -
         dx, dy = (dx, dy + far) if rng.random() < 0.6 else (dx + far, dy)
     elif defect == "rotated":
         angle += sign * rng.uniform(22, 45)
-    elif defect == "wrong_part" and rng.random() < 0.5:
+    elif defect in ("tombstoned", "wrong_part") and sign < 0:
         angle += 180
     return frame.moved(float(dx), float(dy), float(angle))
 
@@ -279,18 +274,12 @@ def _paint_print(s: Surface, frame: Grid, part: Part, lot: Lot) -> None:
     kind = KINDS[part.kind]
     ink = (lot.print_level,) * 3
     at = frame.moved(*lot.print_offset)
-    if not kind.leaded:
-        side = kind.half[1] + 0.14
-        for y in (-side, side):
-            s.coat(0.9 * at.cover(at.box(0, y, 0.24, 0.022)), ink)
-        s.coat(0.85 * at.text(part.name, 0, side + 0.24, 0.24), ink)
+    s.coat(0.85 * at.text(part.name, *kind.name_at, 0.22), ink)
+    if kind.leaded:
+        s.coat(0.9 * at.cover(at.disc(-0.78, 0.5, 0.05)), ink)  # beside the first pin
     else:
-        s.coat(
-            0.85
-            * at.text(part.name, -0.72 if part.kind == "sot23" else 0, -0.55 if part.kind == "sot23" else 0.87, 0.2),
-            ink,
-        )
-        s.coat(0.9 * at.cover(at.disc(-0.78, 0.5, 0.05)), ink)
+        for y in (-1, 1):
+            s.coat(0.9 * at.cover(at.box(0, y * (kind.half[1] + 0.14), 0.24, 0.022)), ink)
 
 
 def _paint_solder(
@@ -333,6 +322,7 @@ def _legs(place: Grid, kind: Kind) -> list[Field]:
 def _paint_body(s: Surface, place: Grid, body: Field, mounted: str, part: Part, lot: Lot) -> None:
     cover, (length, width) = place.cover(body), KINDS[mounted].half
     round_edge = 0.6 * np.exp(np.minimum(body, 0) / 0.03)
+    _paint_shadow(s, body, 0.05)
     s.coat(cover, _body_colour(mounted, lot))
     s.shade(1 - 0.25 * cover * round_edge)
     if mounted in ("resistor", "capacitor"):
@@ -358,9 +348,14 @@ def _paint_body(s: Surface, place: Grid, body: Field, mounted: str, part: Part, 
 
 def _paint_end(s: Surface, place: Grid, end: Field, mounted: str, lot: Lot) -> None:
     """A chip standing on one end: a slice of its long side, and its other end, of bare metal, towards the camera."""
+    _paint_shadow(s, end, 0.15)
     s.coat(place.cover(end), _body_colour(mounted, lot))
     cap = place.box(0.54, 0, 0.15, KINDS[mounted].half[1], 0.03)
     s.coat(place.cover(cap), _TIN, 1.0, 0.15 + 0.6 * np.exp(np.minimum(cap, 0) / 0.04))
+
+
+def _paint_shadow(s: Surface, body: Field, reach: float) -> None:
+    s.shade(1 - 0.35 * np.exp(-np.maximum(body, 0) / reach))
 
 
 def _body_colour(mounted: str, lot: Lot) -> RGB:
@@ -384,7 +379,9 @@ def photograph(s: Surface, light: str, capture: Capture, rng: np.random.Generato
     grid = Grid.of_size(size)
     dx, dy = capture.drift[light]
     level = (
-        np.float32(capture.gain[light]) * (1 + dx * grid.x + dy * grid.y)[..., None] * float(rng.uniform(0.95, 1.05))
+        np.array(capture.gain[light], np.float32)
+        * (1 + dx * grid.x + dy * grid.y)[..., None]
+        * float(rng.uniform(0.95, 1.05))
     )
     image = blur(LIGHTS[light](s) * level, capture.focus * size / 64)
     noise = (

@@ -192,13 +192,15 @@ def paint_scene(place: Place, standing: Sequence[Building], visit: Visit, rng: n
         bare = 0.6 if visit.season == "winter" and not tree.evergreen else 1.0
         _coat(image, bare * ground.cover(crown), leaves, np.clip(sunlit, 0.6, 1.5) * (1 + 0.25 * texture))
 
-    image = (image * np.float32(visit.gain)) * (1 - visit.haze) + visit.haze * np.float32([0.75, 0.79, 0.84])
+    image = (image * np.array(visit.gain, np.float32)) * (1 - visit.haze) + visit.haze * np.array(
+        [0.75, 0.79, 0.84], np.float32
+    )
     image = blur(image, visit.focus)
     return image + visit.noise * rng.standard_normal(image.shape, dtype=np.float32)
 
 
 def _coat(image: Field, cover: Field, colour: RGB, level: Field | float = 1.0) -> None:
-    paint = np.float32(colour) * np.broadcast_to(np.float32(level), cover.shape)[..., None]
+    paint = np.array(colour, np.float32) * np.broadcast_to(np.float32(level), cover.shape)[..., None]
     image += cover[..., None] * (paint - image)
 
 
@@ -209,7 +211,7 @@ def _paint_fields(place: Place, visit: Visit, ground: Grid, texture: Field) -> F
     image = np.empty((*texture.shape, 3), np.float32)
     for i, (x, y, is_crop, direction) in enumerate(place.fields):
         rows = np.sin(ground.moved(x, y, direction).y * 60) if is_crop else 0.0
-        colour = np.float32(visit.crops[i] if is_crop else _GRASS[visit.season])
+        colour = np.array(visit.crops[i] if is_crop else _GRASS[visit.season], np.float32)
         level = 1 + 0.1 * texture + 0.07 * rows
         image[nearest == i] = (colour * level[..., None])[nearest == i]
     return image

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 _SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path.insert(0, str(_SCRIPTS))  # programs, not a package: they find each other as when run
+sys.path[:0] = [str(_SCRIPTS), str(_SCRIPTS / "bench")]  # programs, not a package: they find each other as when run
 
+import demo_baseline  # noqa: E402
 import make_demo_data  # noqa: E402
 from demo_data import boards, paint, scenes  # noqa: E402
 
@@ -92,6 +93,23 @@ class TestClassify:
         assert set(defects) == set(boards.DEFECTS)
         assert 0.12 < sum(defects.values()) / len(everything) < 0.22
         assert all(row["defect"] in (boards.GOOD, *boards.KINDS[row["component"]].defects) for row in everything)
+
+    def test_brightness_and_background_do_not_tell(self, aoi):
+        """Light, drift, board and the corner where no part is: the same lottery for good and defect."""
+        out, rows = aoi
+        everything = [row for of_split in rows.values() for row in of_split]
+        labels = np.array([int(row["label"] != "PASS") for row in everything])
+        for light in LIGHTS:
+            tiles, goldens = (
+                np.stack(
+                    [read_image(out / "images" / row[at] / f"{row['object_name']}_{light}.png") for row in everything]
+                )
+                for at in ("input_path", "golden_path")
+            )
+            corner = tiles[:, :5, :5]
+            for cue in (tiles, tiles - goldens, corner):
+                assert 0.35 < demo_baseline.auroc(cue.mean((1, 2, 3)), labels) < 0.65
+            assert 0.35 < demo_baseline.auroc(corner.std((1, 2, 3)), labels) < 0.65
 
     def test_many_rows_share_a_golden(self, aoi):
         _, rows = aoi
