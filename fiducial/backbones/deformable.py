@@ -43,7 +43,7 @@ class MSDeformAttn(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Uniform attention; head m looks in direction m of a circle, point p at p + 1 pixels (on the square around it)."""
+        """Uniform attention; head m looks in direction m of a circle, its point p on the square p + 1 pixels around."""
         angle_M = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         direction_M2 = torch.stack([angle_M.cos(), angle_M.sin()], -1)
         direction_M2 = direction_M2 / direction_M2.abs().amax(-1, keepdim=True)
@@ -68,17 +68,18 @@ class MSDeformAttn(nn.Module):
     ) -> Tensor:
         """Attend from ``query`` to ``features``.
 
-        Shapes: ``query`` ``(B, Q, dim)``; ``features`` ``(B, S, dim)``, the levels one after another; ``spatial_shapes``
-        ``(L, 2)`` of (height, width); ``level_start_index`` ``(L,)``; ``padding_mask`` bool ``(B, S)``, true where a
-        pixel is padding and counts as zero. ``reference_points`` ``(B, Q, L or 1, 2)``, (x, y) in 0..1, offsets being
-        pixels of the level; or ``(B, Q, L or 1, 4)``, (x, y, w, h) in 0..1, offsets being half boxes over all points.
+        Shapes: ``query`` ``(B, Q, dim)``; ``features`` ``(B, S, dim)``, the levels one after another;
+        ``spatial_shapes`` ``(L, 2)`` of (height, width); ``level_start_index`` ``(L,)``; ``padding_mask`` bool
+        ``(B, S)``, true where a pixel is padding and counts as zero. ``reference_points`` ``(B, Q, L or 1, 2)``, (x, y)
+        in 0..1, offsets being pixels of the level; or ``(B, Q, L or 1, 4)``, (x, y, w, h) in 0..1, offsets being half
+        boxes over all points.
         Returns ``(B, Q, dim)``.
         """
         batch, queries, _ = query.shape
         value = self.value_proj(features)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask.unsqueeze(-1), 0)
-        value = value.unflatten(-1, (self.num_heads, -1))
+        value = value.view(*features.shape[:2], self.num_heads, -1)
         per_point = (batch, queries, self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).view(*per_point, 2)
         weights = self.attention_weights(query).view(*per_point[:3], -1).softmax(-1).view(per_point)
@@ -95,4 +96,5 @@ class MSDeformAttn(nn.Module):
         attended = ms_deform_attn(
             value, spatial_shapes, level_start_index, locations, weights, kernel=self.kernel, precise=self.precise
         )
-        return self.output_proj(attended)
+        out: Tensor = self.output_proj(attended)
+        return out

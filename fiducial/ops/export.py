@@ -66,7 +66,8 @@ class _Plugin(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         value = inputs[0]
-        return torch.ops.fiducial.ms_deform_attn(*inputs).unflatten(2, (value.shape[2], value.shape[3]))
+        out: Tensor = torch.ops.fiducial.ms_deform_attn(*inputs)
+        return out.view(*out.shape[:2], *value.shape[2:])
 
     @staticmethod
     def symbolic(g: Any, value: Any, *others: Any) -> Any:

@@ -27,19 +27,23 @@ class UnavailableError(Exception):
     """Why a kernel cannot be used on this machine, and what would change that."""
 
 
+Forward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One way to compute the op.
 
-    ``forward(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)`` gives ``(B, Q, M*D)`` of
-    value's dtype. ``backward(grad, <the same>, deterministic)`` gives the gradients of value, locations and weights.
-    Both get contiguous tensors of one device, none of them empty; locations and weights, and the gradients returned, are
-    float64 where value is float64, else float32.
+    ``forward(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)`` gives ``(B, Q, M*D)``
+    of value's dtype; ``backward(grad, <the same>, deterministic)`` the gradients of value, locations and weights.
+    Both get contiguous tensors of one device, none of them empty; locations and weights, and the gradients returned,
+    are float64 where value is float64, else float32.
     """
 
     name: str
-    forward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor, Tensor]]
+    forward: Forward
+    backward: Backward
 
 
 def _load_torch(device: str) -> Kernel:
@@ -53,7 +57,10 @@ def _load_compiled(device: str) -> Kernel:
 
 
 def _load_triton(device: str) -> Kernel:
-    from fiducial.ops import triton_kernel
+    try:
+        from fiducial.ops import triton_kernel
+    except ImportError as error:
+        raise UnavailableError(f"{error}; pip install triton") from error
 
     return Kernel("triton", *triton_kernel.load(device))
 
@@ -61,7 +68,7 @@ def _load_triton(device: str) -> Kernel:
 _LOADERS: dict[str, Callable[[str], Kernel]] = {
     "torch": _load_torch, "cpp": _load_compiled, "cuda": _load_compiled, "triton": _load_triton
 }  # fmt: skip
-_PREFERENCE = {"cuda": ("torch",), "cpu": ("torch",)}
+_PREFERENCE = {"cuda": ("cuda", "triton", "torch"), "cpu": ("cpp", "torch")}
 KERNELS = tuple(_LOADERS)
 """Names that :data:`ENVIRONMENT` and the argument ``kernel`` accept."""
 

@@ -1,7 +1,8 @@
+# mypy: disable-error-code="no-untyped-call, untyped-decorator"
 """Multi-scale deformable attention (Zhu et al. 2020, eq. 3) as one torch op with several kernels.
 
-``torch.ops.fiducial.ms_deform_attn`` and its backward have schemas, fake kernels and autograd, so they compile, export and
-trace; which kernel computes them is decided inside, by :func:`fiducial.ops.kernels.kernel_for`.
+``torch.ops.fiducial.ms_deform_attn`` and its backward have schemas, fake kernels and autograd, so they compile, export
+and trace; which kernel computes them is decided inside, by :func:`fiducial.ops.kernels.kernel_for`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from fiducial.ops.kernels import kernel_for
 _INPUTS = (
     "Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor sampling_locations, Tensor attention_weights"
 )
+_Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _LIB = torch.library.Library("fiducial", "DEF")
 _LIB.define(f'ms_deform_attn({_INPUTS}, str kernel="") -> Tensor')
 _LIB.define(
@@ -37,13 +40,14 @@ def ms_deform_attn(
     """Weighted sum of bilinear samples, ``out[b, q, m] = sum_lp weight * value_l(location)``.
 
     Shapes: ``value`` ``(B, S, M, D)``, its S pixels being the levels one after another, row by row; ``spatial_shapes``
-    int ``(L, 2)`` of (height, width); ``level_start_index`` int ``(L,)``; ``sampling_locations`` ``(B, Q, M, L, P, 2)``;
-    ``attention_weights`` ``(B, Q, M, L, P)``, used as they are. Returns ``(B, Q, M*D)`` of ``value``'s dtype.
-    Units: locations are (x, y) with 0..1 across a level, ``pixel = location * size - 0.5``; outside a level there are
-    zeros, and points at infinity or NaN contribute nothing and get no gradient.
-    Precision: float64 is computed in float64; float32, float16 and bfloat16 in float32. Keep the locations of half-precision
-    values in float32: half a pixel is lost otherwise.
-    Kernel: ``kernel`` forces one of ``torch``, ``cpp``, ``cuda``, ``triton``; ``precise`` forces the deterministic ``torch``.
+    int ``(L, 2)`` of (height, width); ``level_start_index`` int ``(L,)``; ``sampling_locations``
+    ``(B, Q, M, L, P, 2)``; ``attention_weights`` ``(B, Q, M, L, P)``, used as they are. Returns ``(B, Q, M*D)`` of
+    ``value``'s dtype.
+    Units: locations are (x, y) with 0..1 across a level, ``pixel = location * size - 0.5``; around a level there are
+    zeros; points at infinity or NaN contribute nothing and get no gradient.
+    Precision: float64 is computed in float64; float32, float16 and bfloat16 in float32. Give half-precision values
+    float32 locations: rounded ones are off by whole pixels on large levels.
+    Kernel: ``kernel`` forces one of ``torch``, ``cpp``, ``cuda``, ``triton``; ``precise`` the deterministic ``torch``.
     Determinism: only the backward of ``cuda`` and ``triton`` adds in changing order, and not when torch is asked for
     deterministic algorithms.
     Raises: RuntimeError for shapes, dtypes or devices that do not fit; KernelError for a kernel that cannot serve.
@@ -51,60 +55,61 @@ def ms_deform_attn(
     inputs = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     if formulation := export.active():
         return formulation(*inputs)
-    return torch.ops.fiducial.ms_deform_attn(*inputs, "torch" if precise else kernel)
+    out: Tensor = torch.ops.fiducial.ms_deform_attn(*inputs, "torch" if precise else kernel)
+    return out
 
 
 def _check(value: Tensor, shapes: Tensor, starts: Tensor, loc: Tensor, attn: Tensor) -> None:
     """Everything about the inputs that is known without reading them."""
-
-    def shaped(name: str, tensor: Tensor, dims: str, expected: tuple[int, ...] | None = None) -> None:
+    for name, tensor, dims in (("value", value, "(B, S, M, D)"), ("sampling_locations", loc, "(B, Q, M, L, P, 2)")):
         found = tuple(tensor.shape)
-        torch._check(
-            tensor.dim() == dims.count(",") + 1 and (expected is None or found == expected),
-            lambda: f"{name} must be ({dims}){f' = {expected}' if expected else ''}, found {found}",
-        )
-
-    shaped("value", value, "B, S, M, D")
-    shaped("sampling_locations", loc, "B, Q, M, L, P, 2")
+        _require(len(found) == dims.count(",") + 1, f"{name} must be {dims}, found {found}")
     batch, _, heads, _ = value.shape
-    _, queries, _, levels, points, _ = loc.shape
-    shaped("sampling_locations", loc, "B, Q, M, L, P, 2", (batch, queries, heads, levels, points, 2))
-    shaped("attention_weights", attn, "B, Q, M, L, P", (batch, queries, heads, levels, points))
-    shaped("spatial_shapes", shapes, "L, 2", (levels, 2))
-    shaped("level_start_index", starts, "L,".rstrip(","), (levels,))
+    queries, levels, points = loc.shape[1], loc.shape[3], loc.shape[4]
+    for name, tensor, dims, expected in (
+        ("sampling_locations", loc, "(B, Q, M, L, P, 2)", (batch, queries, heads, levels, points, 2)),
+        ("attention_weights", attn, "(B, Q, M, L, P)", (batch, queries, heads, levels, points)),
+        ("spatial_shapes", shapes, "(L, 2)", (levels, 2)),
+        ("level_start_index", starts, "(L,)", (levels,)),
+    ):
+        found = tuple(tensor.shape)
+        _require(found == expected, f"{name} must be {dims} = {expected}, found {found}")
     for name, tensor in (("value", value), ("sampling_locations", loc), ("attention_weights", attn)):
-        torch._check(
-            tensor.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16),
-            lambda: f"{name} must be float32, float64, float16 or bfloat16, found {tensor.dtype}",
-        )
+        _require(tensor.dtype in _FLOATS, f"{name} must be float32, float64, float16 or bfloat16, found {tensor.dtype}")
     for name, tensor in (("spatial_shapes", shapes), ("level_start_index", starts)):
-        torch._check(
-            tensor.dtype in (torch.int32, torch.int64), lambda: f"{name} must be int32 or int64, found {tensor.dtype}"
-        )
-    devices = [str(t.device) for t in (value, shapes, starts, loc, attn)]
-    torch._check(len(set(devices)) == 1, lambda: f"all inputs must be on one device, found {', '.join(devices)}")
+        _require(tensor.dtype in (torch.int32, torch.int64), f"{name} must be int32 or int64, found {tensor.dtype}")
+    devices = [str(tensor.device) for tensor in (value, shapes, starts, loc, attn)]
+    _require(len(set(devices)) == 1, f"all inputs must be on one device, found {', '.join(devices)}")
 
 
 def _check_levels(value: Tensor, shapes: Tensor, starts: Tensor) -> None:
-    """The levels lie within ``value``. On a GPU reading them would wait for it, so kernels treat those as empty instead."""
+    """The levels lie within ``value``; on a GPU, where looking would mean waiting, kernels skip those that do not."""
     if value.is_cuda:
         return
+    pixels = value.shape[1]
     for level, ((height, width), start) in enumerate(zip(shapes.tolist(), starts.tolist(), strict=True)):
-        torch._check(
-            min(height, width, start) >= 0 and start + height * width <= value.shape[1],
-            lambda: (
-                f"level {level} ({height} x {width} pixels from {start}) does not lie within value's {value.shape[1]} pixels"
-            ),  # noqa: E501
-        )
+        fits = min(height, width, start) >= 0 and start + height * width <= pixels
+        _require(fits, f"level {level} ({height} x {width} from pixel {start}) does not lie within {pixels} pixels")
 
 
-def _prepare(value: Tensor, shapes: Tensor, starts: Tensor, loc: Tensor, attn: Tensor) -> tuple[Tensor, ...]:
+def _require(fulfilled: bool, message: str) -> None:
+    torch._check(fulfilled, lambda: f"ms_deform_attn: {message}")
+
+
+def _prepare(value: Tensor, shapes: Tensor, starts: Tensor, loc: Tensor, attn: Tensor) -> _Inputs:
     """What every kernel may rely on: see :class:`fiducial.ops.kernels.Kernel`."""
     _check(value, shapes, starts, loc, attn)
     _check_levels(value, shapes, starts)
     exact = torch.float64 if value.dtype == torch.float64 else torch.float32
     tensors = (value, shapes.long(), starts.long(), loc.to(exact), attn.to(exact))
-    return tuple(tensor.contiguous() for tensor in tensors)
+    value, shapes, starts, loc, attn = (_plain(tensor) for tensor in tensors)
+    return value, shapes, starts, loc, attn
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Contiguous, and starting where 16 bytes can be read at once, which a slice of a larger tensor may not."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
 def _is_empty(value: Tensor, attn: Tensor) -> bool:
@@ -136,7 +141,7 @@ def _backward(
             torch.zeros_like(attn, memory_format=torch.contiguous_format),
         )
     chosen = kernel_for(value.device.type, kernel)
-    grads = chosen.backward(grad.to(value.dtype).contiguous(), *inputs, deterministic)
+    grads = chosen.backward(_plain(grad.to(value.dtype)), *inputs, deterministic)
     d_value, d_loc, d_attn = (g.to(of.dtype) for g, of in zip(grads, (value, loc, attn), strict=True))
     return d_value, d_loc, d_attn
 

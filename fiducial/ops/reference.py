@@ -1,7 +1,7 @@
-"""Multi-scale deformable attention in plain torch: exact on every device, deterministic, and the measure of the others.
+"""Multi-scale deformable attention in plain torch: exact on every device, deterministic, the measure of the others.
 
-Legend: B batch, S pixels of all levels together, M heads, D channels of a head, Q queries, L levels, P points of a level,
-N = B*Q*M outputs, K = L*P*4 corners that one output reads.
+Legend: B batch, S pixels of all levels together, M heads, D channels of a head, Q queries, L levels, P points of a
+level, N = B*Q*M outputs, K = L*P*4 corners that one output reads.
 
 Every output is a weighted sum of K rows of ``value``, seen as a table of B*S*M rows: that is an embedding bag. Its
 gradient for ``value`` is the same sum with the roles of rows and outputs exchanged, again an embedding bag, over the
@@ -88,28 +88,33 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, locations and weights, in the locations' dtype; deterministic whatever is asked."""
     at = corners(value, spatial_shapes, level_start_index, sampling_locations)
-    grad_ND = grad.to(at.weight.dtype).view(-1, value.shape[-1])
-    share = at.weight * attention_weights.unsqueeze(-1)
-    d_value = value_gradient(grad_ND, at.row, share, value.shape)
-
-    table = value.to(grad_ND.dtype).view(-1, value.shape[-1])
-    rows = at.row.view(-1)
-    starts = torch.arange(0, rows.numel(), rows.numel() // len(grad_ND), device=rows.device)
-    bag_of = torch.arange(len(grad_ND), device=rows.device).repeat_interleave(rows.numel() // len(grad_ND))
-    d_share = torch.ops.aten._embedding_bag_per_sample_weights_backward(grad_ND, table, rows, starts, bag_of, 0)
-    d_share = d_share.view(at.row.shape)
-
-    d_pixel = torch.stack([(d_share * at.d_x).sum(-1), (d_share * at.d_y).sum(-1)], -1) * attention_weights.unsqueeze(
-        -1
-    )
-    size_xy = spatial_shapes.flip(1).unsqueeze(1)
-    return d_value, d_pixel * size_xy, (d_share * at.weight).sum(-1)
+    table, grad_ND = (t.to(at.weight.dtype).view(-1, value.shape[-1]) for t in (value, grad))
+    row = at.row.view(len(grad_ND), -1)
+    bag = torch.arange(len(grad_ND), device=row.device)
+    d_share = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        grad_ND, table, row.view(-1), bag * row.shape[1], bag.repeat_interleave(row.shape[1]), 0
+    ).view(at.row.shape)
+    d_pixel = torch.stack([(d_share * at.d_x).sum(-1), (d_share * at.d_y).sum(-1)], -1)
+    d_locations = d_pixel * attention_weights.unsqueeze(-1) * spatial_shapes.flip(1).unsqueeze(1)
+    return _value_gradient(grad_ND, at, attention_weights, value.shape), d_locations, (d_share * at.weight).sum(-1)
 
 
-def value_gradient(grad_ND: Tensor, row: Tensor, share: Tensor, shape: torch.Size) -> Tensor:
-    """Sum ``share * grad`` into the rows of a value of this shape, always in the same order."""
-    row, order = row.view(-1).sort(stable=True)
-    num_rows = shape[0] * shape[1] * shape[2]
-    starts = torch.searchsorted(row, torch.arange(num_rows, device=row.device))
-    source = order // (row.numel() // len(grad_ND))
-    return F.embedding_bag(source, grad_ND, starts, per_sample_weights=share.reshape(-1)[order], mode="sum").view(shape)
+def value_gradient(
+    grad: Tensor,
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """The first gradient of :func:`backward` alone, for kernels that cannot add it up in a fixed order."""
+    at = corners(value, spatial_shapes, level_start_index, sampling_locations)
+    return _value_gradient(grad.to(at.weight.dtype).view(-1, value.shape[-1]), at, attention_weights, value.shape)
+
+
+def _value_gradient(grad_ND: Tensor, at: Corners, attention_weights: Tensor, shape: torch.Size) -> Tensor:
+    share = (at.weight * attention_weights.unsqueeze(-1)).view(-1)
+    row, order = at.row.view(-1).sort(stable=True)
+    starts = torch.searchsorted(row, torch.arange(shape[:3].numel(), device=row.device))
+    outputs = order // (len(order) // len(grad_ND))
+    return F.embedding_bag(outputs, grad_ND, starts, per_sample_weights=share[order], mode="sum").view(shape)
