@@ -172,7 +172,8 @@ class _Folder:
                 key, f"no folder {root}", f"set {key} to a model file, or results_dir to a finished run"
             )
         train = self.root / "train"
-        self.path = train if train.is_dir() and _files(train, CHECKPOINT_SUFFIXES) else self.root
+        in_train = train.is_dir() and (_files(train, CHECKPOINT_SUFFIXES) or not _files(self.root, CHECKPOINT_SUFFIXES))
+        self.path = train if in_train else self.root
         self.wants_checkpoint = any(suffix in CHECKPOINT_SUFFIXES for suffix in suffixes)
 
     def best(self, monitor: str | None, mode: Literal["min", "max"]) -> ResolvedFile:
@@ -223,7 +224,7 @@ class _Folder:
 
     def newest(self) -> ResolvedFile:
         """The newest file with a wanted suffix, of whatever name, here or in the folder of a later action."""
-        folders = [self.path, *(self.root / name for name in DEPLOYED_FOLDERS)]
+        folders = dict.fromkeys((self.path, self.root, *(self.root / name for name in DEPLOYED_FOLDERS)))
         files = [path for folder in folders if folder.is_dir() for path in _files(folder, self.suffixes)]
         own = [path for path in files if not path.stem.endswith("_latest")]
         if not own:
