@@ -33,8 +33,6 @@ __all__ = ["GRID", "PATCH", "VARIANTS", "RadioEmbedding", "RadioPyramid", "Radio
 PATCH = 16
 GRID = 128
 """Side of the stored position table: an input of 2048 pixels."""
-ALIGN_CORNERS = True
-"""How the table is resized. TAO's way for every variant; NVIDIA's own code of later date uses False."""
 POSITION_DROPOUT = 0.1
 MIN_CROP_AREA = 0.1
 MAX_CROP_ASPECT = 4 / 3
@@ -54,6 +52,8 @@ class RadioShape:
     """The first of the class tokens, which together are the summary of the image."""
     layer_scale: float | None = None
     mlp_norm: bool = False
+    align_corners: bool = True
+    """How the position table is resized: TAO's way for every variant; NVIDIA's own later code has False."""
 
     @property
     def prefix_tokens(self) -> int:
@@ -94,8 +94,9 @@ class PatchGenerator(nn.Module):
     the network learns to work at any size; the noise comes from torch's global generator.
     """
 
-    def __init__(self, dim: int, prefix_tokens: int, *, grid: int = GRID) -> None:
+    def __init__(self, dim: int, prefix_tokens: int, *, grid: int = GRID, align_corners: bool = True) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.pos_embed = nn.Parameter(torch.randn(1, grid * grid, dim) * dim**-0.5)
         self.embedder = nn.Linear(3 * PATCH**2, dim, bias=False)
         self.cls_token = _PrefixTokens(prefix_tokens, dim)
@@ -114,7 +115,8 @@ class PatchGenerator(nn.Module):
 
     def _table(self, grid: tuple[int, int]) -> Tensor:
         """The table for this grid, ``(1, N, C)``."""
-        return self._tables.get(grid, partial(cut_table, self.pos_embed, grid), self.pos_embed)
+        cut = partial(cut_table, self.pos_embed, grid, align_corners=self.align_corners)
+        return self._tables.get(grid, cut, self.pos_embed)
 
     def _random_table(self, patches_BNC: Tensor, grid: tuple[int, int]) -> Tensor:
         """A table per sample, ``(B, N, C)``, or the stored one where it fits the grid exactly."""
@@ -133,11 +135,11 @@ def _patches(image_BCHW: Tensor, grid: tuple[int, int]) -> Tensor:
     return split.permute(0, 2, 4, 1, 3, 5).reshape(image_BCHW.shape[0], rows * cols, 3 * PATCH**2)
 
 
-def cut_table(table_1NC: Tensor, grid: tuple[int, int]) -> Tensor:
+def cut_table(table_1NC: Tensor, grid: tuple[int, int], *, align_corners: bool = True) -> Tensor:
     """The table resized to the longer side of the grid and cut to its top left part: ``(1, h * w, C)``."""
     stored, side = table_side(table_1NC), max(grid)
     if side != stored:
-        table_1NC = resize_table(table_1NC, (side, side), mode="bilinear", align_corners=ALIGN_CORNERS)
+        table_1NC = resize_table(table_1NC, (side, side), mode="bilinear", align_corners=align_corners)
     square = table_1NC.reshape(1, side, side, -1)
     return square[:, : grid[0], : grid[1]].reshape(1, grid[0] * grid[1], -1)
 
@@ -180,7 +182,9 @@ class RadioViT(nn.Module):
         self.shape = shape
         self.activation_checkpointing = activation_checkpointing
         self.blocks = nn.ModuleList(_block(shape) for _ in range(shape.depth))
-        self.patch_generator = PatchGenerator(shape.dim, shape.prefix_tokens, grid=grid)
+        self.patch_generator = PatchGenerator(
+            shape.dim, shape.prefix_tokens, grid=grid, align_corners=shape.align_corners
+        )
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         tokens = self.patch_generator(image_BCHW)

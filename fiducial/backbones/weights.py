@@ -156,14 +156,14 @@ def _without_prefix(key: str) -> str:
 def _radio_table(table_1NC: Tensor) -> Tensor:
     if table_side(table_1NC) == radio.GRID:
         return table_1NC
-    return resize_table(table_1NC, (radio.GRID, radio.GRID), mode="bicubic", align_corners=radio.ALIGN_CORNERS)
+    return resize_table(table_1NC, (radio.GRID, radio.GRID), mode="bicubic", align_corners=True)
 
 
 def _radio_kernel(weight_CP: Tensor) -> Tensor:
     """The patch embedding ``(C, 3 * p * p)`` for patches of 16."""
     side = round((weight_CP.shape[1] / 3) ** 0.5)
     kernel = weight_CP.reshape(-1, 3, side, side)
-    return resize_patch_kernel(kernel, radio.PATCH, align_corners=radio.ALIGN_CORNERS).flatten(1)
+    return resize_patch_kernel(kernel, radio.PATCH, align_corners=True).flatten(1)
 
 
 def _adapt_dinov2(
