@@ -89,6 +89,7 @@ MARGIN_SCRIPT = """
   if (histogram) {
     const drag = event => { if (event.buttons) set(fiducial.valueAt(histogram, event)); };
     histogram.style.cursor = "ew-resize";
+    histogram.style.touchAction = "pan-y";  // sideways is ours, up and down scrolls the page
     histogram.addEventListener("pointerdown", drag);
     histogram.addEventListener("pointermove", drag);
     histogram.addEventListener("pointerup", remember);

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["METRIC_NAMES", "MetricName", "Stage", "find_metric", "metrics_of"]
+__all__ = ["METRIC_NAMES", "MetricName", "Stage", "direction", "find_metric", "metrics_of"]
 
 Stage = Literal["train", "val", "test"]
 
@@ -67,3 +67,9 @@ def find_metric(full_name: str) -> MetricName | None:
     """The row of a full name such as ``val_far`` or ``val_recall/C0402``, or None when there is no such metric."""
     name = full_name.partition("/")[0]
     return next((found for stage in _EVERY if (found := metrics_of(stage).get(name))), None)
+
+
+def direction(full_name: str) -> Literal["min", "max"]:
+    """Which way a metric is better; unknown names count as losses do."""
+    found = find_metric(full_name)
+    return found.direction if found else "min"

@@ -21,6 +21,7 @@ from changenet.classify.metric_names import Stage, metrics_of
 from fiducial.errors import MetricError
 
 __all__ = [
+    "CONFIDENCE",
     "ClassifyReport",
     "Rates",
     "Threshold",

@@ -13,7 +13,15 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_precision_recall_curve, binary_roc
 
 from changenet.classify.margin_script import MARGIN_SCRIPT
-from changenet.classify.metrics import ClassifyReport, Rates, Threshold, ranked, suggest_margin, threshold_table
+from changenet.classify.metrics import (
+    CONFIDENCE,
+    ClassifyReport,
+    Rates,
+    Threshold,
+    ranked,
+    suggest_margin,
+    threshold_table,
+)
 from fiducial.errors import UserError
 from fiducial.report import (
     Cell,
@@ -101,8 +109,8 @@ def worst_rows(score: Tensor, label: Tensor, num: int) -> tuple[list[int], list[
     At most ``num`` together; each class gets half, and what the other cannot fill.
     """
     order = score.argsort(stable=True)
-    defects = [int(i) for i in order if label[i] == 1]
-    good = [int(i) for i in order.flip(0) if label[i] == 0]
+    defects: list[int] = order[label[order] == 1].tolist()
+    good: list[int] = order[label[order] == 0].flip(0).tolist()
     num_defects = min(len(defects), max(num // 2, num - len(good)))
     return defects[:num_defects], good[: num - num_defects]
 
@@ -115,7 +123,7 @@ _THRESHOLD_INTRO = (
     "The margins worth choosing from: for each number of missed defects, the one with the fewest false alarms."
 )
 _GROUP_INTRO = (
-    "At the margin of the run, with bootstrap intervals where they were asked for. FPR: share of the good rows that "
+    "At the margin of the run, with bootstrap intervals where the rows allow one. FPR: share of the good rows that "
     "fail; AP: average precision; FAR: FPR at the margin that misses no defect of the type. Click a heading to sort."
 )
 
@@ -151,9 +159,14 @@ def _result(report: ClassifyReport, score: Tensor, label: Tensor) -> list[Html]:
         Tile("Missed defects", number(total.fn), missed, "bad" if total.fn else "good"),
         Tile("False alarms", number(total.fp), alarms),
         Tile("False alarms at recall 1.0", percent(total.far_at_recall_1000), "of the good rows, none missed"),
-        *(Tile(name, rate(getattr(total, metric)), _range(total, metric)) for name, metric in _TILES.items()),
+        *(_rate_tile(name, total, metric) for name, metric in _TILES.items()),
     ]
     return [note(_headline(report, score, label), tone="bad" if total.fn else "good"), tiles(numbers)]
+
+
+def _rate_tile(name: str, total: Rates, metric: str) -> Tile:
+    interval = _range(total, metric)
+    return Tile(name, rate(getattr(total, metric)), f"{CONFIDENCE:.0%} interval {interval}" if interval else "")
 
 
 def _headline(report: ClassifyReport, score: Tensor, label: Tensor) -> str:
@@ -162,18 +175,22 @@ def _headline(report: ClassifyReport, score: Tensor, label: Tensor) -> str:
     if total.num == 0:
         return "No rows were evaluated."
     if total.num_defects == 0:
-        return f"No defects here. At margin {margin}, {number(total.fp)} of {number(total.num)} rows fail."
+        return f"No defects here. At margin {margin}, {number(total.fp)} of {_num(total.num, 'row')} fail."
     text = (
-        f"At margin {margin} the model misses {number(total.fn)} of {number(total.num_defects)} defects "
-        f"and raises {number(total.fp)} false alarms on {number(total.fp + total.tn)} good rows."
+        f"At margin {margin} the model misses {number(total.fn)} of {_num(total.num_defects, 'defect')} "
+        f"and raises {_num(total.fp, 'false alarm')} on {_num(total.fp + total.tn, 'good row')}."
     )
     safe = threshold_table(score, label)[0]
     threshold = _shortest(score, safe.threshold)
     if total.fn:
-        text += f" To miss none, set {threshold}: {number(safe.false_alarms)} false alarms."
+        text += f" To miss none, set {threshold}: {_num(safe.false_alarms, 'false alarm')}."
     elif safe.false_alarms < total.fp:
-        text += f" At {threshold} it would still miss none, with {number(safe.false_alarms)} false alarms."
+        text += f" At {threshold} it would still miss none, with {_num(safe.false_alarms, 'false alarm')}."
     return text
+
+
+def _num(count: int, thing: str) -> str:
+    return f"{number(count)} {thing}" if count == 1 else f"{number(count)} {thing}s"
 
 
 def _margin(report: ClassifyReport, score: Tensor, label: Tensor, margin: float) -> list[Html]:
@@ -228,8 +245,8 @@ def _decisions(total: Rates) -> Html:
     matrix = table(
         ["truth", "called PASS", "called FAIL"],
         [
-            ["PASS", counts["tn"], tag("span", counts["fp"], Html(" <small>false alarms</small>"))],
-            ["defect", tag("span", counts["fn"], Html(" <small>missed</small>"), class_="bad"), counts["tp"]],
+            ["PASS", counts["tn"], Html(counts["fp"] + tag("small", "false alarms"))],
+            ["defect", Html(counts["fn"] + tag("small", "missed")), counts["tp"]],
         ],
     )
     caption = tag("h3", tag("span", "Decisions at this margin"))
@@ -315,8 +332,9 @@ def _rate_cell(rates: Rates, metric: str) -> Cell:
 
 
 def _range(rates: Rates, metric: str) -> str:
-    ends = rates.intervals.get(metric)
-    return f"{ends[0]:.3f}–{ends[1]:.3f}" if ends else ""
+    """The interval as text; nothing where resampling never changed the value: that is few rows, not certainty."""
+    low, high = rates.intervals.get(metric, (0.0, 0.0))
+    return f"{low:.3f}–{high:.3f}" if low < high else ""
 
 
 def _worst_by_class(score: Tensor, label: Tensor, num: int) -> list[tuple[str, list[int], str]]:

@@ -28,8 +28,9 @@ def difference_heat_map(
 ) -> NDArray[np.uint8]:
     """Where ``test`` differs from ``golden`` (both uint8 RGB ``(H, W, 3)``), drawn over the test image in grey.
 
-    The golden is first moved onto the test (by at most an eighth of the shorter side) and made as bright; the difference
-    is smoothed and freed from what all of the image has in common (noise). Returns uint8 RGB of at most ``max_side``.
+    The golden is first moved onto the test (by at most an eighth of the shorter side) and made as bright; their
+    difference is smoothed and freed from what all of the image has in common (noise).
+    Returns uint8 RGB whose longer side is at most ``max_side``.
     """
     from matplotlib import colormaps
 

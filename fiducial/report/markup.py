@@ -49,7 +49,7 @@ def embedded_json(element_id: str, value: Any) -> Html:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """At most ``digits`` significant digits, narrow spaces between thousands of whole numbers, a dash for None and NaN."""
+    """At most ``digits`` significant digits, thousands of whole numbers set apart, a dash for None and NaN."""
     if value is None or math.isnan(value):
         return DASH
     if float(value).is_integer() and abs(value) < 1e15:

@@ -59,7 +59,8 @@ thead th { position: sticky; top: 0; background: var(--card); color: var(--soft)
   font-weight: 600; white-space: nowrap; box-shadow: inset 0 -1px var(--rule); vertical-align: bottom; }
 tbody tr:last-child td { border-bottom: 0; }
 tbody tr:hover { background: color-mix(in srgb, var(--accent) 7%, transparent); }
-td button { margin: -.2rem 0; } th:first-child, td:first-child { padding-left: .9rem; }
+td button { margin: -.2rem 0; } td:has(button) { white-space: nowrap; }
+th:first-child, td:first-child { padding-left: .9rem; }
 .num { text-align: right; white-space: nowrap; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--accent); }
 th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
