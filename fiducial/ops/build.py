@@ -110,7 +110,8 @@ def _compile(command: list[str], path: Path) -> None:
     unfinished.replace(path)
 
 
-def _torch_flags() -> list[str]:
+def torch_flags() -> list[str]:
+    """What a compiler must be told to build against torch's stable ABI; put it behind the source."""
     home = Path(torch.__file__).parent
     target = f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000"
     return [target, "-I", str(home / "include"), "-L", str(home / "lib"), "-ltorch_cpu"]
@@ -129,7 +130,7 @@ def _cpu_command(*, portable: bool) -> tuple[list[str], list[str]]:
         ["-mcpu=native"] if not portable and not is_x86 else []
     )
     loops = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", *tuned]
-    command = [compiler, "-std=c++20", "-shared", "-fPIC", *loops, str(_source("cpu")), *_torch_flags()]
+    command = [compiler, "-std=c++20", "-shared", "-fPIC", *loops, str(_source("cpu")), *torch_flags()]
     return ["portable" if portable else _native_name()], command
 
 
@@ -209,7 +210,7 @@ def _cuda_command(nvcc: Path, asked: Sequence[Arch]) -> tuple[list[str], list[st
         "-DUSE_CUDA",
         "-DCCCL_DISABLE_CTK_COMPATIBILITY_CHECK",
         str(_source("cuda")),
-        *_torch_flags(),
+        *torch_flags(),
         "-ltorch_cuda",
     ]
 

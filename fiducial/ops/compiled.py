@@ -10,12 +10,16 @@ from fiducial.ops import build, reference
 from fiducial.ops.kernels import Backward, Forward, UnavailableError
 
 _INPUTS = "Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor locations, Tensor weights"
-_LIB = torch.library.Library("fiducial", "FRAGMENT")
-_LIB.define(f"ms_deform_attn_into({_INPUTS}, Tensor(a!) out) -> ()")
-_LIB.define(
+SCHEMAS = (
+    f"ms_deform_attn_into({_INPUTS}, Tensor(a!) out) -> ()",
     f"ms_deform_attn_backward_into(Tensor grad, {_INPUTS}, Tensor(a!)? d_value, Tensor(b!) d_locations,"
-    " Tensor(c!) d_weights) -> ()"
+    " Tensor(c!) d_weights) -> ()",
 )
+"""What the libraries implement: they write into tensors that torch has allocated, and allocate nothing themselves."""
+
+_LIB = torch.library.Library("fiducial", "FRAGMENT")
+for _schema in SCHEMAS:
+    _LIB.define(_schema)
 
 
 def load(device: str) -> tuple[Forward, Backward]:
