@@ -11,8 +11,9 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from fiducial.checkpoints import link, save_atomically
 from fiducial.checkpoints.reading import read
-from fiducial.checkpoints.writing import AtomicCheckpointIO, link, not_plain, save_atomically
+from fiducial.checkpoints.writing import AtomicCheckpointIO, not_plain
 from fiducial.errors import CheckpointError
 
 CHECKPOINT = {"state_dict": {"w": torch.ones(2)}, "epoch": 1, "pytorch-lightning_version": "2.6"}
@@ -71,7 +72,7 @@ def test_failed_write_leaves_the_old_file(tmp_path):
 def test_killed_writer_leaves_no_half_file(tmp_path):
     program = (
         "import pathlib, sys, time\n"
-        "from fiducial.checkpoints.writing import save_atomically\n"
+        "from fiducial.checkpoints import save_atomically\n"
         "def write(file):\n"
         "    file.write(b'half'); file.flush(); print('writing', flush=True); time.sleep(60)\n"
         "save_atomically(pathlib.Path(sys.argv[1]), write)\n"
