@@ -216,7 +216,7 @@ def _add_command(
         action="append",
         default=[],
         metavar="FROM=TO",
-        help=f"read paths of the spec that start with FROM as TO, e.g. /data=./data (also {PATH_MAP_VARIABLE}, comma-separated)",
+        help=f"read paths of the spec below FROM as TO: /data=./data (also {PATH_MAP_VARIABLE}, comma-separated)",
     )
     _KeyHelp.spec = tasks[0].spec
 

@@ -7,7 +7,7 @@ A :class:`Task` imports nothing heavy. Its parts are named as ``"package.module:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import DataLoader
 
+    from fiducial.checkpoints.reading import Checkpoint
+
 
 def load(reference: str) -> Any:
     """The object that ``"package.module:name"`` names."""
@@ -28,14 +30,21 @@ def load(reference: str) -> Any:
 
 
 @dataclass(frozen=True)
+class GraphInput:
+    """One input of an exported model: where its values are in a batch, and the shape of one item."""
+
+    batch_key: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Graph:
     """The interface of an exported model."""
 
-    inputs: Mapping[str, tuple[int, ...]]
-    """Input name to shape, batch axis first (1)."""
+    inputs: Mapping[str, GraphInput]
     outputs: tuple[str, ...]
     batch_axis: str
-    """Name of the dynamic batch axis."""
+    """Name of the batch axis where it is dynamic."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +68,11 @@ class Task:
     runtime: str
     """The heavy half: a :class:`TaskRuntime`."""
     monitors: str
-    """``{metric: "min" | "max"}``: what ``train.checkpointer`` may rank by. Light."""
+    """``(metric) -> "min" | "max"``: which way a metric that checkpoints are ranked by is better. Light."""
     actions: tuple[str, ...] = ("train", "evaluate", "inference", "export")
     default_monitor: str = "val_loss"
+    export_extras: str = ""
+    """``(runtime, onnx_path) -> None``: files that another runtime wants beside the ONNX file."""
 
     def spec_model(self) -> type[Section]:
         """The class of the task's specs."""
@@ -107,30 +118,38 @@ class TaskRuntime(Protocol):
     def __init__(self, spec: Any) -> None: ...
 
     def network(self) -> nn.Module:
-        """The untrained network (pretrained backbone loaded where the spec names one and ``train`` asks)."""
+        """The untrained network."""
         ...
 
     def module(self, *, pretrained: bool) -> Any:
-        """The LightningModule of ``train``."""
+        """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""
         ...
 
     def datamodule(self) -> Any:
-        """The LightningDataModule of ``train``."""
+        """The LightningDataModule of ``train``, with ``num_batches``."""
         ...
 
     def loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
         """Batches of ``test`` or ``infer`` in dataset order; ranks share whole batches of one list."""
         ...
 
-    def torch_predictor(self, state_dict: Mapping[str, torch.Tensor], *, source: str) -> Predictor:
-        """A predictor over weights in TAO's key layout (with the ``model.`` prefix)."""
+    def torch_predictor(self, checkpoint: Checkpoint) -> Predictor:
+        """A predictor over a checkpoint's weights; takes over the preprocessing the checkpoint was trained with."""
+        ...
+
+    def use_normalization_of(self, meta: Mapping[str, Any]) -> None:
+        """Prepare inputs as the model that says this of itself was trained."""
         ...
 
     def graph(self) -> Graph:
         """Names and shapes of the exported model."""
         ...
 
-    def evaluator(self, action: str) -> Evaluator:
+    def metadata(self) -> dict[str, Any]:
+        """What the exported model says of its inputs, as plain data."""
+        ...
+
+    def evaluator(self) -> Evaluator:
         """What collects the outputs of ``evaluate`` or ``inference``."""
         ...
 
@@ -138,13 +157,11 @@ class TaskRuntime(Protocol):
         """Write the action's files; returns the KPIs for status.json."""
         ...
 
+    def facts(self, action: str) -> dict[str, Any]:
+        """What a report says about the data and the model."""
+        ...
+
 
 def dispatch(tasks: Sequence[Task], name: str) -> Task:
     """The task with this name. Raises: KeyError."""
     return {task.name: task for task in tasks}[name]
-
-
-def problems_of(items: Iterator[Problem]) -> tuple[list[Problem], list[Problem]]:
-    """Split problems into errors and warnings."""
-    found = list(items)
-    return [p for p in found if p.level == "error"], [p for p in found if p.level == "warning"]

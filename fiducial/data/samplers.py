@@ -98,7 +98,8 @@ class EpochSampler(Sampler[Draw]):
         self.position = position
 
     def __len__(self) -> int:
-        return (self.num_rows - self.position) // self._batch_of_all * self.batch_size
+        """Rows of this rank in a whole epoch, also when it begins later: what progress is counted against."""
+        return self.num_rows // self._batch_of_all * self.batch_size
 
     def __iter__(self) -> Iterator[Draw]:
         rng = np.random.default_rng((self.seed, self.epoch))
@@ -106,7 +107,7 @@ class EpochSampler(Sampler[Draw]):
             order = rng.permutation(self.num_rows)
         else:
             order = rng.choice(self.num_rows, self.num_rows, p=self.probability)
-        mine = order[self.position + self.rank :: self.world][: len(self)]
+        mine = order[self.rank :: self.world][: len(self)][self.position // self.world :]
         epoch = self.epoch
         return (Draw(epoch, index) for index in mine.tolist())
 

@@ -1,0 +1,109 @@
+"""The files that let DeepStream run an exported classify model (``export.serialize_nvdsinfer``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from changenet.classify.runtime import ClassifyRuntime
+from fiducial.run.console import LOGGER
+from fiducial.spec.compose import to_yaml
+
+_LIB = "/opt/nvidia/deepstream/deepstream/lib"
+_TAO_NORMALIZATION = (127.5, 1 / 127.5)
+
+
+def write_deepstream(runtime: ClassifyRuntime, onnx_path: Path) -> None:
+    """Write ``labels.txt``, ``nvdsinfer_config.yaml`` and one ``nvdspreprocess_config_{0,1}.yaml`` per input.
+
+    DeepStream normalises with three offsets and one common factor: ``(pixel - offset) * factor`` of pixels 0..255. They
+    follow from the training's mean and std (under ``compat: tao`` TAO's 0.5 / 0.5); a std that differs between the
+    channels is replaced by its mean, with a warning.
+    """
+    if runtime.data.num_golden > 1:
+        LOGGER.warning("DeepStream files exist for one golden only: none written")
+        return
+    folder = onnx_path.parent
+    height, width = runtime.layout.composed
+    offsets, factor = _normalization(runtime)
+    (folder / "labels.txt").write_text(
+        ";".join(str(i) for i in range(runtime.data.num_classes)) + "\n", encoding="utf-8"
+    )
+    infer = {
+        "classifier-threshold": 0.5,
+        "cluster-mode": 2,
+        "custom-lib-path": f"{_LIB}/libnvds_infercustomparser_tao.so",
+        "gie-unique-id": 1,
+        "infer-dims": f"3;{height};{width}",
+        "input-tensor-from-meta": 1,
+        "labelfile-path": "labels.txt",
+        "maintain-aspect-ratio": int(runtime.spec.compat == "tao"),
+        "model-color-format": 0,
+        "net-scale-factor": 0.00392156862745098,
+        "network-mode": 2,
+        "network-type": 1,
+        "num-detected-classes": runtime.data.num_classes,
+        "offsets": offsets,
+        "onnx-file": onnx_path.name,
+        "output-blob-names": "output",
+        "output-tensor-meta": 1,
+        "parse-classifier-func-name": "NvDsInferClassiferParseNonSoftmax",
+        "workspace-size": 1048576,
+    }
+    (folder / "nvdsinfer_config.yaml").write_text(to_yaml({"property": infer}), encoding="utf-8")
+    for index, name in enumerate(runtime.graph().inputs):
+        config = _preprocess(name, index, height, width, offsets, factor, runtime.spec.compat == "tao")
+        (folder / f"nvdspreprocess_config_{index}.yaml").write_text(to_yaml(config), encoding="utf-8")
+    LOGGER.info("DeepStream files: %s", folder)
+
+
+def _normalization(runtime: ClassifyRuntime) -> tuple[str, float]:
+    if runtime.spec.compat == "tao":
+        offset, factor = _TAO_NORMALIZATION
+        return ";".join([f"{offset:g}"] * 3), round(factor, 9)
+    mean, std = runtime.normalization.mean, runtime.normalization.std
+    if len(set(std)) > 1:
+        LOGGER.warning(
+            "DeepStream has one scale factor for all channels, the training's std is %s: scores will differ a little; "
+            "train with three equal rgb_input_std for exact ones",
+            list(std),
+        )
+    common = sum(std) / 3
+    return ";".join(f"{255 * value:.6g}" for value in mean), 1 / (255 * common)
+
+
+def _preprocess(
+    name: str, index: int, height: int, width: int, offsets: str, factor: float, tao: bool
+) -> dict[str, Any]:
+    sources = ";".join(str(source) for source in range(index, 16, 2))
+    return {
+        "group": {
+            "custom-input-transformation-function": "CustomAsyncTransformation",
+            "process-on-roi": 0,
+            "src-ids": sources,
+        },
+        "property": {
+            "custom-lib-path": f"{_LIB}/gst-plugins/libcustom2d_preprocess.so",
+            "custom-tensor-preparation-function": "CustomTensorPreparation",
+            "enable": 1,
+            # plain resizing, as in training; TAO's files keep the aspect ratio and pad
+            "maintain-aspect-ratio": int(tao),
+            "network-color-format": 0,
+            "network-input-order": 0,
+            "network-input-shape": f"2;3;{height};{width}",
+            "process-on-frame": 1,
+            "processing-height": height,
+            "processing-width": width,
+            "scaling-buf-pool-size": 6,
+            "scaling-filter": 0,
+            "scaling-pool-compute-hw": 0,
+            "scaling-pool-memory-type": 0,
+            "symmetric-padding": int(tao),
+            "target-unique-ids": 1,
+            "tensor-buf-pool-size": 6,
+            "tensor-data-type": 0,
+            "tensor-name": name,
+            "unique-id": 5,
+        },
+        "user-configs": {"offsets": offsets, "pixel-normalization-factor": factor},
+    }

@@ -1,0 +1,216 @@
+"""A look at a dataset before it is trained on: quickly before every action, thoroughly in ``check``. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from changenet.classify.rows import SPLITS, SPLITS_OF_ACTION, PairRow, PairTable, check_labels, named_files, read_pairs
+from fiducial.data.images import nearby, read_rgb
+from fiducial.errors import DatasetError, Problem, UserError
+from fiducial.task import DataReport
+
+if TYPE_CHECKING:
+    from changenet.config import ExperimentSpec
+
+MAX_SHIFT = 3.0
+"""Pixels that a test image may lie beside its golden before ``check`` warns."""
+REGISTERED_ROWS = 64
+"""Rows whose registration ``check`` measures, spread evenly over a split."""
+_THREADS = 8
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
+
+
+def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
+    """Look at the splits an action reads. ``thorough`` decodes every image and compares splits and pairs.
+
+    A missing validation set is only a warning in training. Problems of every split are collected before any is raised.
+    """
+    report = DataReport()
+    dataset = spec.dataset.classify
+    tables: dict[str, PairTable] = {}
+    for split in SPLITS_OF_ACTION[action]:
+        files = getattr(dataset, SPLITS[split])
+        if split == "val" and action == "train" and not (files.csv_path or files.images_dir):
+            where = "dataset.classify.validation_dataset"
+            report.problems.append(Problem(where, "not set", "training runs without validation", "warning"))
+            continue
+        try:
+            tables[split] = read_pairs(dataset, split)
+        except UserError as error:
+            report.problems.extend(error.problems)
+    for split, table in tables.items():
+        report.facts[split] = _facts(table)
+        report.problems.extend(check_labels(table) if split != "infer" else ())
+        report.problems.extend(_check_classes(table, split, spec))
+        report.problems.extend(_check_files(table, decode=thorough))
+        if thorough:
+            report.problems.extend(_check_registration(table))
+    if thorough:
+        for split in ("val", "test"):
+            other = tables.get(split) or _other_split(dataset, split)
+            if "train" in tables and other:
+                report.problems.extend(_check_overlap(tables["train"], other))
+    return report
+
+
+def _other_split(dataset: Any, split: str) -> PairTable | None:
+    files = getattr(dataset, SPLITS[split])
+    if not (files.csv_path and files.images_dir):
+        return None
+    try:
+        return read_pairs(dataset, split)
+    except UserError:
+        return None  # not what this action is about; its own check names it
+
+
+def _facts(table: PairTable) -> dict[str, Any]:
+    labels = Counter(row.fields.get("label", "(none)") for row in table.rows)
+    return {
+        "csv": str(table.csv_path),
+        "images": str(table.images_dir),
+        "rows": len(table.rows),
+        "labels": dict(labels.most_common()),
+        "goldens": len({(row.golden_path, row.object_name) for row in table.rows}),
+    }
+
+
+def _check_classes(table: PairTable, split: str, spec: ExperimentSpec) -> Iterator[Problem]:
+    where = str(table.csv_path)
+    if split == "infer":
+        return
+    defects = sum(row.label == 1 for row in table.rows)
+    good = len(table.rows) - defects
+    if split == "train":
+        processes = max(spec.train.num_gpus, len(spec.train.gpu_ids)) * spec.train.num_nodes
+        batch = spec.dataset.classify.batch_size
+        if len(table.rows) < batch:
+            found = f"{len(table.rows)} rows are fewer than one batch of {batch}"
+            yield Problem(where, found, "lower dataset.classify.batch_size")
+        elif len(table.rows) < batch * processes:
+            found = f"{len(table.rows)} rows for {processes} processes with batches of {batch}"
+            yield Problem(where, found, "lower dataset.classify.batch_size or train.num_gpus", "warning")
+        if not defects:
+            found = "no defects: fpratio_sampling has nothing to draw"
+            yield Problem(where, found, "add rows whose label is not PASS")
+        elif not good:
+            yield Problem(where, "no PASS rows", "add good pairs, labelled PASS", "warning")
+    elif not defects or not good:
+        found = "no defects" if not defects else "no PASS rows"
+        yield Problem(where, found, "some metrics need both classes and will be empty", "warning")
+
+
+def _check_files(table: PairTable, *, decode: bool) -> Iterator[Problem]:
+    """Missing files, by line; with ``decode`` also unreadable ones and lights of different sizes."""
+    ext = table.layout.image_ext
+    if table.layout.num_golden > 1:
+        for row in _first_per(table.rows, lambda row: row.golden_path):
+            if not table.golden_names(row):
+                found = f"no *{ext} image in {table.images_dir / row.golden_path}"
+                fix = "with num_golden above 1, golden_path is the folder of the goldens"
+                yield Problem(table.where(row), found, fix)
+    named = list(named_files(table, table.rows))
+    exists = _in_threads(lambda item: item[1].is_file(), named)
+    for (row, path), there in zip(named, exists, strict=True):
+        if not there:
+            yield Problem(table.where(row), f"Image file wasn't found at {path}", _how_to_find(path, ext))
+    if not decode:
+        return
+    present = [item for item, there in zip(named, exists, strict=True) if there]
+    sizes = dict(zip((path for _, path in present), _in_threads(lambda item: _size_of(item[1]), present), strict=True))
+    for row, path in present:
+        size = sizes[path]
+        if isinstance(size, DatasetError):
+            yield Problem(
+                table.where(row), str(size.problems[0].where) + ": " + size.problems[0].found, size.problems[0].fix
+            )
+    for row in table.rows:
+        files = table.test_files(row)
+        found_sizes = {sizes[path] for path in files if isinstance(sizes.get(path), tuple)}
+        if len(found_sizes) > 1:
+            found = f"lights of different sizes: {sorted(map(str, found_sizes))}"
+            yield Problem(table.where(row), found, "photograph all lights at one size", "warning")
+
+
+def _size_of(path: Path) -> tuple[int, int] | DatasetError:
+    try:
+        return read_rgb(path).size
+    except DatasetError as error:
+        return error
+
+
+def _how_to_find(path: Path, ext: str) -> str:
+    beside = nearby(path)
+    if beside:
+        return f"there is {beside[0].name}: set dataset.classify.image_ext: {beside[0].suffix}"
+    if Path(path.name.removesuffix(ext)).suffix and path.with_name(path.name.removesuffix(ext)).is_file():
+        return "object_name already ends in the extension: remove it from the CSV"
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist: check images_dir and the CSV's paths"
+    return "check object_name, the lights in input_map, and image_ext"
+
+
+def _check_overlap(train: PairTable, other: PairTable) -> Iterator[Problem]:
+    """Test images that are also in the training set, by content."""
+    seen = {_digest(train.test_files(row)): row for row in train.rows}
+    for row in other.rows:
+        digest = _digest(other.test_files(row))
+        if digest and digest in seen:
+            found = f"the same image as {train.where(seen[digest])}"
+            yield Problem(other.where(row), found, "keep training and test images apart", "warning")
+
+
+def _digest(files: tuple[Path, ...]) -> bytes:
+    """Content of an image's files; empty when one is missing."""
+    total = hashlib.sha256()
+    for path in files:
+        try:
+            total.update(path.read_bytes())
+        except OSError:
+            return b""
+    return total.digest()
+
+
+def _check_registration(table: PairTable) -> Iterator[Problem]:
+    """Rows whose test image lies beside its golden, by phase correlation of the first light."""
+    import numpy as np
+
+    from fiducial.data.registration import shift_between
+
+    if table.layout.num_golden > 1:
+        return
+    far: list[tuple[float, PairRow]] = []
+    step = max(1, len(table.rows) // REGISTERED_ROWS)
+    for row in table.rows[::step]:
+        try:
+            golden, test = (
+                read_rgb(files[0]).convert("L") for files in (table.golden_files(row), table.test_files(row))
+            )
+        except DatasetError:
+            continue  # named by the check of the files
+        if golden.size != test.size:
+            test = test.resize(golden.size)
+        dy, dx = shift_between(np.asarray(golden, dtype=np.float32), np.asarray(test, dtype=np.float32))
+        if max(abs(dy), abs(dx)) > MAX_SHIFT:
+            far.append((max(abs(dy), abs(dx)), row))
+    far.sort(key=lambda item: -item[0])
+    if far:
+        looked_at = len(table.rows[::step])
+        worst = ", ".join(f"line {row.line} by {distance:.1f}" for distance, row in far[:3])
+        found = f"{len(far)} of {looked_at} test images lie more than {MAX_SHIFT:g} pixels beside their golden ({worst})"
+        fix = "set dataset.classify.align: shift, or register the images"
+        yield Problem(str(table.csv_path), found, fix, "warning")
+
+
+def _first_per(rows: Iterable[PairRow], key: Callable[[PairRow], str]) -> list[PairRow]:
+    return list({key(row): row for row in reversed(list(rows))}.values())[::-1]
+
+
+def _in_threads(work: Callable[[_Item], _Found], items: list[_Item]) -> list[_Found]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(work, items))

@@ -1,0 +1,92 @@
+"""Training loop of the classify networks. It holds no math: that is losses.py and metrics.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from changenet.classify.data import PairBatch
+from changenet.classify.losses import contrastive_loss
+from changenet.classify.metrics import classify_report
+from changenet.classify.outputs import PairEvaluator
+from fiducial.optim import build_optimizer, build_schedule
+
+TAO_MARGIN = 2.0
+"""What TAO's training and validation metrics use, whatever the spec says."""
+
+
+class ClassifyModule(pl.LightningModule):
+    """Trains ``model``, named so because the name is part of the checkpoint's keys.
+
+    ``hyper_parameters`` is the spec as plain data, ``record`` what else the checkpoint should say of itself (the
+    normalisation in force). ``groups`` are the component types of the validation rows, for metrics per type.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        learnable: bool,
+        cls_weight: Sequence[float],
+        contrastive_margin: float,
+        eval_margin: float,
+        optim: Mapping[str, Any],
+        num_epochs: int,
+        compat_tao: bool = False,
+        groups: Sequence[str] | None = None,
+        hyper_parameters: Mapping[str, Any] | None = None,
+        record: Mapping[str, Any] | None = None,
+        tao_model_type: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        # TAO's key `criterion.weight` exists for cross entropy only
+        self.criterion = nn.CrossEntropyLoss(torch.tensor(list(cls_weight))) if learnable else None
+        self.contrastive_margin, self.compat_tao = contrastive_margin, compat_tao
+        self.eval_margin = TAO_MARGIN if compat_tao else eval_margin
+        self.optim, self.num_epochs, self.groups = dict(optim), num_epochs, groups
+        self.record, self.tao_model_type = dict(record or {}), tao_model_type
+        self.save_hyperparameters(dict(hyper_parameters or {}), logger=False)
+        self.evaluators = {"train": PairEvaluator(), "val": PairEvaluator()}
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        output = self.model(batch["test"], batch["golden"])
+        loss = self.loss(output, batch["label"])
+        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(output))
+        self.evaluators["train"].update(output, batch, loss)
+        return loss
+
+    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
+        output = self.model(batch["test"], batch["golden"])
+        self.evaluators["val"].update(output, batch, self.loss(output, batch["label"]))
+
+    def loss(self, output: Tensor, label: Tensor) -> Tensor:
+        """The loss of a batch's raw output: weighted cross entropy of logits, or contrastive of distances."""
+        if self.criterion is not None:
+            loss: Tensor = self.criterion(output, label)
+            return loss
+        return contrastive_loss(output, label, margin=self.contrastive_margin, broadcast=self.compat_tao)
+
+    def epoch_kpis(self, stage: str) -> dict[str, float]:
+        """The stage's metrics since the last call, over all ranks (a collective call)."""
+        results = self.evaluators[stage].finish()
+        groups = self.groups if stage == "val" and results.row.max() < len(self.groups or ()) else None
+        names = None if groups is None else [groups[row] for row in results.row.tolist()]
+        report = classify_report(results.score, results.label, self.eval_margin, groups=names)
+        kpis = {f"{stage}_loss": float("nan") if results.loss is None else results.loss}
+        return kpis | report.kpis("train" if stage == "train" else "val", per_group=names is not None)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.optim["optim"], self.parameters(), **self.optim["arguments"])
+        schedule = build_schedule(optimizer, self.optim["policy"], self.num_epochs)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["tao_model"] = "visual_changenet_classify"
+        if self.tao_model_type:
+            checkpoint["tao_model_type"] = self.tao_model_type
+        checkpoint["fiducial"] = self.record

@@ -1,0 +1,384 @@
+"""The heavy half of the classify task: builds what the shared actions ask for, from a spec."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from changenet.classify.checks import effective_margin
+from changenet.classify.data import PairDataset, pair_loader
+from changenet.classify.lightning import ClassifyModule
+from changenet.classify.model import build_classifier
+from changenet.classify.outputs import (
+    PairEvaluator,
+    PairResults,
+    group_names,
+    summary_line,
+    write_evaluation,
+    write_inference,
+)
+from changenet.classify.rows import SPLITS, Layout, PairTable, read_pairs
+from changenet.classify.transform import Normalization, PairAugment, normalization
+from changenet.classify.weights import KEY_MAPS, SIZE_DEPENDENT, differences
+from fiducial.checkpoints.loading import LoadReport, load_into
+from fiducial.checkpoints.reading import Checkpoint
+from fiducial.data.samplers import EpochSampler, fpratio_weights
+from fiducial.data.sharding import BatchShards
+from fiducial.errors import CheckpointError
+from fiducial.run.console import LOGGER
+from fiducial.spec.knob import plain
+from fiducial.spec.redact import redact
+from fiducial.task import Graph, GraphInput
+
+if TYPE_CHECKING:
+    from changenet.config import ExperimentSpec
+
+__all__ = ["ClassifyRuntime", "PairData", "PairPredictor"]
+
+_LAST_LIGHTNING_WITHOUT_CLIP = (2, 6)
+"""Files written with an older Lightning come from TAO up to 6.26, which normalises C-RADIO as configured."""
+
+
+class PairData(pl.LightningDataModule):
+    """The training and validation loaders of a spec."""
+
+    def __init__(self, runtime: ClassifyRuntime) -> None:
+        super().__init__()
+        self.runtime = runtime
+        self.train_set = runtime.dataset("train")
+        files = runtime.data.validation_dataset
+        self.val_set = runtime.dataset("val") if files.csv_path and files.images_dir else None
+
+    @property
+    def num_batches(self) -> int:
+        """Training batches per epoch and process, when there is one process."""
+        return len(self.train_set) // self.runtime.data.batch_size
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        data, trainer = self.runtime.data, self.trainer
+        assert trainer is not None
+        labels = [row.label for row in self.train_set.table.rows]
+        weights = fpratio_weights(labels, data.fpratio_sampling)
+        sampler = EpochSampler(
+            len(labels),
+            batch_size=data.batch_size,
+            seed=self.train_set.seed,
+            weights=weights,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+        LOGGER.info("Sampling Defective components at %05.2f:1 rate", weights.max())
+        epoch, batch = _position(trainer)
+        sampler.set_epoch(epoch)
+        sampler.start(batch * data.batch_size * trainer.world_size)
+        return pair_loader(self.train_set, sampler, batch_size=data.batch_size, workers=data.workers, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        if self.val_set is None:
+            return []
+        trainer = self.trainer
+        assert trainer is not None
+        return self.runtime.ordered_loader(self.val_set, rank=trainer.global_rank, world_size=trainer.world_size)
+
+
+def _position(trainer: pl.Trainer) -> tuple[int, int]:
+    """The epoch and batch that training continues with."""
+    from fiducial.run.seeds import Position
+
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Position):
+            return callback.epoch, callback.batch
+    return trainer.current_epoch, 0
+
+
+class PairPredictor:
+    """Runs the network in torch. Goldens that rows share are encoded once, within ``cache_mb`` of memory."""
+
+    runtime = "torch"
+
+    def __init__(self, network: nn.Module, *, cache_mb: int) -> None:
+        self.network = network.eval()
+        self.max_bytes = cache_mb * 2**20
+        self.hits = self.misses = self.num_bytes = 0
+        self._kept: OrderedDict[int, tuple[Tensor, ...]] = OrderedDict()
+
+    @torch.inference_mode()
+    def predict(self, batch: Mapping[str, Any]) -> Tensor:
+        """Raw output of a :class:`~changenet.classify.data.PairBatch`: logits ``(B, num_classes)`` or distances ``(B,)``."""
+        network: Any = self.network
+        ids = [int(i) for i in batch["golden_id"]]
+        if not self.max_bytes or min(ids) < 0:
+            output: Tensor = network(batch["test"], batch["golden"])
+            return output
+        test = network.encode(batch["test"])
+        goldens = self._encoded(ids, batch["golden"])
+        together = tuple(torch.stack([golden[part] for golden in goldens]) for part in range(len(goldens[0])))
+        compared: Tensor = network.compare(test, together)
+        return compared
+
+    def _encoded(self, ids: list[int], golden: Tensor) -> list[tuple[Tensor, ...]]:
+        network: Any = self.network
+        new = {i: position for position, i in enumerate(ids) if i not in self._kept}
+        self.hits += len(ids) - len(new)
+        self.misses += len(new)
+        fresh: dict[int, tuple[Tensor, ...]] = {}
+        if new:
+            parts = network.encode_golden(golden[list(new.values())])
+            # cloned: a slice would keep the whole batch alive
+            fresh = {i: tuple(part[place].clone() for part in parts) for place, i in enumerate(new)}
+        found = [fresh[i] if i in fresh else self._kept[i] for i in ids]
+        for i in ids:
+            if i in self._kept:
+                self._kept.move_to_end(i)
+        for i, encoding in fresh.items():
+            self._kept[i] = encoding
+            self.num_bytes += _bytes(encoding)
+        while self.num_bytes > self.max_bytes:
+            self.num_bytes -= _bytes(self._kept.popitem(last=False)[1])
+        return found
+
+
+def _bytes(encoding: tuple[Tensor, ...]) -> int:
+    return sum(part.nbytes for part in encoding)
+
+
+class ClassifyRuntime:
+    """Implements :class:`fiducial.task.TaskRuntime` for one classify spec."""
+
+    def __init__(self, spec: ExperimentSpec) -> None:
+        self.spec = spec
+        self.data = spec.dataset.classify
+        self.layout = Layout.of(self.data)
+        self.learnable = spec.model.classify.difference_module == "learnable"
+        self.margin = effective_margin(spec)
+        self.normalization = normalization(
+            self.data.augmentation_config, spec.model.backbone.type, clip=spec.compat == "off"
+        )
+        self._tables: dict[str, PairTable] = {}
+
+    def table(self, split: str) -> PairTable:
+        """The rows of a split, read once."""
+        if split not in self._tables:
+            self._tables[split] = read_pairs(self.data, split)
+        return self._tables[split]
+
+    def network(self) -> nn.Module:
+        """The untrained network the spec describes."""
+        model, head = self.spec.model, self.spec.model.decode_head
+        return build_classifier(
+            backbone=model.backbone.type,
+            difference_module=model.classify.difference_module,
+            image_size=self.layout.composed,
+            embed_dim=head.decoder_params.embed_dim,
+            embed_dec=model.classify.embed_dec,
+            num_classes=self.data.num_classes,
+            learnable_difference_modules=model.classify.learnable_difference_modules,
+            embedding_vectors=model.classify.embedding_vectors,
+            num_golden=self.data.num_golden,
+            use_summary_token=head.use_summary_token,
+            activation_checkpointing=model.backbone.activation_checkpointing,
+        )
+
+    def module(self, *, pretrained: bool) -> ClassifyModule:
+        """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""
+        spec, train, model = self.spec, self.spec.train, self.spec.model
+        network = self.network()
+        if pretrained:
+            self._load_pretrained(network)
+        if model.backbone.freeze_backbone:
+            network.backbone.freeze()  # type: ignore[operator,union-attr]
+        optim = train.optim
+        arguments: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay, "momentum": optim.momentum}
+        if optim.betas is not None:
+            arguments["betas"] = tuple(optim.betas)
+        has_val = bool(self.data.validation_dataset.csv_path and self.data.validation_dataset.images_dir)
+        per_group = "/" in (train.checkpointer.monitor or "") or "/" in optim.monitor_name
+        return ClassifyModule(
+            network,
+            learnable=self.learnable,
+            cls_weight=train.classify.cls_weight,
+            contrastive_margin=model.classify.train_margin_euclid,
+            eval_margin=self.margin,
+            optim={"optim": optim.optim, "policy": optim.policy, "arguments": arguments},
+            num_epochs=train.num_epochs,
+            compat_tao=spec.compat == "tao",
+            groups=group_names(self.table("val"), self.data.group_by) if has_val and per_group else None,
+            hyper_parameters=redact(plain(spec)),
+            record={"mean": list(self.normalization.mean), "std": list(self.normalization.std)},
+            tao_model_type="radio_learnable" if self.learnable and "radio" in model.backbone.type else None,
+        )
+
+    def _load_pretrained(self, network: nn.Module) -> None:
+        from fiducial.backbones.weights import load_backbone
+        from fiducial.checkpoints.reading import read
+
+        backbone, whole = self.spec.model.backbone, self.spec.train.pretrained_model_path
+        if whole:
+            checkpoint = read(whole, key=self.spec.encryption_key, where="train.pretrained_model_path")
+            report = self.load_weights(network, checkpoint, strict=False)
+            LOGGER.info("%s from %s", report.summary(), checkpoint.path)
+        elif backbone.pretrained_backbone_path:
+            role = "pyramid" if self.learnable else "embedding"
+            report = load_backbone(
+                network.backbone,
+                backbone.type,
+                role,
+                backbone.pretrained_backbone_path,
+                image_size=self.layout.composed,
+            )
+            LOGGER.info("%s", report.summary())
+
+    def datamodule(self) -> PairData:
+        """The LightningDataModule of ``train``."""
+        return PairData(self)
+
+    def dataset(self, split: str) -> PairDataset:
+        """The pairs of a split, augmented in training when the spec says so."""
+        config = self.data.augmentation_config
+        augment = PairAugment(config, self.spec.compat == "tao") if split == "train" and config.augment else None
+        training = split == "train"
+        return PairDataset(
+            self.table(split),
+            self.normalization,
+            augment=augment,
+            random_goldens=training or self.spec.compat == "tao" or self.spec.evaluate.random_goldens,
+            align=self.data.align == "shift",
+            cache_mb=self.data.golden_cache_mb,
+            seed=self.spec.train.seed,
+        )
+
+    def ordered_loader(
+        self, dataset: PairDataset, *, rank: int, world_size: int, batch_size: int | None = None
+    ) -> DataLoader[Any]:
+        """Batches in dataset order; ranks take whole batches of one list in turn."""
+        shards = BatchShards(len(dataset), batch_size or self.data.batch_size, rank=rank, world_size=world_size)
+        return DataLoader(
+            dataset,
+            batch_sampler=shards,
+            num_workers=self.data.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.data.workers > 0,
+        )
+
+    def loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
+        """Batches of ``test`` or ``infer``."""
+        section = self.spec.evaluate if split == "test" else self.spec.inference
+        size = section.batch_size if section.batch_size > 0 else None
+        return self.ordered_loader(self.dataset(split), rank=rank, world_size=world_size, batch_size=size)
+
+    def load_weights(self, network: nn.Module, checkpoint: Checkpoint, *, strict: bool = True) -> LoadReport:
+        """Put a checkpoint's weights into the network.
+
+        Strict loading needs every tensor; otherwise layers whose shape follows from the image size stay as they are.
+
+        Raises: CheckpointError naming the spec keys that differ from the checkpoint's architecture.
+        """
+        weights = {key: value for key, value in checkpoint.state_dict.items() if key != "criterion.weight"}
+        if not any(key.startswith("model.") for key in weights):
+            weights = {f"model.{key}": value for key, value in weights.items()}
+        if strict:
+            trained = checkpoint.meta.get("hyper_parameters") if "fiducial" in checkpoint.meta else None
+            found = list(differences(self.spec, weights, trained))
+            if found:
+                raise CheckpointError.of(found)
+        holder = nn.ModuleDict({"model": network})
+        return load_into(
+            holder,
+            Checkpoint(checkpoint.path, checkpoint.kind, weights, checkpoint.meta, None),
+            key_maps=KEY_MAPS,
+            what="checkpoint",
+            strict=strict,
+            allow=("model.backbone.norm.*",),  # unused, and absent from files of TAO up to 6.25.7
+            size_dependent=() if strict else tuple(f"model.{pattern}" for pattern in SIZE_DEPENDENT),
+        )
+
+    def torch_predictor(self, checkpoint: Checkpoint) -> PairPredictor:
+        """A predictor over a checkpoint's weights; takes over the normalisation the checkpoint was trained with."""
+        network = self.network()
+        report = self.load_weights(network, checkpoint)
+        LOGGER.info("%s", report.summary())
+        self.use_normalization_of(checkpoint.meta)
+        return PairPredictor(network, cache_mb=self.spec.evaluate.golden_cache_mb)
+
+    def use_normalization_of(self, meta: Mapping[str, Any]) -> None:
+        """Normalise as the model was trained: by its own record, else by the generation of TAO that wrote it."""
+        recorded = meta.get("fiducial") or {}
+        known = Normalization(tuple(recorded["mean"]), tuple(recorded["std"])) if "mean" in recorded else None
+        written_by = tuple(
+            int(part) for part in str(meta.get("pytorch-lightning_version", "9")).split(".")[:2] if part.isdecimal()
+        )
+        clip = self.spec.compat == "off" and written_by >= _LAST_LIGHTNING_WITHOUT_CLIP
+        before = self.normalization
+        self.normalization = normalization(
+            self.data.augmentation_config, self.spec.model.backbone.type, recorded=known, clip=clip
+        )
+        if self.normalization != before:
+            LOGGER.info("normalising as in training: mean %s, std %s", self.normalization.mean, self.normalization.std)
+        if (
+            known is None
+            and "radio" in self.spec.model.backbone.type
+            and written_by[:2] == _LAST_LIGHTNING_WITHOUT_CLIP
+        ):
+            LOGGER.warning(
+                "TAO 7.0.0 and 7.0.1 wrote the same kind of file but normalise C-RADIO differently: using CLIP's mean "
+                "and std; dataset.classify.augmentation_config.radio_normalization: as_configured is the other"
+            )
+
+    def graph(self) -> Graph:
+        """Names and shapes of the exported model; batch axis first."""
+        height, width = self.layout.composed
+        goldens = (self.data.num_golden,) if self.data.num_golden > 1 else ()
+        return Graph(
+            inputs={
+                "input_1": GraphInput("test", (3, height, width)),
+                "input_2": GraphInput("golden", (*goldens, 3, height, width)),
+            },
+            outputs=("output",),
+            batch_axis="batch",
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        """What an exported model must say of itself so that others prepare its inputs right."""
+        return {
+            "task": "classify",
+            "backbone": self.spec.model.backbone.type,
+            "difference_module": self.spec.model.classify.difference_module,
+            "mean": list(self.normalization.mean),
+            "std": list(self.normalization.std),
+            "image_height": self.data.image_height,
+            "image_width": self.data.image_width,
+            "input_map": self.data.input_map,
+            "concat_type": self.data.concat_type or "linear",
+            "grid_map": self.data.grid_map,
+            "num_golden": self.data.num_golden,
+            "align": self.data.align,
+            "eval_margin": self.margin,
+        }
+
+    def evaluator(self) -> PairEvaluator:
+        """Collects scores."""
+        return PairEvaluator()
+
+    def write(self, action: str, results: PairResults, folder: Path, facts: Mapping[str, Any]) -> dict[str, float]:
+        """Write the files of ``evaluate`` or ``inference``; returns the KPIs of the former."""
+        if action == "inference":
+            path = write_inference(folder, self.table("infer"), results, self.margin)
+            LOGGER.info("scores: %s", path)
+            return {}
+        report = write_evaluation(folder, self.spec, self.table("test"), results, self.margin, facts)
+        LOGGER.info("%s", summary_line(report))
+        LOGGER.info("report: %s", folder / "report.html")
+        return report.kpis("test")
+
+    def facts(self, action: str) -> dict[str, Any]:
+        """What the report says about the data."""
+        split = "test" if action == "evaluate" else "infer"
+        files = getattr(self.data, SPLITS[split])
+        return {"csv": files.csv_path, "images": files.images_dir, "backbone": self.spec.model.backbone.type}

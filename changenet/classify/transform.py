@@ -1,0 +1,115 @@
+"""From the pictures of one pair to the two arrays that are compared.
+
+Legend: L lights, h w one light's size, H W the composed size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from changenet.classify.rows import Layout
+from fiducial.data.augment import ColorJitter, Geometry, blur, draw_crop
+
+if TYPE_CHECKING:
+    from changenet.classify.config import ClassifyAugmentation
+
+Pixels = npt.NDArray[np.uint8]
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_SCHEMA_STD = (0.226, 0.226, 0.226)  # what the packaged schema shows for ImageNet's
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Per-channel mean and std of images in 0..1, RGB."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, pixels: Pixels) -> Tensor:
+        """``(..., H, W, 3)`` uint8 to ``(..., 3, H, W)`` float32: ``(x / 255 - mean) / std``."""
+        x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, -3))).float().div_(255)
+        mean, std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (self.mean, self.std))
+        return x.sub_(mean).div_(std)
+
+
+def normalization(
+    config: ClassifyAugmentation, backbone: str, *, recorded: Normalization | None = None, clip: bool
+) -> Normalization:
+    """The mean and std in force.
+
+    C-RADIO backbones were trained with CLIP's; TAO replaces ImageNet's defaults by them from 7.0.1 on. With
+    ``radio_normalization: auto`` the values ``recorded`` in the checkpoint win, else ``clip`` decides.
+    """
+    mean, std = tuple(config.rgb_input_mean), tuple(config.rgb_input_std)
+    configured = Normalization((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+    at_default = _close(mean, IMAGENET[0]) and (_close(std, IMAGENET[1]) or _close(std, _SCHEMA_STD))
+    if "radio" not in backbone or not at_default or config.radio_normalization == "as_configured":
+        return configured
+    if config.radio_normalization == "auto" and recorded is not None:
+        return recorded
+    return Normalization(*CLIP) if clip or config.radio_normalization == "clip" else configured
+
+
+def _close(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(abs(x - y) < 1e-4 for x, y in zip(a, b, strict=True))
+
+
+def compose_lights(tiles: Sequence[Pixels], layout: Layout) -> Pixels:
+    """``L`` tiles ``(h, w, 3)`` as one image ``(H, W, 3)``: stacked downwards, or row by row into the grid."""
+    if layout.grid is None:
+        return np.concatenate(list(tiles), axis=0)
+    rows, columns = layout.grid
+    lines = [np.concatenate(list(tiles[r * columns : (r + 1) * columns]), axis=1) for r in range(rows)]
+    return np.concatenate(lines, axis=0)
+
+
+@dataclass(frozen=True)
+class PairAugment:
+    """The random changes of a training pair: one set of decisions for all lights of all its images."""
+
+    config: ClassifyAugmentation
+    compat_tao: bool = False
+
+    def __call__(self, images: Sequence[Sequence[Image.Image]], rng: np.random.Generator) -> list[list[Image.Image]]:
+        """Change the tiles of the test image and of its goldens alike.
+
+        The order is: mirror, rotate, crop, blur, colours (the spec's keys of ``augmentation_config``).
+        """
+        config, color = self.config, self.config.random_color
+        width, height = images[0][0].size
+        flip, turn = config.random_flip, config.random_rotate
+        # every decision is drawn, used or not, so that switching one off does not change the others
+        u_h, u_v, u_r, u_c = rng.random(4)
+        angle = turn.angle_list[int(rng.integers(len(turn.angle_list)))] if turn.angle_list else None
+        crop = draw_crop(rng, width, height)
+        geometry = Geometry(
+            hflip=flip.enable and u_h < flip.hflip_probability,
+            vflip=flip.enable and u_v < flip.vflip_probability,
+            angle=angle if turn.enable and u_r < turn.rotate_probability else None,
+            crop=crop if config.with_random_crop else None,
+        )
+        radius = float(rng.random())
+        jitter = ColorJitter.draw(rng, (color.brightness, color.contrast, color.saturation, color.hue))
+        # TAO-compat: colours change with probability 1 - p, and each image orders the four steps by itself
+        chance = 1 - color.color_probability if self.compat_tao else color.color_probability
+        recolor = color.enable and u_c < chance
+
+        def change(tile: Image.Image) -> Image.Image:
+            tile = geometry(tile)
+            if config.with_random_blur:
+                tile = blur(tile, radius)
+            if recolor:
+                order = [int(i) for i in rng.permutation(4)] if self.compat_tao else None
+                tile = jitter(tile, order)
+            return tile
+
+        return [[change(tile) for tile in tiles] for tiles in images]

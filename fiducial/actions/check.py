@@ -1,0 +1,33 @@
+"""``check``: everything that is wrong or odd about a spec and its dataset, without a model."""
+
+from __future__ import annotations
+
+from fiducial.actions.preflight import inspect
+from fiducial.errors import Problem
+from fiducial.run.console import LOGGER
+from fiducial.spec.compose import Composed, to_yaml
+from fiducial.task import Task, load
+
+
+def check(task: Task, action: str, composed: Composed[object], *, spec_only: bool) -> int:  # type: ignore[type-var]
+    """Print what was found; returns 1 when there are errors, else 0. Writes no files.
+
+    ``spec_only`` looks at the spec alone, prints it resolved on stdout, and lists keys that are still ``???``.
+    """
+    spec = composed.spec
+    if spec_only:
+        print(composed.yaml, end="")
+        for key in composed.missing:
+            LOGGER.info("%s: ??? - to be filled in", key)
+        problems = list(load(task.check_spec)(spec, action))
+    else:
+        problems, report = inspect(task, spec, action, thorough=True)
+        if report.facts:
+            print(to_yaml(report.facts), end="")
+        problems += report.problems
+    problems += [Problem(key, "still ???", "fill it in") for key in composed.missing if not spec_only]
+    for problem in problems:
+        (LOGGER.error if problem.level == "error" else LOGGER.warning)("%s", problem)
+    errors = sum(problem.level == "error" for problem in problems)
+    LOGGER.info("%d error(s), %d warning(s)", errors, len(problems) - errors + len(composed.warnings))
+    return int(errors > 0)

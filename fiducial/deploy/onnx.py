@@ -1,0 +1,162 @@
+"""A trained network as an ONNX file that is checked, and compared with torch, before it gets its name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fiducial.deploy.predictors import METADATA
+from fiducial.errors import CheckpointError
+from fiducial.run.console import LOGGER
+from fiducial.task import Graph
+
+MIN_OPSET = 18
+"""The exporter writes this operator set or a newer one."""
+RTOL, ATOL = 1e-3, 1e-4
+"""How far onnxruntime may be from torch: relative to the largest output of the batch, and absolute."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How a graph is written."""
+
+    opset: int
+    batch_size: int
+    """-1 leaves the batch axis open."""
+    verbose: bool = False
+
+
+def export_onnx(
+    network: nn.Module,
+    path: Path,
+    graph: Graph,
+    settings: ExportSettings,
+    *,
+    metadata: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Tensor]],
+) -> float:
+    """Write ``network`` (in eval mode, float32) to ``path``; returns the largest difference from torch.
+
+    ``samples`` are batches of real inputs, by graph input name; random ones are always compared too. The file appears
+    under its name only after the ONNX checker and onnxruntime agree with torch.
+
+    Raises: CheckpointError when the graph is invalid or computes something else.
+    """
+    opset = settings.opset
+    if opset < MIN_OPSET:
+        LOGGER.warning("export.opset_version: %d is too old for this graph: writing %d", opset, MIN_OPSET)
+        opset = MIN_OPSET
+    network = network.eval()
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with _exact_floats(), torch.no_grad():
+            _write(network, partial, graph, opset, settings)
+            _annotate(partial, metadata)
+            worst = _compare(network, partial, graph, settings.batch_size, samples)
+        os.replace(partial, path)
+    finally:
+        for leftover in (partial, partial.with_name(partial.name + ".data")):
+            leftover.unlink(missing_ok=True)
+    return worst
+
+
+def _write(network: nn.Module, path: Path, graph: Graph, opset: int, settings: ExportSettings) -> None:
+    # an open axis is traced with two items: one would let the tracer fold the batch away
+    size = settings.batch_size if settings.batch_size > 0 else 2
+    inputs = tuple(torch.zeros(size, *item.shape) for item in graph.inputs.values())
+    dynamic = None
+    if settings.batch_size < 0:
+        dynamic = tuple({0: torch.export.Dim(graph.batch_axis, min=1)} for _ in inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            inputs,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            opset_version=opset,
+            dynamic_shapes=dynamic,
+            dynamo=True,
+            verbose=settings.verbose,
+            external_data=False,
+        )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def _annotate(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Add what the model says of its inputs, and run the ONNX checker."""
+    import onnx
+
+    model = onnx.load(str(path))
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA, json.dumps(dict(metadata))
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # the checker has no common class for what it finds
+        raise CheckpointError(
+            str(path), f"the ONNX checker refuses the graph: {error}", "report this as a bug"
+        ) from error
+    onnx.save(model, str(path))
+
+
+def _compare(
+    network: nn.Module, path: Path, graph: Graph, batch_size: int, samples: Sequence[Mapping[str, Tensor]]
+) -> float:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for size in [batch_size] if batch_size > 0 else [1, 3]:
+        random = {name: torch.randn(size, *item.shape, generator=generator) for name, item in graph.inputs.items()}
+        worst = max(worst, _difference(network, session, path, graph, random, "random inputs"))
+    for number, sample in enumerate(samples):
+        if batch_size > 0 and len(next(iter(sample.values()))) != batch_size:
+            continue
+        worst = max(worst, _difference(network, session, path, graph, sample, f"real inputs {number}"))
+    return worst
+
+
+def _difference(
+    network: nn.Module, session: Any, path: Path, graph: Graph, inputs: Mapping[str, Tensor], what: str
+) -> float:
+    expected = network(*(inputs[name] for name in graph.inputs))
+    outputs = expected if isinstance(expected, (tuple, list)) else (expected,)
+    got = session.run(list(graph.outputs), {name: inputs[name].numpy() for name in graph.inputs})
+    worst = 0.0
+    for name, want, have in zip(graph.outputs, outputs, got, strict=True):
+        wanted = want.numpy()
+        if have.shape != wanted.shape:
+            raise CheckpointError(
+                str(path), f"{name} is {have.shape} instead of {wanted.shape}", "report this as a bug"
+            )
+        error = float(np.abs(have - wanted).max()) if wanted.size else 0.0
+        if not error <= ATOL + RTOL * float(np.abs(wanted).max(initial=0.0)):
+            found = f"{name} differs from torch by {error:.3g} on {what}"
+            raise CheckpointError(str(path), found, "try another export.opset_version, and report this as a bug")
+        worst = max(worst, error)
+    return worst
+
+
+@contextlib.contextmanager
+def _exact_floats() -> Iterator[None]:
+    """TF32 off, so that a GPU traces and compares with full float32."""
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn

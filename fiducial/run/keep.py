@@ -1,0 +1,182 @@
+"""The checkpoints that a training run leaves: periodic ones, the best ones, and the links to them."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from fiducial.checkpoints.atomic import link
+from fiducial.run.console import LOGGER
+
+_FIELD = re.compile(r"\{(?P<name>[\w/]+)(?P<format>:[^}]*)?\}")
+
+
+def checkpoint_name(epoch: int, step: int) -> str:
+    """TAO's name of a periodic checkpoint; ``epoch`` counts from 0."""
+    return f"model_epoch_{epoch:03d}_step_{step:05d}.pth"
+
+
+def best_name(template: str, values: dict[str, Any], *, insert_names: bool) -> str:
+    """``model_best_{epoch:03d}`` filled in: ``model_best_004.pth``, with ``insert_names`` ``model_best_epoch_004.pth``."""
+
+    def fill(match: re.Match[str]) -> str:
+        name = match["name"]
+        text = format(values.get(name, 0), (match["format"] or "").removeprefix(":"))
+        return f"{name}_{text}".replace("/", "_") if insert_names else text
+
+    return _FIELD.sub(fill, template) + ".pth"
+
+
+def is_better(value: float, than: float | None, mode: str) -> bool:
+    """Whether a metric improves on another; NaN never does."""
+    if math.isnan(value):
+        return False
+    return than is None or (value < than if mode == "min" else value > than)
+
+
+class PeriodicCheckpoint(Checkpoint):
+    """``model_epoch_EEE_step_SSSSS.pth`` every so often, ``<prefix>_latest.pth`` and ``<prefix>_best.pth`` as links.
+
+    On any exception during training the current state is saved too. ``keep`` newest files stay (None: all), and the one
+    that the best link points to.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        prefix: str,
+        *,
+        every: int,
+        unit: str,
+        monitor: str,
+        mode: str,
+        keep: int | None,
+        periodic: bool,
+    ) -> None:
+        self.folder, self.prefix, self.every, self.unit = folder, prefix, every, unit
+        self.monitor, self.mode, self.keep, self.periodic = monitor, mode, keep, periodic
+        self.best_value: float | None = None
+        self.best_file = ""
+        self.saved: list[str] = []
+        self._saved_step = -1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.periodic and self.unit == "step" and trainer.global_step % self.every == 0:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        due = self.unit == "epoch" and (trainer.current_epoch + 1) % self.every == 0
+        if self.periodic and (due or last):
+            self._save(trainer, rank=True)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if trainer.state.fn != "fit" or trainer.global_step in (0, self._saved_step) or trainer.world_size > 1:
+            return  # with several processes the others may be gone, and saving is a collective call
+        LOGGER.warning("training stopped (%s): saving the current state", type(exception).__name__)
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer, *, rank: bool = False) -> None:
+        path = self.folder / checkpoint_name(trainer.current_epoch, trainer.global_step)
+        value = trainer.callback_metrics.get(self.monitor) if rank else None
+        better = value is not None and is_better(float(value), self.best_value, self.mode)
+        if better and value is not None:
+            self.best_value, self.best_file = float(value), path.name
+        dropped = self._note(path.name)
+        self._saved_step = trainer.global_step
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            link(path, self.folder / f"{self.prefix}_latest.pth")
+            if better:
+                link(path, self.folder / f"{self.prefix}_best.pth")
+            for name in dropped:
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _note(self, name: str) -> list[str]:
+        """Remember a file; returns those that are to go."""
+        self.saved = [kept for kept in self.saved if kept != name] + [name]
+        if self.keep is None:
+            return []
+        old = [kept for kept in self.saved[: -self.keep] if kept != self.best_file]
+        self.saved = [kept for kept in self.saved if kept not in old]
+        return old
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best_value": self.best_value,
+            "best_file": self.best_file,
+            "saved": self.saved,
+            "step": self._saved_step,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_value, self.best_file = state_dict["best_value"], state_dict["best_file"]
+        self.saved, self._saved_step = list(state_dict["saved"]), int(state_dict["step"])
+
+
+class BestCheckpoint(Checkpoint):
+    """``train.checkpointer``: the ``top_k`` best by a metric, ranked after every validation.
+
+    With ``link_latest`` (``replace_periodic``) it also owns ``<prefix>_latest.pth``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        monitor: str,
+        mode: str,
+        top_k: int,
+        template: str,
+        insert_names: bool,
+        latest: Path | None,
+    ) -> None:
+        self.folder, self.monitor, self.mode, self.top_k = folder, monitor, mode, top_k
+        self.template, self.insert_names, self.latest = template, insert_names, latest
+        self.ranked: list[tuple[float, str]] = []
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit" or self.monitor.startswith("train"):
+            return
+        self._consider(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.monitor.startswith("train"):
+            self._consider(trainer)
+
+    def _consider(self, trainer: pl.Trainer) -> None:
+        metrics = trainer.callback_metrics
+        if self.monitor not in metrics:
+            raise ValueError(
+                f"checkpointer.monitor='{self.monitor}' is not logged by this model. Available metrics: {sorted(metrics)}"
+            )
+        value = float(metrics[self.monitor])
+        full = len(self.ranked) >= self.top_k
+        if math.isnan(value) or (full and not is_better(value, self.ranked[-1][0], self.mode)):
+            return
+        values = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        values |= {name: float(metric) for name, metric in metrics.items()}
+        name = best_name(self.template, values, insert_names=self.insert_names)
+        kept = [*((v, n) for v, n in self.ranked if n != name), (value, name)]
+        kept.sort(key=lambda item: item[0], reverse=self.mode == "max")
+        dropped = [old for _, old in kept[self.top_k :]]
+        self.ranked = kept[: self.top_k]
+        trainer.save_checkpoint(self.folder / name)
+        if trainer.is_global_zero:
+            if self.latest is not None:
+                link(self.folder / name, self.latest)
+            for old in dropped:
+                (self.folder / old).unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ranked": [[value, name] for value, name in self.ranked]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.ranked = [(float(value), str(name)) for value, name in state_dict["ranked"]]

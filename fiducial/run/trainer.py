@@ -1,0 +1,130 @@
+"""The Lightning Trainer of each action, configured by the spec."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor
+from pytorch_lightning.strategies import DDPStrategy
+
+from fiducial.checkpoints.writing import AtomicCheckpointIO
+from fiducial.run.callbacks import Reporter, progress
+from fiducial.run.devices import Devices
+from fiducial.run.keep import BestCheckpoint, PeriodicCheckpoint
+from fiducial.run.loggers import build_loggers
+from fiducial.run.run import Run
+from fiducial.run.seeds import Position, StepSeed
+from fiducial.task import Task, load
+
+MAX_LOG_INTERVAL = 50
+"""Training steps between two values of a logged scalar, at most."""
+
+
+def training_trainer(task: Task, run: Run, devices: Devices, *, num_batches: int) -> pl.Trainer:
+    """The Trainer of ``train``, with every callback a run needs."""
+    train = run.spec.train
+    _quiet()
+    return pl.Trainer(
+        accelerator=devices.accelerator,
+        devices=devices.devices,
+        num_nodes=devices.num_nodes,
+        strategy=_strategy(devices),
+        precision=train.precision,
+        max_epochs=train.num_epochs,
+        check_val_every_n_epoch=train.validation_interval,
+        sync_batchnorm=train.sync_batchnorm and devices.num_processes > 1,
+        use_distributed_sampler=False,  # the sampler itself gives every rank its own positions
+        deterministic=None,
+        default_root_dir=str(run.folder),
+        logger=build_loggers(run.spec, run.folder),
+        log_every_n_steps=max(1, min(MAX_LOG_INTERVAL, num_batches // 10)),
+        callbacks=_callbacks(task, run),
+        enable_checkpointing=True,
+        enable_model_summary=False,
+        plugins=[AtomicCheckpointIO(run.spec.encryption_key)],
+    )
+
+
+def evaluation_trainer(run: Run, devices: Devices) -> pl.Trainer:
+    """The Trainer of ``evaluate`` and ``inference``: full precision, nothing logged, nothing saved."""
+    _quiet()
+    return pl.Trainer(
+        accelerator=devices.accelerator,
+        devices=devices.devices,
+        num_nodes=devices.num_nodes,
+        strategy=_strategy(devices),
+        use_distributed_sampler=False,
+        default_root_dir=str(run.folder),
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+
+
+def _strategy(devices: Devices) -> Any:
+    if devices.num_processes == 1:
+        return "auto"
+    # some networks hold parameters that no loss reaches (TAO's layouts keep them)
+    return DDPStrategy(find_unused_parameters=True)
+
+
+def monitor_of(task: Task, train: Any) -> tuple[str, str]:
+    """The metric that chooses the best checkpoint, and its direction."""
+    kept = train.checkpointer
+    name = kept.monitor or getattr(getattr(train, "optim", None), "monitor_name", None) or task.default_monitor
+    return name, kept.mode or load(task.monitors)(name)
+
+
+def _callbacks(task: Task, run: Run) -> list[Callback]:
+    train = run.spec.train
+    kept = train.checkpointer
+    monitor, mode = monitor_of(task, train)
+    replaces = kept.enable_topk and kept.replace_periodic
+    callbacks: list[Callback] = [Reporter(run.status), progress(), Position()]
+    if train.seed >= 0:
+        callbacks.append(StepSeed(train.seed))
+    if train.enable_lr_monitor:
+        callbacks.append(LearningRateMonitor("step"))
+    callbacks.append(
+        PeriodicCheckpoint(
+            run.folder,
+            task.prefix,
+            every=train.checkpoint_interval,
+            unit=train.checkpoint_interval_unit,
+            monitor=monitor,
+            mode=mode,
+            keep=train.keep_checkpoints,
+            periodic=not replaces,
+        )
+    )
+    if kept.enable_topk:
+        callbacks.append(
+            BestCheckpoint(
+                Path(kept.dirpath).expanduser() if kept.dirpath else run.folder,
+                monitor=monitor,
+                mode=mode,
+                top_k=1 if replaces else kept.save_top_k,
+                template=kept.filename,
+                insert_names=kept.auto_insert_metric_name,
+                latest=run.folder / f"{task.prefix}_latest.pth" if replaces else None,
+            )
+        )
+    return callbacks
+
+
+def _quiet() -> None:
+    """Lightning's advice that does not fit: our loaders are sized by the spec and continue where they stopped."""
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*You're resuming from a checkpoint that ended before the epoch ended.*",
+        ".*The number of training batches .* is smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*Found .* module.s. in eval mode.*",
+        ".*Trying to infer the `batch_size`.*",
+        ".*It is recommended to use `self.log.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)
