@@ -1,5 +1,7 @@
+import json
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,6 +77,14 @@ def test_sizes_of_the_published_networks(name):
     assert all(key.startswith("radio.radio.model.") for key in keys)
     assert BACKBONES[name].embedding_dim == radio.VARIANTS[name].summary_tokens * radio.VARIANTS[name].dim
     assert model.vit.patch_generator.pos_embed.shape == (1, 128 * 128, BACKBONES[name].channels[0])
+
+
+def test_keys_as_stored():
+    name = "c_radio_v3_vit_base_patch16_reg4_dinov2"
+    case = json.loads((Path(__file__).parents[2] / "golden" / f"keys_{name}.json").read_text())
+    with torch.device("meta"):
+        state = build_embedding(name, image_size=(224, 224)).state_dict()
+    assert [[key, list(value.shape), "float32"] for key, value in state.items()] == case["state_dict"]
 
 
 def test_every_name_has_a_network():

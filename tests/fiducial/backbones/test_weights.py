@@ -1,0 +1,248 @@
+"""Files of every layout into tiny networks that stand in for the published ones."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from fiducial.backbones import dinov2, radio, weights
+from fiducial.backbones.dinov2 import DinoV2Embedding, DinoV2Pyramid, DinoV2Shape
+from fiducial.backbones.radio import RadioEmbedding, RadioPyramid, RadioShape, RadioViT
+from fiducial.backbones.weights import adapt_state_dict, current_layout, load_backbone
+from fiducial.checkpoints.keys import translate
+from fiducial.errors import CheckpointError, SourceError
+
+RADIO, NVDINO, FAN = "c_radio_v2_vit_base_patch16_224", "vit_large_nvdinov2", "fan_tiny_8_p4_hybrid"
+TINY_RADIO = RadioShape(32, 4, 4, 4, 4, 3, layer_scale=1e-5)
+TINY_DINO = DinoV2Shape(32, 4, 4, 48)
+SMALL = {"heads": 4, "planes": 8}
+GRID, SIZE = 6, (64, 64)
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch):
+    monkeypatch.setattr(radio, "GRID", GRID)
+    monkeypatch.setattr(dinov2, "EMBEDDING_GRID", GRID)
+    torch.manual_seed(0)
+
+
+def make(name, role):
+    if name == RADIO:
+        vit = RadioViT(TINY_RADIO, grid=GRID)
+        return RadioPyramid(vit, **SMALL) if role == "pyramid" else RadioEmbedding(vit)
+    if role == "pyramid":
+        return DinoV2Pyramid(TINY_DINO, grid=dinov2.pyramid_grid(SIZE), **SMALL)
+    return DinoV2Embedding(TINY_DINO, grid=GRID)
+
+
+def bare(name):
+    """The ViT's own keys and tensors."""
+    return dict(make(name, "embedding").vit.state_dict() if name == RADIO else make(name, "embedding").state_dict())
+
+
+def prefixed(tensors, prefix):
+    return {prefix + key: tensor for key, tensor in tensors.items()}
+
+
+RADIO_LAYOUTS = {
+    "hub": lambda t: (
+        {"radio_model.model." + k.replace("gamma", "grandma"): v for k, v in t.items()}
+        | {
+            "radio_model.summary_idxs": torch.arange(3),
+            "radio_model.input_conditioner.norm_mean": torch.zeros(3, 1, 1),
+            "radio_model.model.reg_token": torch.zeros(1, 4, 32),
+        }
+    ),
+    "upstream": lambda t: prefixed(t, "base_model.") | {"_heads.x": torch.zeros(1)},
+    "data parallel": lambda t: prefixed(t, "module.base_model."),
+    "TAO embedding": lambda t: prefixed(t, "radio.radio.model."),
+    "TAO adapter": lambda t: prefixed(t, "radio.radio.radio.model."),
+    "ChangeNet euclidean": lambda t: (
+        prefixed(t, "model.backbone.radio.radio.model.") | {"model.fc1.0.weight": torch.zeros(2)}
+    ),
+    "ChangeNet learnable": lambda t: (
+        prefixed(t, "model.backbone.radio.radio.radio.model.") | {"model.decoder.diff_c1.0.bias": torch.zeros(2)}
+    ),
+    "ChangeNet up to 6.25.7": lambda t: (
+        prefixed(t, "model.backbone.radio.model.") | {"model.decoder.diff_c1.0.bias": torch.zeros(2)}
+    ),
+    "teacher and student": lambda t: (
+        prefixed(t, "teacher.backbone.") | {f"student.backbone.{k}": v * 0 for k, v in t.items()}
+    ),
+}
+DINO_LAYOUTS = {
+    "bare": lambda t: t | {"mask_token": torch.zeros(1, 32)},
+    "ChangeNet": lambda t: prefixed(t, "model.backbone.") | {"model.decoder.diff_c1.0.bias": torch.zeros(2)},
+    "classification": lambda t: prefixed(t, "model."),
+    "teacher and student": RADIO_LAYOUTS["teacher and student"],
+    "student alone": lambda t: prefixed(t, "student.backbone."),
+}
+
+
+class TestLayouts:
+    @pytest.mark.parametrize("role", ["pyramid", "embedding"])
+    @pytest.mark.parametrize("layout", RADIO_LAYOUTS)
+    def test_radio(self, layout, role):
+        given, model = bare(RADIO), make(RADIO, role)
+        report = load_backbone(model, RADIO, role, RADIO_LAYOUTS[layout](given), SIZE)
+        assert (report.matched, report.missing, report.unexpected) == (len(given), (), ())
+        for key, tensor in model.vit.state_dict().items():
+            assert torch.equal(tensor, given[key]), key
+
+    @pytest.mark.parametrize("layout", DINO_LAYOUTS)
+    def test_dinov2_embedding(self, layout):
+        given, model = bare(NVDINO), make(NVDINO, "embedding")
+        report = load_backbone(model, NVDINO, "embedding", DINO_LAYOUTS[layout](given), SIZE)
+        assert (report.missing, report.unexpected) == ((), ())
+        assert all(torch.equal(tensor, given[key]) for key, tensor in model.state_dict().items())
+
+    @pytest.mark.parametrize("layout", DINO_LAYOUTS)
+    def test_dinov2_pyramid_takes_another_size(self, layout):
+        given, model = bare(NVDINO), make(NVDINO, "pyramid")
+        report = load_backbone(model, NVDINO, "pyramid", DINO_LAYOUTS[layout](given), SIZE)
+        assert (report.missing, report.unexpected) == ((), ())
+        expected = F.interpolate(given["patch_embed.proj.weight"], size=(16, 16), mode="bicubic")
+        torch.testing.assert_close(model.patch_embed.proj.weight, expected)
+        table = given["pos_embed"]
+        expected = F.interpolate(table[:, 1:].reshape(1, 6, 6, 32).permute(0, 3, 1, 2), size=(4, 4), mode="bicubic")
+        torch.testing.assert_close(model.pos_embed[:, 1:], expected.flatten(2).transpose(1, 2))
+        assert torch.equal(model.pos_embed[:, :1], table[:, :1])
+
+    @pytest.mark.parametrize(("name", "role"), [(n, r) for n in (RADIO, NVDINO) for r in ("pyramid", "embedding")])
+    def test_own_checkpoints_come_back_whole(self, name, role):
+        source, model = make(name, role), make(name, role)
+        file = prefixed(source.state_dict(), "model.backbone.") | {
+            "model.decoder.diff_c1.0.bias": torch.zeros(2),
+            "criterion.weight": torch.ones(2),
+        }
+        load_backbone(model, name, role, file, SIZE)
+        for key, tensor in source.state_dict().items():
+            assert torch.equal(tensor, model.state_dict()[key]), key
+
+    def test_fan_heads_are_left_out(self):
+        given = {"cls_token": torch.zeros(1), "norm.weight": torch.zeros(1), "head.bias": torch.zeros(1)}
+        assert list(adapt_state_dict(FAN, "pyramid", prefixed(given, "backbone."), SIZE)) == ["cls_token"]
+
+    def test_half_precision_files(self):
+        given, model = bare(RADIO), make(RADIO, "embedding")
+        load_backbone(model, RADIO, "embedding", {k: v.half() for k, v in given.items()}, SIZE)
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        torch.testing.assert_close(
+            model.vit.blocks[0].mlp.fc1.weight, given["blocks.0.mlp.fc1.weight"], atol=1e-3, rtol=1e-3
+        )
+
+
+class TestSizes:
+    def test_radio_table_of_another_grid(self):
+        given = bare(RADIO) | {"patch_generator.pos_embed": torch.randn(1, 16, 32)}
+        adapted = adapt_state_dict(RADIO, "embedding", given, SIZE)["radio.radio.model.patch_generator.pos_embed"]
+        before, after = given["patch_generator.pos_embed"].reshape(4, 4, 32), adapted.reshape(6, 6, 32)
+        torch.testing.assert_close(after[::5, ::5], before[::3, ::3])  # corners stay corners
+
+    def test_radio_kernel_of_another_patch(self):
+        kernel = torch.randn(32, 3, 14, 14)
+        given = bare(RADIO) | {"patch_generator.embedder.weight": kernel.flatten(1)}
+        adapted = adapt_state_dict(RADIO, "embedding", given, SIZE)["radio.radio.model.patch_generator.embedder.weight"]
+        expected = F.interpolate(kernel, size=(16, 16), mode="bicubic", align_corners=True)
+        torch.testing.assert_close(adapted, expected.flatten(1))
+
+    def test_same_sizes_are_not_touched(self):
+        given = bare(NVDINO)
+        adapted = adapt_state_dict(NVDINO, "embedding", given, SIZE)
+        assert all(adapted[key] is tensor for key, tensor in given.items())
+
+    def test_stored_numbers(self):
+        """A file of 37 x 37 positions and patches of 14, made for 224 pixels and patches of 16."""
+        case = json.loads((GOLDEN / "vit_checkpoint_interpolation.json").read_text())
+        given = {
+            key: torch.from_numpy(np.random.RandomState(entry["seed"]).standard_normal(entry["shape"])).float()
+            for key, entry in case["inputs"].items()
+        }
+        adapted = adapt_state_dict(NVDINO, "pyramid", given, (224, 224))
+        with np.load(GOLDEN / "vit_checkpoint_interpolation.npz") as stored:
+            for key, info in case["outputs"].items():
+                assert list(adapted[key].shape) == info["shape"]
+                found = adapted[key].flatten()[:: info["stride"]].numpy()
+                np.testing.assert_allclose(found, stored[key], atol=info["atol"], rtol=info["rtol"])
+
+
+class TestOldCheckpoints:
+    def test_radio_adapter(self):
+        ours = prefixed(make(RADIO, "pyramid").state_dict(), "model.backbone.")
+        old = {key.replace("radio.radio.radio.", "radio."): tensor for key, tensor in ours.items()}
+        assert old.keys() != ours.keys()
+        assert current_layout(old).keys() == ours.keys()
+        assert translate(old, weights.KEY_MAPS)[1] == ("C-RADIO adapter of TAO up to 6.25.7",)
+
+    def test_dinov2_adapter_gets_its_norm(self):
+        ours = prefixed(make(NVDINO, "pyramid").state_dict(), "model.backbone.")
+        old = {key: tensor for key, tensor in ours.items() if not key.startswith("model.backbone.norm.")}
+        filled = current_layout(old)
+        assert filled.keys() == ours.keys()
+        assert filled["model.backbone.norm.weight"].tolist() == [1] * 32
+        assert filled["model.backbone.norm.bias"].tolist() == [0] * 32
+
+    @pytest.mark.parametrize(("name", "role"), [(RADIO, "embedding"), (NVDINO, "embedding"), (RADIO, "pyramid")])
+    def test_current_ones_stay_as_they_are(self, name, role):
+        ours = prefixed(make(name, role).state_dict(), "model.backbone.")
+        assert list(current_layout(ours)) == list(ours)
+
+
+class TestRefusals:
+    def test_other_family(self):
+        with pytest.raises(CheckpointError, match=r"a file of C-RADIO, but vit_large_nvdinov2 is NVDINOv2"):
+            adapt_state_dict(NVDINO, "embedding", bare(RADIO), SIZE)
+        with pytest.raises(CheckpointError, match=r"a file of NVDINOv2.*, but fan_tiny_8_p4_hybrid is FAN"):
+            adapt_state_dict(FAN, "pyramid", bare(NVDINO), SIZE)
+
+    @pytest.mark.parametrize(
+        ("name", "key"),
+        [(RADIO, "patch_generator.pos_embed"), (NVDINO, "pos_embed"), (NVDINO, "patch_embed.proj.weight")],
+    )
+    def test_no_position_table(self, name, key):
+        given = {k: v for k, v in bare(name).items() if k != key}
+        with pytest.raises(CheckpointError, match=f"no .*{key} in the file"):
+            adapt_state_dict(name, "embedding", given, SIZE, where="weights.pth")
+
+    def test_too_little_in_the_file(self):
+        model, given = make(RADIO, "pyramid"), {k: v for k, v in bare(RADIO).items() if ".attn." not in k}
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        with pytest.raises(CheckpointError, match="tensors match"):
+            load_backbone(model, RADIO, "pyramid", given, SIZE)
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+    def test_another_width_of_the_same_family(self):
+        given = {k: torch.cat([v, v], dim=0) if ".norm1." in k else v for k, v in bare(RADIO).items()}
+        with pytest.raises(CheckpointError, match=r"\[64\] in the file, \[32\] in the model"):
+            load_backbone(make(RADIO, "embedding"), RADIO, "embedding", given, SIZE)
+
+    def test_no_file(self, tmp_path):
+        with pytest.raises(SourceError, match=r"some\.key"):
+            load_backbone(make(RADIO, "embedding"), RADIO, "embedding", tmp_path / "no.pth", SIZE, key="some.key")
+
+
+class TestFiles:
+    def test_safetensors_and_lightning_say_what_was_loaded(self, tmp_path, caplog):
+        given, model = bare(RADIO), make(RADIO, "pyramid")
+        save_file(RADIO_LAYOUTS["hub"](given), tmp_path / "model.safetensors")
+        lightning = {"state_dict": RADIO_LAYOUTS["ChangeNet learnable"](given), "pytorch-lightning_version": "2.6.1"}
+        torch.save(lightning | {"tao_model": "visual_changenet_classify"}, tmp_path / "tao.pth")
+        for file in ("model.safetensors", "tao.pth"):
+            with caplog.at_level(logging.INFO, logger="fiducial"):
+                report = load_backbone(model, RADIO, "pyramid", tmp_path / file, SIZE)
+            assert report.matched == len(given)
+            assert str(tmp_path / file) in caplog.text
+            assert f"{len(given)} of {len(given)} tensors" in caplog.text
+            assert torch.equal(model.vit.blocks[3].ls2.gamma, given["blocks.3.ls2.gamma"])
+
+    def test_tao_classification_file(self, tmp_path):
+        given, model = bare(NVDINO), make(NVDINO, "embedding")
+        file = {"state_dict": prefixed(given, "model."), "tao_model": "classification"}
+        torch.save(file, tmp_path / "classification.pth")
+        assert load_backbone(model, NVDINO, "embedding", tmp_path / "classification.pth", SIZE).missing == ()
