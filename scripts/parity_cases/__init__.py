@@ -1,7 +1,7 @@
 """Parity cases: stored inputs and outputs of other implementations, run through ours.
 
-A case is ``<name>.json`` (the manifest) and ``<name>.npz`` (its expected outputs, sampled). The manifest names a ``run``
-and perhaps what to ``build``; a function registered for them by :func:`runs` makes the outputs. Every module of this
+A case is ``<name>.json`` (the manifest) and ``<name>.npz`` (its expected outputs, sampled). The manifest names a
+``run`` and perhaps what to ``build``; a function registered for them by :func:`runs` makes the outputs. Every module of this
 package registers its own: a new family is a new file.
 """
 

@@ -1,0 +1,107 @@
+"""Difference maps of two pyramids."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from changenet.difference import (
+    DifferenceBlock,
+    DifferencePyramid,
+    PixelLinear,
+    resize,
+    stack_coarse_first,
+    top_down,
+)
+
+CHANNELS = (3, 4, 5, 5)
+
+
+def pyramid(seed: int, sizes=((16, 24), (8, 12), (4, 6), (4, 6))) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, c, *size, generator=generator) for c, size in zip(CHANNELS, sizes, strict=True)]
+
+
+def model(modules_used: int = 4) -> DifferencePyramid:
+    torch.manual_seed(0)
+    return DifferencePyramid(CHANNELS, 6, modules_used=modules_used).eval()
+
+
+class TestResize:
+    def test_by_hand(self):  # halves of a pixel to either side, edges kept
+        got = resize(torch.tensor([[[[0.0, 4.0]]]]), (1, 4))
+        assert got.flatten().tolist() == [0, 1, 3, 4]
+
+    def test_same_size_is_the_same_tensor(self):
+        x = torch.rand(1, 1, 3, 4)
+        assert resize(x, (3, 4)) is x
+
+
+def test_top_down_by_hand():
+    maps = [torch.ones(1, 1, 4, 4), torch.full((1, 1, 2, 2), 10.0), torch.full((1, 1, 2, 2), 100.0)]
+    assert [x.unique().tolist() for x in top_down(maps)] == [[111], [110], [100]]
+
+
+def test_stack_puts_the_coarsest_first():
+    stacked = stack_coarse_first((torch.zeros(1, 2, 4, 4), torch.ones(1, 1, 2, 2)), (4, 4))
+    assert stacked[0, :, 0, 0].tolist() == [1, 0, 0]
+
+
+def test_pixel_linear_is_a_1x1_convolution():
+    layer, x = PixelLinear(3, 5), torch.randn(2, 3, 4, 6)
+    want = F.conv2d(x, layer.proj.weight[:, :, None, None], layer.proj.bias)
+    assert torch.allclose(layer(x), want, atol=1e-6)
+
+
+class TestDifferenceBlock:
+    def test_halves_add_up(self):
+        block = DifferenceBlock(6).eval().double()
+        test, golden = torch.randn(2, 2, 6, 5, 7, dtype=torch.float64)
+        got = block.finish(block.test_half(test) + block.golden_half(golden))
+        assert torch.allclose(got, block(torch.cat((test, golden), 1)), rtol=1e-12, atol=1e-12)
+
+    def test_order_matters(self):
+        block, (a, b) = DifferenceBlock(6).eval(), torch.randn(2, 1, 6, 5, 7)
+        assert not torch.allclose(block(torch.cat((a, b), 1)), block(torch.cat((b, a), 1)))
+
+    def test_keys(self):
+        names = ("0.weight", "0.bias", "2.weight", "2.running_mean", "3.weight", "3.bias")
+        assert set(names) <= set(DifferenceBlock(4).state_dict())
+
+
+class TestDifferencePyramid:
+    def test_against_the_explicit_form(self):
+        net, test, golden = model(), pyramid(1), pyramid(2)
+        diff = {}
+        for scale in (4, 3, 2, 1):
+            linear, block = getattr(net, f"linear_c{scale}"), getattr(net, f"diff_c{scale}")
+            diff[scale] = block(torch.cat((linear(test[scale - 1]), linear(golden[scale - 1])), 1))
+        up2 = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        d3 = diff[3] + diff[4]  # both of stride 16
+        d2 = diff[2] + up2(d3)
+        want = (diff[1] + up2(d2), d2, d3, diff[4])
+        got = net.differences(net.test_halves(test), net.golden_halves(golden))
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(got, want, strict=True))
+
+    @pytest.mark.parametrize("used", [1, 2, 3])
+    def test_fewer_modules_are_the_coarsest(self, used):
+        few, all_four, test, golden = model(used), model(), pyramid(1), pyramid(2)
+        got = few.differences(few.test_halves(test), few.golden_halves(golden))
+        want = all_four.differences(all_four.test_halves(test), all_four.golden_halves(golden))
+        assert list(few.state_dict()) == list(all_four.state_dict())
+        assert len(got) == used
+        assert all(torch.equal(a, b) for a, b in zip(got, want[-used:], strict=True))
+
+    def test_unused_layers_do_not_train(self):
+        trainable = {name.split(".")[0] for name, p in model(2).named_parameters() if p.requires_grad}
+        assert trainable == {"linear_c4", "linear_c3", "diff_c4", "diff_c3"}
+
+    def test_one_test_against_several_goldens(self):
+        net, test, goldens = model(), pyramid(1), [pyramid(2), pyramid(3)]
+        halves = [net.golden_halves(golden) for golden in goldens]
+        stacked = tuple(torch.stack(scale, 1) for scale in zip(*halves, strict=True))
+        test_halves = net.test_halves(test)
+        got = net.differences([x[:, None] for x in test_halves], stacked)
+        for index, half in enumerate(halves):
+            for a, b in zip(got, net.differences(test_halves, half), strict=True):
+                assert torch.allclose(a.unflatten(0, (2, 2))[:, index], b, atol=1e-5)
