@@ -1,8 +1,8 @@
 """Parity cases: stored inputs and outputs of other implementations, run through ours.
 
 A case is ``<name>.json`` (the manifest) and ``<name>.npz`` (its expected outputs, sampled). The manifest names a
-``run`` and perhaps what to ``build``; a function registered for them by :func:`runs` makes the outputs. Every module of this
-package registers its own: a new family is a new file.
+``run`` and perhaps what to ``build``; a function registered for them by :func:`runs` makes the outputs. Every module of
+this package registers its own: a new family is a new file.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def check_output(got: Output, info: Mapping[str, Any], want: NDArray[Any]) -> tu
     """Compare one full-size output with its stored sample: (passed, largest error, largest error / allowed).
 
     Allowed is ``atol + rtol * |want|``; where the manifest has ``accept``, ``fraction`` of the positions may differ by
-    up to ``error`` instead. NaNs must be in the same places.
+    up to ``error`` instead. NaNs and infinities must be where they are expected.
 
     Raises: CaseError when the shape is not the manifest's, or the sample does not fit it.
     """
@@ -146,15 +146,15 @@ def check_output(got: Output, info: Mapping[str, Any], want: NDArray[Any]) -> tu
         raise CaseError(f"{want.size} stored values instead of {sample.size}")
     if sample.size == 0:
         return True, 0.0, 0.0
-    same_nan = np.array_equal(np.isnan(sample), np.isnan(want))
-    error = np.where(sample == want, 0.0, np.abs(sample - want))
-    allowed = info["atol"] + info["rtol"] * np.abs(want)
-    error, allowed = np.nan_to_num(error), np.nan_to_num(allowed)
+    finite = np.isfinite(sample) & np.isfinite(want)
+    error = np.where((sample == want) | (np.isnan(sample) & np.isnan(want)), 0.0, np.inf)
+    error[finite] = np.abs(sample[finite] - want[finite])
+    allowed = info["atol"] + info["rtol"] * np.abs(np.where(finite, want, 0.0))
     over = error > allowed
     largest, ratio = float(error.max()), float((error / np.maximum(allowed, 1e-300)).max())
     accept = info.get("accept", {"fraction": 0.0, "error": 0.0})
     passed = not over.any() or (over.mean() <= accept["fraction"] and largest <= accept["error"])
-    return bool(same_nan and passed), largest, ratio
+    return bool(passed), largest, ratio
 
 
 def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:
