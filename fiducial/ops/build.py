@@ -68,7 +68,8 @@ def build(target: Target, *, architectures: Sequence[Arch] = (), output: Path | 
     folder = output or cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{_stem(target, packaged=output is not None)}-{'.'.join(names)}.so"
-    with FileLock(f"{path}.lock"):
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_dir() / f"{path.name}.lock"):
         if not path.exists():
             log.info("building the deformable attention kernel for %s (once, up to a minute): %s", target, path)
             _compile(command, path)
@@ -218,8 +219,9 @@ def _cuda_command(nvcc: Path, asked: Sequence[Arch]) -> tuple[list[str], list[st
 def _serves_gpu(names: list[str], arch: Arch) -> bool:
     """A cubin serves later minors of its generation, PTX everything later."""
     for name in names:
-        kind, major, minor = name[:-2] if len(name) == 4 else name[:-3], int(name.lstrip("smptx")[:-1]), int(name[-1])
-        if (major, minor) <= arch and (kind == "ptx" or major == arch[0]):
+        parsed = re.fullmatch(r"(sm|ptx)(\d+)(\d)", name)
+        built = (int(parsed[2]), int(parsed[3])) if parsed else arch
+        if parsed and built <= arch and (parsed[1] == "ptx" or built[0] == arch[0]):
             return True
     return False
 
@@ -236,7 +238,7 @@ def _arch(text: str) -> Arch:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 1 if something that was asked for could not be built."""
     parser = argparse.ArgumentParser(prog="python -m fiducial.ops.build", description="Build the compiled kernels.")
-    parser.add_argument("targets", nargs="*", choices=[*_SOURCES, []], help="default: both")
+    parser.add_argument("targets", nargs="*", choices=[*_SOURCES, []], metavar="cpu|cuda", help="default: both")
     parser.add_argument(
         "--arch", nargs="+", type=_arch, default=[], metavar="8.6", help="GPU generations (default: all)"
     )

@@ -1,32 +1,22 @@
 """The op itself: hand-computed numbers, stored originals, gradients, compilation, and what malformed inputs say."""
 
-import json
+import importlib
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from fiducial.ops import ms_deform_attn, reference
 
-GOLDEN = Path(__file__).parents[2] / "golden"
-CASES = ("batch70", "d1", "far_outside", "odd", "on_the_grid")
-GRADIENTS = {"value": "grad_value", "loc": "grad_sampling_locations", "attn": "grad_attention_weights"}
+REPOSITORY = Path(__file__).parents[3]
+GOLDEN = REPOSITORY / "tests" / "golden"
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
 @pytest.fixture(autouse=True)
 def _torch_kernel(monkeypatch):
     monkeypatch.setenv("FIDUCIAL_MSDA_KERNEL", "torch")
-
-
-def draw(entry):
-    """An input of a stored case, from its recipe entry."""
-    if "value" in entry:
-        return np.array(entry["value"], dtype=np.float32)
-    random = np.random.RandomState(entry["seed"])
-    if entry["kind"] == "normal":
-        return random.standard_normal(entry["shape"]).astype(np.float32)
-    return random.uniform(entry["low"], entry["high"], entry["shape"]).astype(np.float32)
 
 
 def make(batch=2, levels=((5, 7), (3, 2)), queries=6, heads=2, channels=4, points=3, dtype=torch.float64, seed=0):
@@ -96,27 +86,14 @@ def run(inputs, **options):
     return ms_deform_attn(**as_arguments(inputs), **options)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_stored_originals(case):
-    manifest = json.loads((GOLDEN / f"msda_op_{case}.json").read_text())
-    stored = np.load(GOLDEN / f"msda_op_{case}.npz")
-    drawn = {name: torch.from_numpy(draw(entry)) for name, entry in manifest["inputs"].items()}
-    inputs = {
-        "value": drawn["value"].requires_grad_(),
-        "shapes": torch.tensor(manifest["config"]["spatial_shapes"]),
-        "starts": torch.tensor(manifest["config"]["level_start_index"]),
-        "loc": drawn["sampling_locations"].requires_grad_(),
-        "attn": drawn["attention_weights"].requires_grad_(),
-    }
-    found = {"output": run(inputs)}
-    if not manifest["config"]["forward_only"]:
-        found["output"].backward(drawn["grad_output"])
-        found |= {stored_name: inputs[name].grad for name, stored_name in GRADIENTS.items()}
-    assert set(found) == set(manifest["outputs"])
-    for name, tensor in found.items():
-        about = manifest["outputs"][name]
-        sampled = tensor.detach().numpy().ravel()[:: about["stride"]]
-        np.testing.assert_allclose(sampled, stored[name], rtol=about["rtol"], atol=about["atol"], err_msg=name)
+@pytest.mark.parametrize("kernel", ["torch", pytest.param("cpp", marks=NEEDS_COMPILER)])
+@pytest.mark.parametrize("case", sorted(GOLDEN.glob("msda_*.json")), ids=lambda path: path.stem)
+def test_stored_originals(case, kernel, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    importlib.import_module("parity_cases.deformable")
+    monkeypatch.setenv("FIDUCIAL_MSDA_KERNEL", kernel)
+    outcome = importlib.import_module("parity_cases").run_case(case)
+    assert outcome.status == "pass", outcome.note
 
 
 class TestRegistration:
