@@ -73,22 +73,32 @@ struct Corners {
   bool inside[4];
   E right, lower; // how far the point lies towards the right and lower pixels, 0..1
 
-  // False for points that reach no pixel of the level, for NaN, and for levels that do not lie within the value.
-  __device__ bool find(E x, E y, int64_t height, int64_t width, int64_t start, int64_t S) {
-    x = x * static_cast<E>(width) - static_cast<E>(0.5);
-    y = y * static_cast<E>(height) - static_cast<E>(0.5);
-    if (!(x > -1 && x < static_cast<E>(width) && y > -1 && y < static_cast<E>(height))) return false;
-    if (start < 0 || start + height * width > S) return false;
+  // No corner is inside for points that reach no pixel, for NaN, and for levels that do not lie within the value.
+  // There are no branches, so that the reads of several points can be under way together.
+  __device__ Corners(Pack<E, 2> xy, int64_t height, int64_t width, int64_t start, int64_t S) {
+    E x = xy.at[0] * static_cast<E>(width) - static_cast<E>(0.5);
+    E y = xy.at[1] * static_cast<E>(height) - static_cast<E>(0.5);
+    const bool fits = start >= 0 && start + height * width <= S;
+    const bool found = fits && x > -1 && x < static_cast<E>(width) && y > -1 && y < static_cast<E>(height);
+    x = found ? x : 0;
+    y = found ? y : 0;
     const E left = floor(x), top = floor(y);
     right = x - left;
     lower = y - top;
     const int64_t column = static_cast<int64_t>(left), line = static_cast<int64_t>(top);
-    const bool has_left = column >= 0, has_right = column + 1 < width, has_top = line >= 0, has_bottom = line + 1 < height;
+    const bool has_left = column >= 0 && found, has_right = column + 1 < width && found;
+    const bool has_top = line >= 0, has_bottom = line + 1 < height;
     pixel[0] = start + line * width + column, inside[0] = has_top && has_left;
     pixel[1] = pixel[0] + 1, inside[1] = has_top && has_right;
     pixel[2] = pixel[0] + width, inside[2] = has_bottom && has_left;
     pixel[3] = pixel[2] + 1, inside[3] = has_bottom && has_right;
-    return true;
+  }
+
+  // VEC channels of the four pixels, zeros for those that are not inside.
+  template <typename T, int VEC>
+  __device__ void read(const T* from, int64_t stride, Pack<T, VEC>* pixels) const {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) pixels[k] = inside[k] ? load<T, VEC>(from + pixel[k] * stride) : Pack<T, VEC>{};
   }
 
   __device__ E weight(int corner) const {
@@ -113,17 +123,15 @@ __global__ void __launch_bounds__(THREADS) forward_kernel(Inputs<T> in, T* __res
       const int64_t height = in.sizes[2 * level], width = in.sizes[2 * level + 1], start = in.start[level];
 #pragma unroll 4
       for (int point = 0; point < in.P; ++point, ++i) {
-        const Pack<E, 2> xy = load<E, 2>(in.location + (n * points + i) * 2);
-        Corners<E> at;
-        if (!at.find(xy.at[0], xy.at[1], height, width, start, in.S)) continue;
+        const Corners<E> at(load<E, 2>(in.location + (n * points + i) * 2), height, width, start, in.S);
         const E weight = in.weight[n * points + i];
+        Pack<T, VEC> pixels[4];
+        at.read(head + d, stride, pixels);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          if (!at.inside[k]) continue;
-          const Pack<T, VEC> pixel = load<T, VEC>(head + at.pixel[k] * stride + d);
           const E share = weight * at.weight(k);
 #pragma unroll
-          for (int v = 0; v < VEC; ++v) sum[v] += share * widen(pixel.at[v]);
+          for (int v = 0; v < VEC; ++v) sum[v] += share * widen(pixels[k].at[v]);
         }
       }
     }
@@ -166,41 +174,31 @@ __global__ void __launch_bounds__(THREADS) backward_kernel(
   for (int level = 0, i = 0; level < in.L; ++level) {
     const int64_t height = in.sizes[2 * level], width = in.sizes[2 * level + 1], start = in.start[level];
     for (int point = 0; point < in.P; ++point, ++i) {
+      const Pack<E, 2> xy = active ? load<E, 2>(in.location + (n * points + i) * 2) : Pack<E, 2>{};
+      const E weight = active ? in.weight[n * points + i] : 0;
+      const Corners<E> at(xy, height, width, start, in.S);
       E dot[4] = {}; // of the output's gradient with each pixel
-      Corners<E> at;
-      E weight = 0;
-      bool found = false;
-      if (active) {
-        const Pack<E, 2> xy = load<E, 2>(in.location + (n * points + i) * 2);
-        found = at.find(xy.at[0], xy.at[1], height, width, start, in.S);
-        weight = in.weight[n * points + i];
-      }
-      if (found) {
-        for (int d = lane * VEC; d < D; d += in.lanes * VEC) {
-          const Pack<T, VEC> g = load<T, VEC>(grad + n * D + d);
+      for (int d = lane * VEC; d < D && active; d += in.lanes * VEC) {
+        const Pack<T, VEC> g = load<T, VEC>(grad + n * D + d);
+        Pack<T, VEC> pixels[4];
+        at.read(in.value + head + d, stride, pixels);
 #pragma unroll
-          for (int k = 0; k < 4; ++k) {
-            if (!at.inside[k]) continue;
-            const int64_t place = head + at.pixel[k] * stride + d;
-            const Pack<T, VEC> pixel = load<T, VEC>(in.value + place);
-            const E share = weight * at.weight(k);
-            E part[VEC];
+        for (int k = 0; k < 4; ++k) {
+          const E share = weight * at.weight(k);
+          E part[VEC];
 #pragma unroll
-            for (int v = 0; v < VEC; ++v) {
-              dot[k] += widen(g.at[v]) * widen(pixel.at[v]);
-              part[v] = share * widen(g.at[v]);
-            }
-            if (d_value) add<E, VEC>(d_value + place, part);
+          for (int v = 0; v < VEC; ++v) {
+            dot[k] += widen(g.at[v]) * widen(pixels[k].at[v]);
+            part[v] = share * widen(g.at[v]);
           }
+          if (d_value && at.inside[k]) add<E, VEC>(d_value + head + at.pixel[k] * stride + d, part);
         }
       }
-      E d_x = 0, d_y = 0, d_w = 0;
-      if (found) {
-        d_x = (dot[1] - dot[0]) * (1 - at.lower) + (dot[3] - dot[2]) * at.lower;
-        d_y = (dot[2] - dot[0]) * (1 - at.right) + (dot[3] - dot[1]) * at.right;
+      E d_x = (dot[1] - dot[0]) * (1 - at.lower) + (dot[3] - dot[2]) * at.lower;
+      E d_y = (dot[2] - dot[0]) * (1 - at.right) + (dot[3] - dot[1]) * at.right;
+      E d_w = 0;
 #pragma unroll
-        for (int k = 0; k < 4; ++k) d_w += dot[k] * at.weight(k);
-      }
+      for (int k = 0; k < 4; ++k) d_w += dot[k] * at.weight(k);
       for (int other = in.lanes / 2; other > 0; other /= 2) {
         d_x += __shfl_xor_sync(0xffffffff, d_x, other);
         d_y += __shfl_xor_sync(0xffffffff, d_y, other);

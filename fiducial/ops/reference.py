@@ -45,19 +45,19 @@ def corners(value: Tensor, spatial_shapes: Tensor, level_start_index: Tensor, sa
     x, y = (v.masked_fill(~inside, 0) for v in (x, y))
     left, top = x.floor(), y.floor()
 
-    column = left.long().unsqueeze(-1) + torch.tensor([0, 1, 0, 1], device=value.device)
-    line = top.long().unsqueeze(-1) + torch.tensor([0, 0, 1, 1], device=value.device)
+    corner = torch.arange(4, device=value.device)
+    is_right, is_lower = corner % 2, corner // 2
+    column, line = left.long().unsqueeze(-1) + is_right, top.long().unsqueeze(-1) + is_lower
     height, width, start = (n.unsqueeze(-1) for n in (height, width, start))
     valid = inside.unsqueeze(-1) & (column >= 0) & (column < width) & (line >= 0) & (line < height)
     batches = torch.arange(batch, device=value.device).view(-1, 1, 1, 1, 1, 1) * num_pixels
     pixel = (batches + start + line * width + column).masked_fill(~valid, 0)
     row = pixel * heads + torch.arange(heads, device=value.device).view(-1, 1, 1, 1)
 
-    right_part, lower_part = x - left, y - top
-    along_x = torch.stack([1 - right_part, right_part] * 2, -1) * valid
-    along_y = torch.stack([1 - lower_part, 1 - lower_part, lower_part, lower_part], -1) * valid
-    sign = along_x.new_tensor([-1, 1])
-    return Corners(row, along_x * along_y, along_y * sign.repeat(2), along_x * sign.repeat_interleave(2))
+    right_part, lower_part = (x - left).unsqueeze(-1), (y - top).unsqueeze(-1)
+    along_x = torch.where(is_right == 1, right_part, 1 - right_part) * valid
+    along_y = torch.where(is_lower == 1, lower_part, 1 - lower_part) * valid
+    return Corners(row, along_x * along_y, along_y * (2 * is_right - 1), along_x * (2 * is_lower - 1))
 
 
 def forward(

@@ -73,7 +73,7 @@ def _backward(
 
 
 @triton.jit
-def _point(shapes, starts, locations, n, live, i, S, L, P):
+def _point(shapes, starts, locations, n, live, i, S, L: tl.constexpr, P: tl.constexpr):
     """Where the i-th points of the rows n lie: whether they reach the level, its size and start, and the place."""
     level = i // P
     height, width = tl.load(shapes + 2 * level), tl.load(shapes + 2 * level + 1)
@@ -103,8 +103,8 @@ def _corner(x, y, found, height, width, start, k: tl.constexpr):
 
 @triton.jit
 def _forward_kernel(
-    value, shapes, starts, locations, weights, out, outputs, S, Q, M, D, L, P,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    value, shapes, starts, locations, weights, out, outputs, S, Q, M,
+    D: tl.constexpr, L: tl.constexpr, P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
@@ -126,8 +126,9 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    grad, value, shapes, starts, locations, weights, d_value, d_locations, d_weights, outputs, S, Q, M, D, L, P,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, SCATTER: tl.constexpr,
+    grad, value, shapes, starts, locations, weights, d_value, d_locations, d_weights, outputs, S, Q, M,
+    D: tl.constexpr, L: tl.constexpr, P: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    SCATTER: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)

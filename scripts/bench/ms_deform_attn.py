@@ -4,9 +4,9 @@
 
 Shapes are those of the ViT-L adapter (16 heads of 32 channels, 4 points) at three image sizes, and of Deformable-DETR.
 Points lie a few pixels around each query's own place, as in a trained network. Times are milliseconds, the best of
---repeats turns (other work on the machine only adds); "x torch" is torch's time over the kernel's. Memory is what a call takes beyond its inputs, at its peak. On a GPU two
-columns compare the forward's bytes per second with those of a plain copy: "once" counts every input and output once,
-which is the least that must move; "all" counts every pixel that a point reads.
+--repeats turns (other work on the machine only adds); "x torch" is torch's time over the kernel's. Memory is what a
+call takes beyond its inputs, at its peak. On a GPU two columns compare the forward's bytes per second with those of a
+plain copy: "once" counts every input and output once, the least that must move; "all" every pixel that a point reads.
 """
 
 from __future__ import annotations
