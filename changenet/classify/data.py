@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from changenet.classify.rows import PairRow, PairTable
 from changenet.classify.transform import Normalization, PairAugment, Pixels, compose_lights
@@ -30,7 +31,7 @@ class PairBatch(TypedDict):
 
     ``test`` float32 ``(B, 3, H, W)``; ``golden`` the same, ``(B, N, 3, H, W)`` with several goldens; both composed and
     normalised. ``label`` int64 ``(B,)``: 0 PASS, 1 defect, -1 unknown. ``row`` int64 ``(B,)``: place in the CSV.
-    ``golden_id`` int64 ``(B,)``: equal for rows with the same golden; -1 where goldens are drawn at random.
+    ``golden_id`` int64 ``(B,)``: equal for rows with the same golden; -1 where no other row has it, or it is drawn.
     """
 
     test: Tensor
@@ -57,17 +58,19 @@ class PairReader:
             golden_files = [table.layout.files(table.images_dir, row.golden_path, name) for name in golden_names]
         goldens = [[self.goldens.rgb(path, size, resample) for path in files] for files in golden_files]
         test = [self._uncached.rgb(path, size, resample) for path in table.test_files(row)]
-        if self.align:
-            shift = shift_between(_grey(goldens[0]), _grey(test))
-            if shift != (0.0, 0.0):
-                test = [apply_shift(tile, shift) for tile in test]
-        return [test, *goldens]
+        return [registered(test, goldens[0]) if self.align else test, *goldens]
 
     def composed(self, row: PairRow) -> tuple[Pixels, Pixels]:
         """Test image and (first) golden, uint8 ``(H, W, 3)``, as the network sees them before normalisation."""
         names = self.table.golden_names(row)[:1] if self.table.layout.num_golden > 1 else ()
         tiles = self.tiles(row, names, _Resampling.BILINEAR)
         return compose_lights(tiles[0], self.table.layout), compose_lights(tiles[1], self.table.layout)
+
+
+def registered(test: list[Pixels], golden: Sequence[Pixels]) -> list[Pixels]:
+    """The test image's tiles moved onto the golden's, all lights by one shift (``dataset.classify.align: shift``)."""
+    shift = shift_between(_grey(golden), _grey(test))
+    return test if shift == (0.0, 0.0) else [apply_shift(tile, shift) for tile in test]
 
 
 def _grey(tiles: Iterable[Pixels]) -> Any:
@@ -100,10 +103,11 @@ class PairDataset(Dataset[dict[str, Any]]):
         self.table, self.normalize, self.augment = table, normalize, augment
         self.random_goldens, self.seed = random_goldens, max(seed, 0)
         self.reader = PairReader(table, align=align, cache_mb=cache_mb)
-        single = table.layout.num_golden == 1
-        keys = [(row.golden_path, row.object_name if single else "") for row in table.rows]
-        place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-        self._golden_ids = [place[key] for key in keys]
+        self._golden_ids = [-1] * len(table.rows) if self._draws_goldens else shared_goldens(table)
+
+    @property
+    def _draws_goldens(self) -> bool:
+        return self.random_goldens and self.table.layout.num_golden > 1
 
     def __len__(self) -> int:
         return len(self.table.rows)
@@ -124,7 +128,7 @@ class PairDataset(Dataset[dict[str, Any]]):
             "golden": self.normalize(goldens[0] if single else np.stack(goldens)),
             "label": torch.tensor(row.label),
             "row": torch.tensor(index),
-            "golden_id": torch.tensor(-1 if self.random_goldens and not single else self._golden_ids[index]),
+            "golden_id": torch.tensor(self._golden_ids[index]),
         }
 
     def _choose_goldens(self, row: PairRow, rng: np.random.Generator) -> list[str]:
@@ -137,16 +141,10 @@ class PairDataset(Dataset[dict[str, Any]]):
         return [names[i % len(names)] for i in range(wanted)]
 
 
-def pair_loader(
-    dataset: PairDataset, sampler: Any, *, batch_size: int, workers: int, drop_last: bool
-) -> DataLoader[Any]:
-    """Batches of ``batch_size`` pairs in the order of ``sampler``; workers live as long as the loader."""
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        drop_last=drop_last,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-    )
+def shared_goldens(table: PairTable) -> list[int]:
+    """For every row a number that is equal for equal goldens; -1 for a golden that no other row has."""
+    single = table.layout.num_golden == 1
+    keys = [(row.golden_path, row.object_name if single else "") for row in table.rows]
+    count = Counter(keys)
+    number = {key: place for place, key in enumerate(count)}
+    return [number[key] if count[key] > 1 else -1 for key in keys]
