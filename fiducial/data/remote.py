@@ -25,6 +25,8 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from fiducial.data.archives import safe_relative
 from fiducial.data.cache import Cache, digest
 from fiducial.errors import SourceError, optional
+from fiducial.spec.redact import public_url
+from fiducial.spec.redact import redact_text as redact
 
 __all__ = ["SCHEMES", "Fetched", "fetch", "is_remote", "public_url", "redact"]
 
@@ -37,7 +39,6 @@ _PARALLEL = 16
 _PROGRESS_SECONDS = 10.0
 _STALLED_SECONDS = 120.0
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]*")
 _SECRET_NAME = re.compile(
     r"sig|token|key|cred|secret|pass|pwd|auth|expires|session|policy|^(x-amz-|x-goog-|s[a-z]{1,3}$)", re.IGNORECASE
 )
@@ -75,20 +76,6 @@ def is_remote(value: str) -> bool:
     """Whether ``value`` is a URL rather than a path of this machine (``file://`` is a path)."""
     scheme, mark, _ = value.partition("://")
     return bool(mark) and scheme.isascii() and scheme.replace("+", "").isalnum() and scheme.lower() != "file"
-
-
-def public_url(url: str) -> str:
-    """``url`` without user name, password, query and fragment: fit to be shown and logged."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url.partition("://")[0] + "://…"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?…' if parts.query else ''}"
-
-
-def redact(text: str) -> str:
-    """``text`` with every URL in it made public by :func:`public_url`."""
-    return _URL.sub(lambda match: public_url(match.group()), text)
 
 
 def fetch(url: str, *, key: str, cache: Cache) -> Fetched:

@@ -301,13 +301,13 @@ class GenTrtEngineSection(Section):
     tensorrt: TensorRTSection = section(TensorRTSection, "How the engine is built.")
 
 
-def _without_null_sections(kind: type[Section], values: Any) -> Any:
+def without_null_sections(kind: type[Section], values: Any) -> Any:
     """A copy of raw spec values without sections that are null or blank: they mean the section's defaults."""
     if not isinstance(values, dict):
         return values
     nested = {name: found for name, info in kind.model_fields.items() if (found := section_of(info))}
     return {
-        name: _without_null_sections(nested[name], value) if name in nested else value
+        name: without_null_sections(nested[name], value) if name in nested else value
         for name, value in values.items()
         if not (name in nested and value in (None, ""))
     }
@@ -338,4 +338,4 @@ class ExperimentBase(Section):
     @model_validator(mode="before")
     @classmethod
     def _null_section_means_defaults(cls, values: Any) -> Any:
-        return _without_null_sections(cls, values)
+        return without_null_sections(cls, values)

@@ -12,13 +12,14 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from fiducial.errors import Problem, SpecError
-from fiducial.spec.knob import MISSING, Section, meta_of, plain, section_of, walk
+from fiducial.spec.common import without_null_sections
+from fiducial.spec.knob import MISSING, Section, item_section_of, meta_of, plain, section_of, union_members, walk
 from fiducial.spec.overrides import apply_overrides
 from fiducial.spec.redact import redact
 
@@ -78,11 +79,11 @@ def read_source(kind: type[Section], path: Path | None, overrides: Sequence[str]
     Raises: SpecError when the file cannot be read as one YAML mapping.
     """
     tree = _read_yaml(path) if path else {}
-    _, problems = apply_overrides(tree, overrides)
-    source = Source(tree, problems=problems)
-    source.notices.extend(_rename_aliases(kind, tree))
-    source.given.update(_leaves(tree))
-    return source
+    notices = list(_rename_aliases(kind, tree))  # before the overrides, which then win under either spelling
+    problems = apply_overrides(tree, overrides, lambda key: _real_path(kind, key))
+    notices.extend(_rename_aliases(kind, tree))  # those inside an override's {...}
+    tree = without_null_sections(kind, tree)
+    return Source(tree, set(_leaves(tree)), problems, notices)
 
 
 def compose(
@@ -184,10 +185,21 @@ def _rename_aliases(kind: type[Section], tree: dict[str, Any], prefix: str = "")
             yield from _rename_aliases(nested, tree[name], f"{prefix}{name}.")
 
 
-def _takes_str(info: FieldInfo) -> bool:
-    # "" in a generated template stands for "not set", also where the key is not a string
-    kinds = (info.annotation, *get_args(info.annotation))
-    return str in kinds or any(isinstance(value, str) for value in kinds)
+def _real_path(kind: type[Section], path: str) -> str:
+    """A dotted key with every alias in it replaced by the key's own name."""
+    section: type[Section] | None = kind
+    parts = path.split(".")
+    for place, part in enumerate(parts):
+        fields = section.model_fields if section else {}
+        parts[place] = next((name for name, info in fields.items() if part in meta_of(info).aliases), part)
+        section = section_of(fields[parts[place]]) if parts[place] in fields else None
+    return ".".join(parts)
+
+
+def _blank_means_unset(info: FieldInfo) -> bool:
+    # "" in a generated template stands for "not set", also where the key is no string
+    members = union_members(info.annotation)
+    return not (str in members or members == (Any,) or get_origin(members[0]) is Literal)
 
 
 def _merge(kind: type[Section] | None, base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,9 +208,7 @@ def _merge(kind: type[Section] | None, base: dict[str, Any], over: Mapping[str, 
     for key, value in over.items():
         info = kind.model_fields.get(key) if kind else None
         nested = section_of(info) if info else None
-        if info and value == "" and not _takes_str(info):
-            continue
-        if nested and value is None:
+        if info and value == "" and _blank_means_unset(info):
             continue
         if isinstance(value, dict) and (nested or isinstance(merged.get(key), dict)):
             merged[key] = _merge(nested, merged.get(key) or {}, value)
@@ -237,9 +247,8 @@ def arithmetic(text: str) -> int | float:
     """Evaluate numbers, ``+ - * / // %`` and brackets; nothing else. Raises: ValueError."""
 
     def value(node: ast.AST) -> int | float:
-        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-            number: int | float = node.value
-            return number
+        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+            return node.value
         if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
             result: int | float = _ARITHMETIC[type(node.op)](value(node.left), value(node.right))
             return result
@@ -353,6 +362,7 @@ def _locate(kind: type[Section], loc: tuple[int | str, ...]) -> tuple[str, Field
     for step, part in enumerate(loc):
         if isinstance(part, int):
             path += f"[{part}]"
+            section = item_section_of(info) if info else None
         elif section is not None and (part in section.model_fields or step == len(loc) - 1):
             path += f".{part}" if path else part
             parent, info = section, section.model_fields.get(part)

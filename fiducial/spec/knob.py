@@ -7,9 +7,10 @@ and :class:`Section` the only base of a group of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -105,7 +106,7 @@ def knob(
     )
     bounds: dict[str, Any] = {k: v for k, v in {"ge": ge, "gt": gt, "le": le, "lt": lt}.items() if v is not None}
     if isinstance(default, (list, dict)):
-        made: FieldInfo = Field(default_factory=lambda: type(default)(default), description=help, **bounds)
+        made: Any = Field(default_factory=lambda: type(default)(default), description=help, **bounds)
     else:
         made = Field(default=default, description=help, **bounds)
     made.metadata.append(meta)
@@ -114,7 +115,7 @@ def knob(
 
 def section(kind: type[Section], help: str, **meta: Any) -> Any:
     """Declare a nested section whose keys all have their defaults."""
-    made: FieldInfo = Field(default_factory=kind, description=help)
+    made: Any = Field(default_factory=kind, description=help)
     made.metadata.append(KnobMeta(help=help, **meta))
     return made
 
@@ -128,11 +129,24 @@ def meta_of(info: FieldInfo) -> KnobMeta:
 
 
 def section_of(info: FieldInfo) -> type[Section] | None:
-    """The Section class a field holds (also when optional), or None for a plain value."""
-    for kind in (info.annotation, *get_args(info.annotation)):
-        if isinstance(kind, type) and issubclass(kind, Section):
-            return kind
-    return None
+    """The Section class a field holds (also when optional), or None for a plain value; a list is a plain value."""
+    return _section_in(union_members(info.annotation))
+
+
+def item_section_of(info: FieldInfo) -> type[Section] | None:
+    """The Section class of the items of a field that is a list of sections; else None."""
+    lists = [kind for kind in union_members(info.annotation) if get_origin(kind) is list]
+    return _section_in([get_args(kind)[0] for kind in lists])
+
+
+def union_members(kind: Any) -> tuple[Any, ...]:
+    """The members of a union type; any other type alone."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _section_in(kinds: Iterable[Any]) -> type[Section] | None:
+    bare = (get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds)
+    return next((kind for kind in bare if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 @dataclass(frozen=True)

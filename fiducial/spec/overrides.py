@@ -7,7 +7,7 @@ every override is tried before anything is reported, and that ``+`` on a known k
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fiducial.errors import Problem
@@ -16,17 +16,18 @@ _INDEXED = re.compile(r"^(?P<key>[\w.]+)\[(?P<index>\d+)\]=(?P<value>.*)$", re.D
 _QUOTE = "quote a value with special characters: 'key=\"value\"'"
 
 
-def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> tuple[set[str], list[Problem]]:
-    """Change ``tree`` in place by overrides in Hydra's grammar.
+def apply_overrides(
+    tree: dict[str, Any], overrides: Iterable[str], rename: Callable[[str], str] = str
+) -> list[Problem]:
+    """Change ``tree`` in place by overrides in Hydra's grammar, their dotted keys put through ``rename`` first.
 
-    Returns: the dotted keys that were set, and the problems (text that does not parse, sweeps, a value below a scalar).
+    Returns: the problems (text that does not parse, sweeps, a value below a scalar).
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
     from hydra.errors import HydraException
 
     parser = OverridesParser.create()
-    given: set[str] = set()
     problems: list[Problem] = []
     for text in overrides:
         indexed = _INDEXED.match(text)
@@ -41,7 +42,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> tuple[set
                 Problem(f"override {text!r}", "several values (a sweep)", "give one value; a list is [a,b]")
             )
             continue
-        key = parsed.key_or_group
+        key = rename(parsed.key_or_group)
         value = parsed.value()
         if parsed.is_delete():
             _delete(tree, key.split("."))
@@ -52,16 +53,14 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> tuple[set
             problem = _set(tree, key.split("."), value)
         if problem:
             problems.append(Problem(f"override {text!r}", problem, "check the key"))
-        else:
-            given.add(key)
-    return given, problems
+    return problems
 
 
 def _set(tree: dict[str, Any], keys: list[str], value: Any) -> str | None:
     node = tree
     for depth, key in enumerate(keys[:-1]):
         child = node.get(key)
-        if child is None:
+        if child is None or child == "":  # a section without keys
             child = node[key] = {}
         if not isinstance(child, dict):
             return f"{'.'.join(keys[: depth + 1])} is {child!r}, not a section"

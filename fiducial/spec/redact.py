@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 STARS = "********"
 SECRET_KEYS = frozenset({"encryption_key"})
-_USERINFO = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE)
-_SIGNATURE = re.compile(
-    r"(?P<name>[?&](?:[\w-]*(?:signature|token|secret|credential|password|apikey|api_key|access_key)[\w-]*|sig|key)=)[^&\s]+",
-    re.IGNORECASE,
-)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]*")
+
+
+def public_url(url: str) -> str:
+    """``url`` without user name, password, query and fragment: fit to be shown and logged."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.partition("://")[0] + "://…"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?…' if parts.query else ''}"
 
 
 def redact_text(text: str) -> str:
-    """The text without credentials in URLs (``user:password@`` and signing query parameters)."""
-    return _SIGNATURE.sub(rf"\g<name>{STARS}", _USERINFO.sub(rf"\g<scheme>{STARS}@", text))
+    """``text`` with every URL in it made public by :func:`public_url`."""
+    return _URL.sub(lambda match: public_url(match.group()), text)
 
 
 def redact(value: Any) -> Any:
-    """A copy of a plain tree fit to be shown: secret keys starred out, credentials in URLs removed."""
+    """A copy of a plain tree fit to be shown: secret keys starred out, URLs without their secrets."""
     if isinstance(value, dict):
         return {k: STARS if k in SECRET_KEYS and v else redact(v) for k, v in value.items()}
     if isinstance(value, list):
