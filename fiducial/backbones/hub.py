@@ -27,10 +27,10 @@ _LONG = re.compile(rf"hf://({_NAME}/{_NAME})(?:/(.+))?")
 def resolve_weights(value: str | Path, *, key: str) -> Path:
     """The file on this machine that ``value`` of the spec key ``key`` names.
 
-    ``value`` is a path; a URL (see :func:`fiducial.data.sources.local_path`); or a hub repository, ``owner/name``,
-    ``owner/name:file`` or ``hf://owner/name/file``. What is remote is fetched once, into the cache of its kind. For a
-    hub, ``huggingface_hub`` decides the endpoint, the token, the cache and whether the network may be used, by its own
-    environment variables (``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME``, ``HF_HUB_OFFLINE``).
+    ``value`` is a file; a folder with :data:`DEFAULT_FILE` in it; a URL (see :func:`fiducial.data.sources.local_path`);
+    or a hub repository: ``owner/name``, ``owner/name:file`` or ``hf://owner/name/file``. What is remote is fetched once,
+    into the cache of its kind. For a hub, ``huggingface_hub`` decides the endpoint, the token, the cache and whether
+    the network may be used, by its own environment (``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME``, ``HF_HUB_OFFLINE``).
 
     Raises: SourceError when there is nothing or it cannot be had, with what to do about it.
     """
@@ -38,6 +38,8 @@ def resolve_weights(value: str | Path, *, key: str) -> Path:
     path = Path(text).expanduser()
     if path.is_file():
         return path
+    if (path / DEFAULT_FILE).is_file():  # a clone of a hub repository
+        return path / DEFAULT_FILE
     if found := hub_id(text):
         return _from_hub(*found, key=key)
     if is_remote(text):

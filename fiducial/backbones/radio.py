@@ -19,6 +19,7 @@ from fiducial.backbones.vit import (
     Freezable,
     Scope,
     SizeCache,
+    as_map,
     as_table,
     patch_grid,
     resize_table,
@@ -110,7 +111,8 @@ class PatchGenerator(nn.Module):
         return torch.cat((prefix_BSC, patches_BNC), dim=1)
 
     def train(self, mode: bool = True) -> Self:
-        self._tables.clear()
+        if mode != self.training:  # training may have written to the table behind torch's version counter
+            self._tables.clear()
         return super().train(mode)
 
     def _table(self, grid: tuple[int, int]) -> Tensor:
@@ -161,17 +163,16 @@ def random_crops(batch: int, device: torch.device) -> Tensor:
 def crop_table(table_1NC: Tensor, crops_B22: Tensor, grid: tuple[int, int]) -> Tensor:
     """The crops of the table, each sampled bilinearly at ``h x w`` points: ``(B, h * w, C)``."""
     rows, cols = grid
-    batch, side = crops_B22.shape[0], table_side(table_1NC)
+    batch = crops_B22.shape[0]
     ys, xs = (torch.linspace(0, 1, n, device=crops_B22.device) for n in (rows, cols))
     unit_1hw2 = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)[None]
     size_B112, offset_B112 = crops_B22[:, 0, None, None], crops_B22[:, 1, None, None]
     points = 2 * (unit_1hw2 * size_B112 + offset_B112) - 1
     # One image with the crops of all samples below each other: the table and its gradient are not repeated per sample.
-    map_1Css = table_1NC.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    sampled = F.grid_sample(
-        map_1Css, points.reshape(1, batch * rows, cols, 2).to(map_1Css.dtype), padding_mode="zeros", align_corners=True
-    )
-    return as_table(sampled).reshape(batch, rows * cols, -1)
+    map_1Css = as_map(table_1NC)
+    grid_1RC2 = points.reshape(1, batch * rows, cols, 2).to(map_1Css.dtype)
+    sampled = F.grid_sample(map_1Css, grid_1RC2, padding_mode="zeros", align_corners=True)
+    return as_table(sampled).reshape(batch, rows * cols, -1).to(table_1NC.dtype)
 
 
 class RadioViT(nn.Module):

@@ -67,8 +67,9 @@ class SizeCache:
     """Keeps what depends on the input size, and perhaps on a parameter, between calls.
 
     A value made from a parameter is dropped when the parameter is replaced or written to, and is not kept at all while
-    gradients flow through it. While torch traces (compile, export, ONNX) nothing is kept either: there the computation
-    becomes part of the graph. A copied or pickled cache is empty.
+    gradients flow through it. What is there when ``torch.export`` or an ONNX export runs becomes a constant of the
+    graph, so run the module once on the size before; otherwise, and always in ``torch.compile``, the computation is
+    part of the graph. A copied or pickled cache is empty.
     """
 
     def __init__(self) -> None:
@@ -84,12 +85,17 @@ class SizeCache:
 
     def get(self, key: Hashable, make: Callable[[], T], source: Tensor | None = None) -> T:
         """``make()``, or what it gave for this key before. ``source``: the parameter that it reads."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        if torch.compiler.is_dynamo_compiling():
             return make()
+        if torch.compiler.is_compiling():  # torch.export: parameters, and what is made of them, are placeholders here
+            found: T = self._kept[key] if key in self._kept and self._is_current() else make()
+            return found
         if source is not None:
             if source.is_inference() or (source.requires_grad and torch.is_grad_enabled()):
                 return make()
-            self._check(source)
+            if self._made_from is None or self._made_from[0]() is not source or not self._is_current():
+                self.clear()
+                self._made_from = (weakref.ref(source), source._version, source.data_ptr())
         if key not in self._kept:
             if len(self._kept) >= KEPT_SIZES:
                 self._kept.clear()
@@ -98,11 +104,12 @@ class SizeCache:
         kept: T = self._kept[key]
         return kept
 
-    def _check(self, source: Tensor) -> None:
-        now = (source._version, source.data_ptr())
-        if self._made_from is None or self._made_from[0]() is not source or self._made_from[1:] != now:
-            self.clear()
-            self._made_from = (weakref.ref(source), *now)
+    def _is_current(self) -> bool:
+        """Whether the parameter is as it was when the kept values were made."""
+        if self._made_from is None:
+            return True
+        source = self._made_from[0]()
+        return source is not None and self._made_from[1:] == (source._version, source.data_ptr())
 
 
 def checkpointed(enabled: bool, function: Callable[..., T], *args: Any) -> T:
@@ -127,22 +134,22 @@ def run_blocks(blocks: Iterable[nn.Module], tokens: Tensor, *, activation_checkp
 
 
 def patch_grid(image: Tensor, patch: int) -> tuple[int, int]:
-    """Rows and columns of patches. Raises: ValueError when the size of the image is no multiple of the patch."""
-    height, width = image.shape[-2:]
+    """Rows and columns of square cells. Raises: ValueError when a side of the image is no multiple of the cell's."""
+    height, width = (int(side) for side in image.shape[-2:])  # while torch.jit traces, sizes are tensors
     if height % patch or width % patch:
-        raise ValueError(f"an image of {height} x {width} pixels does not divide into patches of {patch}")
+        raise ValueError(f"an image of {height} x {width} pixels does not divide into cells of {patch} x {patch}")
     return height // patch, width // patch
 
 
 def resize_table(table_1NC: Tensor, size: tuple[int, int], *, mode: str, align_corners: bool) -> Tensor:
     """A square position table ``(1, N, C)`` resized to ``(1, size[0] * size[1], C)``, in float32 or finer."""
-    resized = F.interpolate(_as_map(table_1NC), size=size, mode=mode, align_corners=align_corners)
+    resized = F.interpolate(as_map(table_1NC), size=size, mode=mode, align_corners=align_corners)
     return as_table(resized).to(table_1NC.dtype)
 
 
 def scale_table(table_1NC: Tensor, factors: tuple[float, float]) -> Tensor:
     """The same by factors, bicubic: torch then samples at positions given by the factors, not by the sizes."""
-    resized = F.interpolate(_as_map(table_1NC), scale_factor=factors, mode="bicubic", align_corners=False)
+    resized = F.interpolate(as_map(table_1NC), scale_factor=factors, mode="bicubic", align_corners=False)
     return as_table(resized).to(table_1NC.dtype)
 
 
@@ -154,7 +161,8 @@ def table_side(table_1NC: Tensor) -> int:
     return side
 
 
-def _as_map(table_1NC: Tensor) -> Tensor:
+def as_map(table_1NC: Tensor) -> Tensor:
+    """A square table as ``(1, C, side, side)``, in float32 or finer: positions are resized and sampled there."""
     side = table_side(table_1NC)
     exact = table_1NC.to(torch.promote_types(table_1NC.dtype, torch.float32))
     return exact.reshape(1, side, side, -1).permute(0, 3, 1, 2)

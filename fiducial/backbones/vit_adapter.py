@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fiducial.backbones.deformable import MSDeformAttn
-from fiducial.backbones.vit import Freezable, SizeCache, as_table, checkpointed, run_blocks
+from fiducial.backbones.vit import Freezable, SizeCache, as_table, checkpointed, patch_grid, run_blocks
 
 __all__ = ["ADAPTER_PARTS", "STRIDE", "ViTAdapter"]
 
@@ -261,7 +261,8 @@ class ViTAdapter(Freezable):
         raise NotImplementedError
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
-        h, w = self._patch_grid(image_BCHW)
+        rows, cols = patch_grid(image_BCHW, STRIDE)
+        h, w = 2 * rows, 2 * cols
         tokens_BNC = self.tokens(image_BCHW)
         c1, *coarser = self.spm(image_BCHW)
         prior_BLC = torch.cat([as_table(c) + e for c, e in zip(coarser, self.level_embed, strict=True)], dim=1)
@@ -283,12 +284,6 @@ class ViTAdapter(Freezable):
 
     def _interactions(self) -> Iterator[Interaction]:
         return (part for part in self.interactions if isinstance(part, Interaction))
-
-    def _patch_grid(self, image_BCHW: Tensor) -> tuple[int, int]:
-        height, width = image_BCHW.shape[-2:]
-        if height % STRIDE or width % STRIDE:
-            raise ValueError(f"an image of {height} x {width} pixels: both must be multiples of {STRIDE}")
-        return height // 16, width // 16
 
     def _stage(self, stage: int) -> nn.ModuleList:
         blocks = self.vit_blocks()

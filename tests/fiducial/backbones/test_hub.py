@@ -141,6 +141,10 @@ class TestLocal:
         file.write_bytes(b"")
         assert resolve_weights(str(file), key=KEY) == file
 
+    def test_a_folder_that_was_cloned(self, tmp_path):
+        (tmp_path / "model.safetensors").write_bytes(b"")
+        assert resolve_weights(tmp_path, key=KEY) == tmp_path / "model.safetensors"
+
     @pytest.mark.parametrize("name", ["absent.pth", "."])
     def test_nothing_there(self, tmp_path, name):
         with pytest.raises(SourceError, match=KEY):

@@ -8,7 +8,7 @@ from fiducial.errors import SpecError
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(SpecError, match="use one of: fan_tiny_8_p4_hybrid, .*vit_large_nvdinov2"):
+    with pytest.raises(SpecError, match=r"use one of: fan_tiny_8_p4_hybrid, .*vit_large_nvdinov2"):
         backbone_info("resnet_50")
 
 

@@ -124,7 +124,7 @@ class TestGraphs:
         size = (64, 96) if name == "radio" else (28, 70)
         self.check_compiled(model, torch.randn(2, 3, *size), lambda out: [out])
 
-    @pytest.mark.parametrize("make", [radio, dino])
+    @pytest.mark.parametrize("make", [pytest.param(radio, marks=pytest.mark.slow), dino])
     def test_pyramid_compiles_in_one_graph(self, make):
         self.check_compiled(make().eval(), torch.randn(1, 3, 64, 96), list)
 
@@ -143,9 +143,29 @@ class TestGraphs:
         size = (64, 96) if name == "radio" else (28, 70)
         self.check_exported(model, size, lambda out: [out])
 
-    @pytest.mark.parametrize("make", [radio, dino])
+    @pytest.mark.parametrize("make", [radio, pytest.param(dino, marks=pytest.mark.slow)])
     def test_pyramid_exports_with_any_batch(self, make):
         self.check_exported(make().eval(), (64, 96), list)
+
+    @torch.no_grad()
+    def test_tables_of_a_size_seen_before_are_constants_of_the_export(self):
+        model, image = (
+            RadioEmbedding(RadioViT(RadioShape(32, 1, 4, 4, 4, 3), grid=12)).eval(),
+            torch.randn(1, 3, 32, 64),
+        )
+
+        def resizes(program):
+            return sum("upsample" in str(node.target) for node in program.graph.nodes)
+
+        assert resizes(torch.export.export(model, (image,))) == 1
+        expected = model(image)
+        program = torch.export.export(model, (image,))
+        assert resizes(program) == 0
+        torch.testing.assert_close(program.module()(image), expected)
+        model.vit.patch_generator.pos_embed.mul_(2)
+        program = torch.export.export(model, (image,))  # not seen since the weights changed
+        assert resizes(program) == 1
+        torch.testing.assert_close(program.module()(image), model(image))
 
     @staticmethod
     def check_exported(model, size, maps):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fiducial.backbones import dinov2, radio, weights
 from fiducial.backbones.dinov2 import DinoV2Embedding, DinoV2Pyramid, DinoV2Shape
+from fiducial.backbones.names import build_embedding, build_pyramid
 from fiducial.backbones.radio import RadioEmbedding, RadioPyramid, RadioShape, RadioViT
 from fiducial.backbones.weights import adapt_state_dict, current_layout, load_backbone
 from fiducial.checkpoints.keys import translate
@@ -128,6 +129,19 @@ class TestLayouts:
     def test_fan_heads_are_left_out(self):
         given = {"cls_token": torch.zeros(1), "norm.weight": torch.zeros(1), "head.bias": torch.zeros(1)}
         assert list(adapt_state_dict(FAN, "pyramid", prefixed(given, "backbone."), SIZE)) == ["cls_token"]
+
+    @pytest.mark.parametrize("role", ["pyramid", "embedding"])
+    def test_fan_from_a_classifier(self, role):
+        build = build_pyramid if role == "pyramid" else build_embedding
+        source, model = build(FAN, image_size=SIZE), build(FAN, image_size=SIZE)
+        width = 192
+        file = prefixed(source.state_dict(), "model.backbone.") | {
+            "model.backbone.norm.weight": torch.ones(width),
+            "model.backbone.head.weight": torch.ones(1000, width),
+        }
+        report = load_backbone(model, FAN, role, file, SIZE)
+        assert (report.missing, report.unexpected) == ((), ())
+        assert all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in model.state_dict().items())
 
     def test_half_precision_files(self):
         given, model = bare(RADIO), make(RADIO, "embedding")
