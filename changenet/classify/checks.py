@@ -176,14 +176,14 @@ def _check_checkpointing(spec: ExperimentSpec) -> Iterator[Problem]:
         if value > train.num_epochs:
             found = f"{value} is more than train.num_epochs {train.num_epochs}"
             yield Problem(f"train.{name}", found, f"set it to at most {train.num_epochs}, or raise train.num_epochs")
-    for where, name in (
+    for key, name in (
         ("train.checkpointer.monitor", train.checkpointer.monitor),
         ("train.optim.monitor_name", train.optim.monitor_name),
     ):
         metric = find_metric(name) if name else None
         if name and (metric is None or not ({"val", "train"} & set(metric.stages))):
             fix = "use a metric that training logs: val_loss, val_far, val_auroc, val_acc, … (docs/classify.md)"
-            yield Problem(where, f"unknown metric {name!r}", fix)
+            yield Problem(key, f"unknown metric {name!r}", fix)
     path = train.resume_training_checkpoint_path
     if path and not path.endswith((".pth", ".tlt", ".ckpt")):
         yield Problem("train.resume_training_checkpoint_path", f"found {path!r}", "give a .pth or .tlt checkpoint")

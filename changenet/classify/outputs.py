@@ -30,7 +30,7 @@ DECISIONS = ("PASS", "FAIL")
 
 @dataclass(frozen=True)
 class PairResults:
-    """Scores in dataset order. ``row`` int64, ``label`` int64 (-1 unknown), ``score`` float32: all ``(n,)`` on the CPU."""
+    """Scores in dataset order, ``(n,)`` on the CPU: ``row`` int64, ``label`` int64 (-1 unknown), ``score`` float32."""
 
     row: Tensor
     label: Tensor
@@ -127,7 +127,8 @@ def summary_line(report: ClassifyReport) -> str:
     kpi = report.kpis("test")
     return (
         f"Tot Comp {report.total.num} Total Accuracy {kpi['test_acc']:.2f} False Negative {kpi['test_fnr']:.2f} "
-        f"False Alarm {kpi['test_fpr']:.2f} Defect Correctly Captured {kpi['defect_acc']:.2f} for Margin {report.margin:g}"
+        f"False Alarm {kpi['test_fpr']:.2f} Defect Correctly Captured {kpi['defect_acc']:.2f} "
+        f"for Margin {report.margin:g}"
     )
 
 

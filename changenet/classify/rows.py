@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -164,10 +165,8 @@ def read_pairs(dataset: ClassifyDataset, split: str) -> PairTable:
     columns, rows = read_csv(csv_path, need_label=split != "infer")
     layout = Layout.of(dataset)
     folder = local_path(files.images_dir, key=f"{key}.images_dir")
-    try:
+    with suppress(SourceError):  # none of them exists anywhere: the check of the files names each row
         folder = images_root(folder, [f"{row.input_path}/{row.object_name}" for row in rows[:5]])
-    except SourceError:
-        pass  # none of them exists anywhere: the check of the files names each row
     return PairTable(csv_path, folder, columns, tuple(rows), layout)
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from changenet.classify.checks import effective_margin
-from changenet.classify.data import PairDataset, pair_loader
+from changenet.classify.data import PairDataset
+from changenet.classify.datamodule import PairData, ordered_loader
 from changenet.classify.lightning import ClassifyModule
-from changenet.classify.model import build_classifier
+from changenet.classify.model import EuclideanClassifier, LearnableClassifier, build_classifier
 from changenet.classify.outputs import (
     PairEvaluator,
     PairResults,
@@ -24,13 +23,13 @@ from changenet.classify.outputs import (
     write_evaluation,
     write_inference,
 )
+from changenet.classify.pictures import TrainingPictures
+from changenet.classify.predictor import PairPredictor
 from changenet.classify.rows import SPLITS, Layout, PairTable, read_pairs
 from changenet.classify.transform import Normalization, PairAugment, normalization
 from changenet.classify.weights import KEY_MAPS, SIZE_DEPENDENT, differences
 from fiducial.checkpoints.loading import LoadReport, load_into
 from fiducial.checkpoints.reading import Checkpoint
-from fiducial.data.samplers import EpochSampler, fpratio_weights
-from fiducial.data.sharding import BatchShards
 from fiducial.errors import CheckpointError
 from fiducial.run.console import LOGGER
 from fiducial.spec.knob import plain
@@ -40,113 +39,15 @@ from fiducial.task import Graph, GraphInput
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
 
-__all__ = ["ClassifyRuntime", "PairData", "PairPredictor"]
+__all__ = ["ClassifyRuntime"]
 
-_LAST_LIGHTNING_WITHOUT_CLIP = (2, 6)
+_FIRST_LIGHTNING_WITH_CLIP = (2, 6)
 """Files written with an older Lightning come from TAO up to 6.26, which normalises C-RADIO as configured."""
 
 
-class PairData(pl.LightningDataModule):
-    """The training and validation loaders of a spec."""
-
-    def __init__(self, runtime: ClassifyRuntime) -> None:
-        super().__init__()
-        self.runtime = runtime
-        self.train_set = runtime.dataset("train")
-        files = runtime.data.validation_dataset
-        self.val_set = runtime.dataset("val") if files.csv_path and files.images_dir else None
-
-    @property
-    def num_batches(self) -> int:
-        """Training batches per epoch and process, when there is one process."""
-        return len(self.train_set) // self.runtime.data.batch_size
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        data, trainer = self.runtime.data, self.trainer
-        assert trainer is not None
-        labels = [row.label for row in self.train_set.table.rows]
-        weights = fpratio_weights(labels, data.fpratio_sampling)
-        sampler = EpochSampler(
-            len(labels),
-            batch_size=data.batch_size,
-            seed=self.train_set.seed,
-            weights=weights,
-            rank=trainer.global_rank,
-            world=trainer.world_size,
-        )
-        LOGGER.info("Sampling Defective components at %05.2f:1 rate", weights.max())
-        epoch, batch = _position(trainer)
-        sampler.set_epoch(epoch)
-        sampler.start(batch * data.batch_size * trainer.world_size)
-        return pair_loader(self.train_set, sampler, batch_size=data.batch_size, workers=data.workers, drop_last=True)
-
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        if self.val_set is None:
-            return []
-        trainer = self.trainer
-        assert trainer is not None
-        return self.runtime.ordered_loader(self.val_set, rank=trainer.global_rank, world_size=trainer.world_size)
-
-
-def _position(trainer: pl.Trainer) -> tuple[int, int]:
-    """The epoch and batch that training continues with."""
-    from fiducial.run.seeds import Position
-
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Position):
-            return callback.epoch, callback.batch
-    return trainer.current_epoch, 0
-
-
-class PairPredictor:
-    """Runs the network in torch. Goldens that rows share are encoded once, within ``cache_mb`` of memory."""
-
-    runtime = "torch"
-
-    def __init__(self, network: nn.Module, *, cache_mb: int) -> None:
-        self.network = network.eval()
-        self.max_bytes = cache_mb * 2**20
-        self.hits = self.misses = self.num_bytes = 0
-        self._kept: OrderedDict[int, tuple[Tensor, ...]] = OrderedDict()
-
-    @torch.inference_mode()
-    def predict(self, batch: Mapping[str, Any]) -> Tensor:
-        """Raw output of a :class:`~changenet.classify.data.PairBatch`: logits ``(B, num_classes)`` or distances ``(B,)``."""
-        network: Any = self.network
-        ids = [int(i) for i in batch["golden_id"]]
-        if not self.max_bytes or min(ids) < 0:
-            output: Tensor = network(batch["test"], batch["golden"])
-            return output
-        test = network.encode(batch["test"])
-        goldens = self._encoded(ids, batch["golden"])
-        together = tuple(torch.stack([golden[part] for golden in goldens]) for part in range(len(goldens[0])))
-        compared: Tensor = network.compare(test, together)
-        return compared
-
-    def _encoded(self, ids: list[int], golden: Tensor) -> list[tuple[Tensor, ...]]:
-        network: Any = self.network
-        new = {i: position for position, i in enumerate(ids) if i not in self._kept}
-        self.hits += len(ids) - len(new)
-        self.misses += len(new)
-        fresh: dict[int, tuple[Tensor, ...]] = {}
-        if new:
-            parts = network.encode_golden(golden[list(new.values())])
-            # cloned: a slice would keep the whole batch alive
-            fresh = {i: tuple(part[place].clone() for part in parts) for place, i in enumerate(new)}
-        found = [fresh[i] if i in fresh else self._kept[i] for i in ids]
-        for i in ids:
-            if i in self._kept:
-                self._kept.move_to_end(i)
-        for i, encoding in fresh.items():
-            self._kept[i] = encoding
-            self.num_bytes += _bytes(encoding)
-        while self.num_bytes > self.max_bytes:
-            self.num_bytes -= _bytes(self._kept.popitem(last=False)[1])
-        return found
-
-
-def _bytes(encoding: tuple[Tensor, ...]) -> int:
-    return sum(part.nbytes for part in encoding)
+def _version(text: str | None) -> tuple[int, ...]:
+    """``2.5.0.post0`` as (2, 5); the newest when unknown."""
+    return tuple(int(part) for part in (text or "99.0").split(".")[:2] if part.isdecimal())
 
 
 class ClassifyRuntime:
@@ -169,7 +70,7 @@ class ClassifyRuntime:
             self._tables[split] = read_pairs(self.data, split)
         return self._tables[split]
 
-    def network(self) -> nn.Module:
+    def network(self) -> LearnableClassifier | EuclideanClassifier:
         """The untrained network the spec describes."""
         model, head = self.spec.model, self.spec.model.decode_head
         return build_classifier(
@@ -193,12 +94,11 @@ class ClassifyRuntime:
         if pretrained:
             self._load_pretrained(network)
         if model.backbone.freeze_backbone:
-            network.backbone.freeze()  # type: ignore[operator,union-attr]
+            network.backbone.freeze()  # type: ignore[operator]
         optim = train.optim
         arguments: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay, "momentum": optim.momentum}
         if optim.betas is not None:
             arguments["betas"] = tuple(optim.betas)
-        has_val = bool(self.data.validation_dataset.csv_path and self.data.validation_dataset.images_dir)
         per_group = "/" in (train.checkpointer.monitor or "") or "/" in optim.monitor_name
         return ClassifyModule(
             network,
@@ -209,13 +109,20 @@ class ClassifyRuntime:
             optim={"optim": optim.optim, "policy": optim.policy, "arguments": arguments},
             num_epochs=train.num_epochs,
             compat_tao=spec.compat == "tao",
-            groups=group_names(self.table("val"), self.data.group_by) if has_val and per_group else None,
+            groups=group_names(self.table("val"), self.data.group_by) if self._validates and per_group else None,
             hyper_parameters=redact(plain(spec)),
             record={"mean": list(self.normalization.mean), "std": list(self.normalization.std)},
             tao_model_type="radio_learnable" if self.learnable and "radio" in model.backbone.type else None,
+            pictures=self._pictures(),
+            explain=lambda checkpoint: differences(spec, checkpoint["state_dict"], checkpoint.get("hyper_parameters")),
         )
 
-    def _load_pretrained(self, network: nn.Module) -> None:
+    def _pictures(self) -> TrainingPictures | None:
+        board = self.spec.train.tensorboard
+        every = min(board.infrequent_logging_frequency, self.spec.train.num_epochs)
+        return TrainingPictures(every, self.normalization) if board.enabled and every else None
+
+    def _load_pretrained(self, network: LearnableClassifier | EuclideanClassifier) -> None:
         from fiducial.backbones.weights import load_backbone
         from fiducial.checkpoints.reading import read
 
@@ -237,7 +144,18 @@ class ClassifyRuntime:
 
     def datamodule(self) -> PairData:
         """The LightningDataModule of ``train``."""
-        return PairData(self)
+        return PairData(
+            self.dataset("train"),
+            self.dataset("val") if self._validates else None,
+            batch_size=self.data.batch_size,
+            workers=self.data.workers,
+            fpratio=self.data.fpratio_sampling,
+        )
+
+    @property
+    def _validates(self) -> bool:
+        files = self.data.validation_dataset
+        return bool(files.csv_path and files.images_dir)
 
     def dataset(self, split: str) -> PairDataset:
         """The pairs of a split, augmented in training when the spec says so."""
@@ -254,24 +172,13 @@ class ClassifyRuntime:
             seed=self.spec.train.seed,
         )
 
-    def ordered_loader(
-        self, dataset: PairDataset, *, rank: int, world_size: int, batch_size: int | None = None
-    ) -> DataLoader[Any]:
-        """Batches in dataset order; ranks take whole batches of one list in turn."""
-        shards = BatchShards(len(dataset), batch_size or self.data.batch_size, rank=rank, world_size=world_size)
-        return DataLoader(
-            dataset,
-            batch_sampler=shards,
-            num_workers=self.data.workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.data.workers > 0,
-        )
-
     def loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
-        """Batches of ``test`` or ``infer``."""
+        """Batches of ``test`` or ``infer`` in dataset order; ranks share whole batches of one list."""
         section = self.spec.evaluate if split == "test" else self.spec.inference
-        size = section.batch_size if section.batch_size > 0 else None
-        return self.ordered_loader(self.dataset(split), rank=rank, world_size=world_size, batch_size=size)
+        size = section.batch_size if section.batch_size > 0 else self.data.batch_size
+        return ordered_loader(
+            self.dataset(split), batch_size=size, workers=self.data.workers, rank=rank, world_size=world_size
+        )
 
     def load_weights(self, network: nn.Module, checkpoint: Checkpoint, *, strict: bool = True) -> LoadReport:
         """Put a checkpoint's weights into the network.
@@ -284,7 +191,8 @@ class ClassifyRuntime:
         if not any(key.startswith("model.") for key in weights):
             weights = {f"model.{key}": value for key, value in weights.items()}
         if strict:
-            trained = checkpoint.meta.get("hyper_parameters") if "fiducial" in checkpoint.meta else None
+            ours = isinstance(checkpoint.raw, dict) and "fiducial" in checkpoint.raw
+            trained = checkpoint.meta.get("hyper_parameters") if ours else None
             found = list(differences(self.spec, weights, trained))
             if found:
                 raise CheckpointError.of(found)
@@ -304,32 +212,32 @@ class ClassifyRuntime:
         network = self.network()
         report = self.load_weights(network, checkpoint)
         LOGGER.info("%s", report.summary())
-        self.use_normalization_of(checkpoint.meta)
-        return PairPredictor(network, cache_mb=self.spec.evaluate.golden_cache_mb)
+        self.use_normalization_of(checkpoint.raw if isinstance(checkpoint.raw, dict) else {})
+        return PairPredictor(
+            network, cache_mb=min(self.spec.evaluate.golden_cache_mb, self.spec.inference.golden_cache_mb)
+        )
 
     def use_normalization_of(self, meta: Mapping[str, Any]) -> None:
         """Normalise as the model was trained: by its own record, else by the generation of TAO that wrote it."""
+        config, backbone = self.data.augmentation_config, self.spec.model.backbone.type
         recorded = meta.get("fiducial") or {}
         known = Normalization(tuple(recorded["mean"]), tuple(recorded["std"])) if "mean" in recorded else None
-        written_by = tuple(
-            int(part) for part in str(meta.get("pytorch-lightning_version", "9")).split(".")[:2] if part.isdecimal()
-        )
-        clip = self.spec.compat == "off" and written_by >= _LAST_LIGHTNING_WITHOUT_CLIP
-        before = self.normalization
-        self.normalization = normalization(
-            self.data.augmentation_config, self.spec.model.backbone.type, recorded=known, clip=clip
-        )
-        if self.normalization != before:
-            LOGGER.info("normalising as in training: mean %s, std %s", self.normalization.mean, self.normalization.std)
-        if (
-            known is None
-            and "radio" in self.spec.model.backbone.type
-            and written_by[:2] == _LAST_LIGHTNING_WITHOUT_CLIP
-        ):
+        written_with = _version(meta.get("pytorch-lightning_version"))
+        clip = self.spec.compat == "off" and written_with >= _FIRST_LIGHTNING_WITH_CLIP
+        self.normalization = normalization(config, backbone, recorded=known, clip=clip)
+        if known is not None and known != self.normalization:
             LOGGER.warning(
-                "TAO 7.0.0 and 7.0.1 wrote the same kind of file but normalise C-RADIO differently: using CLIP's mean "
-                "and std; dataset.classify.augmentation_config.radio_normalization: as_configured is the other"
+                "images are normalised with mean %s, std %s as the spec says; the model was trained with %s, %s",
+                *(list(values) for values in (*astuple(self.normalization), *astuple(known))),
             )
+        doubtful = normalization(config, backbone, clip=True) != normalization(config, backbone, clip=False)
+        if known is None and doubtful:
+            LOGGER.info("normalising with mean %s, std %s", *map(list, astuple(self.normalization)))
+            if clip and written_with == _FIRST_LIGHTNING_WITH_CLIP:
+                LOGGER.warning(
+                    "TAO 7.0.0 and 7.0.1 wrote the same kind of file but normalise C-RADIO differently: using CLIP's "
+                    "mean and std; augmentation_config.radio_normalization: as_configured is the other"
+                )
 
     def graph(self) -> Graph:
         """Names and shapes of the exported model; batch axis first."""

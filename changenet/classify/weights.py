@@ -105,7 +105,7 @@ def differences(
 ) -> Iterator[Problem]:
     """Spec keys whose value does not fit a checkpoint.
 
-    ``trained`` is the spec stored in the file, when it is one of ours; its values are taken where the tensors are silent.
+    ``trained`` is the spec stored in the file when it is one of ours: it counts where the tensors are silent.
     """
     known = architecture_of(state_dict)
     pixels = known.pop("pixels", None)

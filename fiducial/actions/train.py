@@ -61,20 +61,21 @@ def _resume_file(task: Task, run: Run) -> Path | None:
 
 def _finished(resume: Path, run: Run) -> bool:
     """Whether the run to continue has already all its epochs. Raises: SpecError when it has more."""
-    meta = read(resume, key=run.spec.encryption_key).meta
-    done, wanted = _epochs_done(meta), run.spec.train.num_epochs
+    done, wanted = _epochs_done(read(resume, key=run.spec.encryption_key).raw), run.spec.train.num_epochs
     if done > wanted:
         fix = f"set train.num_epochs to {done} or more, or use another results_dir"
         raise SpecError("train.num_epochs", f"{wanted}, but {resume.name} is already trained to epoch {done}", fix)
     if done == wanted:
         run.note(f"Already trained to epoch {done}: nothing to do. Raise train.num_epochs to train on.")
-    return done == wanted
+    return bool(done == wanted)
 
 
-def _epochs_done(meta: dict[str, Any]) -> int:
-    """Whole epochs that a Lightning checkpoint has behind it."""
-    progress = meta.get("epochs_done")
-    return int(progress if progress is not None else meta.get("epoch", 0))
+def _epochs_done(checkpoint: Any) -> int:
+    """Whole epochs that a Lightning checkpoint has behind it; its ``epoch`` cannot tell the begin of one from its end."""
+    try:
+        return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except (KeyError, TypeError):
+        return int(checkpoint.get("epoch", 0)) if isinstance(checkpoint, dict) else 0
 
 
 def _announce(settings: Any, module: Any) -> None:

@@ -91,13 +91,13 @@ class ColorJitter:
     @classmethod
     def draw(cls, rng: np.random.Generator, amounts: Sequence[float]) -> ColorJitter:
         """Factors from ``[max(0, 1 - x), 1 + x]`` for the first three amounts, the hue from ``[-x, x]``."""
-        factors = [float(rng.uniform(max(0.0, 1 - amount), 1 + amount)) for amount in amounts[:3]]
+        brightness, contrast, saturation = (float(rng.uniform(max(0.0, 1 - x), 1 + x)) for x in amounts[:3])
         hue = float(rng.uniform(-amounts[3], amounts[3]))
-        return cls(*factors, hue, tuple(int(i) for i in rng.permutation(4)))
+        return cls(brightness, contrast, saturation, hue, tuple(int(i) for i in rng.permutation(4)))
 
     def __call__(self, image: Image.Image, order: Sequence[int] | None = None) -> Image.Image:
         """The changed image; ``order`` replaces the drawn order of the four steps."""
-        from torchvision.transforms import functional
+        from torchvision.transforms import functional  # type: ignore[import-untyped]
 
         steps: tuple[Callable[[Image.Image], Image.Image], ...] = (
             lambda x: functional.adjust_brightness(x, self.brightness),
