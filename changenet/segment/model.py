@@ -1,0 +1,172 @@
+"""The network of Visual ChangeNet segment: which pixels changed between two images?
+
+Keys are those of a TAO checkpoint without the leading ``model.``. Both images are ``(B, 3, H, W)``, normalised.
+
+Dims: B batch, E decoder channels, K classes, H and W rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from changenet.difference import DifferencePyramid, Pyramid, fusion_layer, resize
+from fiducial.backbones.names import backbone_info, build_pyramid
+
+__all__ = ["ChangeDecoder", "ChangeSegmenter", "Predictions", "average_predictions", "build_segmenter"]
+
+Predictions = tuple[Tensor, ...]
+"""Logits ``(B, K, ., .)``, coarsest first; the last has the size of the image and is the result."""
+
+RESIDUAL_SCALE = 0.1
+
+
+def _named_conv(conv: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(conv2d=conv))
+
+
+class _Residual(nn.Module):
+    """``x + 0.1 conv(ReLU(conv(x)))``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = _named_conv(nn.Conv2d(width, width, 3, padding=1))
+        self.conv2 = _named_conv(nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, x_BEHW: Tensor) -> Tensor:
+        branch: Tensor = self.conv2(F.relu(self.conv1(x_BEHW)))
+        return torch.add(x_BEHW, branch, alpha=RESIDUAL_SCALE)
+
+
+def _doubling(width: int) -> nn.Sequential:
+    return _named_conv(nn.ConvTranspose2d(width, width, 4, stride=2, padding=1))
+
+
+def _prediction_head(width: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(width, num_classes, 3, padding=1),
+        nn.ReLU(),
+        nn.BatchNorm2d(num_classes),
+        nn.Conv2d(num_classes, num_classes, 3, padding=1),
+    )
+
+
+class ChangeDecoder(DifferencePyramid):
+    """Two pyramids of strides 4 to 32 to logits per pixel: the decoder of ChangeFormer (Bandara and Patel 2022).
+
+    The difference maps of all scales are fused at stride 4 and enlarged twice. Every scale also has a small prediction
+    head of its own, for multi-scale training.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int, num_classes: int) -> None:
+        super().__init__(channels, width)
+        for scale in range(len(channels), 0, -1):
+            self.add_module(f"make_pred_c{scale}", _prediction_head(width, num_classes))
+        self.linear_fuse = fusion_layer(len(channels) * width, width)
+        self.convd2x = _doubling(width)
+        self.dense_2x = nn.Sequential(_Residual(width))
+        self.convd1x = _doubling(width)
+        self.dense_1x = nn.Sequential(_Residual(width))
+        self.change_probability = _named_conv(nn.Conv2d(width, num_classes, 3, padding=1))
+
+    def difference_maps(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Pyramid:
+        """The differences of two pyramids, fine to coarse, ``(B, E, ., .)`` each; coarser ones are added in."""
+        return self.differences(self.test_halves(before), self.golden_halves(after))
+
+    def auxiliary(self, maps: Pyramid) -> Predictions:
+        """The predictions of the single scales, coarsest first."""
+        return tuple(getattr(self, f"make_pred_c{scale}")(maps[scale - 1]) for scale in range(len(maps), 0, -1))
+
+    def final(self, maps: Pyramid) -> Tensor:
+        """The prediction from all scales, four times as large as the finest map."""
+        x_BEHW = self.dense_2x(self.convd2x(self.fuse(maps)))
+        x_BEHW = self.dense_1x(self.convd1x(x_BEHW))
+        logit_BKHW: Tensor = self.change_probability(x_BEHW)
+        return logit_BKHW
+
+    def fuse(self, maps: Pyramid) -> Tensor:
+        """``linear_fuse`` of all maps, resized to the finest and joined along the channels, the coarsest first.
+
+        A 1×1 convolution of joined maps is a sum of one per map, and it commutes with bilinear resizing: every map
+        is convolved at its own size, and the joined map (four times as large as the result) is never made.
+        """
+        conv, norm = cast(nn.Conv2d, self.linear_fuse[0]), self.linear_fuse[1]
+        size, width = maps[0].shape[-2:], maps[0].shape[1]
+        weights = conv.weight.split(width, dim=1)
+        fused_BEHW = F.conv2d(maps[0], weights[-1], conv.bias)
+        for x_BEHW, weight in zip(maps[1:], reversed(weights[:-1]), strict=True):
+            fused_BEHW = fused_BEHW + resize(F.conv2d(x_BEHW, weight), size)
+        normed_BEHW: Tensor = norm(fused_BEHW)
+        return normed_BEHW
+
+
+class ChangeSegmenter(nn.Module):
+    """A pyramid backbone and a :class:`ChangeDecoder`.
+
+    ``forward`` gives all predictions, ``final`` the result alone, which is cheaper. With ``average_scales`` the result
+    is the mean of the logits of all scales (TAO's ``multi_scale_infer``).
+    """
+
+    def __init__(self, backbone: nn.Module, decoder: ChangeDecoder, *, average_scales: bool = False) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.decoder = decoder
+        self.average_scales = average_scales
+
+    def forward(self, before: Tensor, after: Tensor) -> Predictions:
+        """Logits of every scale for two images ``(B, 3, H, W)``; the last is ``(B, K, H, W)``."""
+        predictions = self.predictions(before, after)
+        return (*predictions[:-1], average_predictions(predictions)) if self.average_scales else predictions
+
+    def final(self, before: Tensor, after: Tensor) -> Tensor:
+        """The last output of :meth:`forward`."""
+        if self.average_scales:
+            return self(before, after)[-1]  # type: ignore[no-any-return]
+        return self.decoder.final(self._maps(before, after))
+
+    def predictions(self, before: Tensor, after: Tensor, *, auxiliary: bool = True) -> Predictions:
+        """The logits that losses are computed on: never averaged; without ``auxiliary``, the last alone."""
+        maps = self._maps(before, after)
+        return (*(self.decoder.auxiliary(maps) if auxiliary else ()), self.decoder.final(maps))
+
+    def _maps(self, before: Tensor, after: Tensor) -> Pyramid:
+        if self.training:  # two passes, so that batch norm sees the images apart, as in TAO
+            return self.decoder.difference_maps(self.backbone(before), self.backbone(after))
+        both = self.backbone(torch.cat((before, after)))
+        pairs = [x_BCHW.chunk(2) for x_BCHW in both]
+        return self.decoder.difference_maps([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+
+
+def average_predictions(predictions: Predictions) -> Tensor:
+    """The mean of the logits of all scales, those of coarser ones repeated up to the size of the last."""
+    *coarse, final = predictions
+    enlarged = [F.interpolate(x_BKHW, size=final.shape[-2:], mode="nearest") for x_BKHW in coarse]
+    return torch.stack([*enlarged, final]).mean(0)
+
+
+def build_segmenter(
+    *,
+    backbone: str,
+    image_size: tuple[int, int],
+    num_classes: int = 2,
+    embed_dim: int = 256,
+    use_summary_token: bool = False,
+    average_scales: bool = False,
+    activation_checkpointing: bool = False,
+) -> ChangeSegmenter:
+    """The untrained network for pairs of images of ``image_size`` = (height, width) pixels.
+
+    ``use_summary_token`` counts for ViT backbones alone. Raises: SpecError for an unknown backbone.
+    """
+    info = backbone_info(backbone)
+    options: dict[str, Any] = {"activation_checkpointing": activation_checkpointing}
+    if info.family != "FAN":
+        options["use_summary_token"] = use_summary_token
+    decoder = ChangeDecoder(info.channels, embed_dim, num_classes)
+    pyramid = build_pyramid(backbone, image_size=image_size, **options)
+    return ChangeSegmenter(pyramid, decoder, average_scales=average_scales)

@@ -1,0 +1,215 @@
+"""ChangeNet segment: networks, training steps, losses, metrics and data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from changenet.config import ExperimentSpec
+from changenet.segment.losses import IGNORED, cross_entropy, mmiou, multi_scale
+from changenet.segment.metrics import confusion, summary
+from changenet.segment.model import ChangeSegmenter, average_predictions, build_segmenter
+from fiducial.backbones.names import BACKBONES
+from fiducial.optim import build_optimizer, lr_factor
+from parity_cases import Case, NotBuilt, Output, recipe, runs
+
+PREFIX = "model."
+"""Of the network's keys in a checkpoint of TAO."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A network with the weights of a case, and its batch."""
+
+    model: ChangeSegmenter
+    before: Tensor
+    after: Tensor
+    label_BHW: Tensor
+    weights: Sequence[float]
+    """Of the five predictions in the loss."""
+    keys: Sequence[str]
+    """Of the parameters (no buffers), as the checkpoint names and orders them."""
+
+    def parameter(self, key: str) -> nn.Parameter:
+        return self.model.get_parameter(key.removeprefix(PREFIX))
+
+    def gradient(self, key: str) -> Tensor:
+        parameter = self.parameter(key)
+        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+@runs("segment_run")
+def segment(case: Case) -> Mapping[str, Output]:
+    """pred0..4, the losses on them, their average, and gradients of the multi-scale loss."""
+    pair = _pair(case)
+    needs_grad = case.wants("grad")
+    with torch.set_grad_enabled(needs_grad):
+        predictions = pair.model.predictions(pair.before, pair.after)
+        total = multi_scale(predictions, pair.label_BHW, pair.weights, cross_entropy)
+    if needs_grad:
+        total.backward()
+    final = predictions[-1].detach()
+    label = torch.where(pair.label_BHW == IGNORED, 0, pair.label_BHW)
+    results: dict[str, Output] = {f"pred{i}": logit.detach() for i, logit in enumerate(predictions)}
+    results |= {
+        "loss_single_scale": cross_entropy(final, pair.label_BHW),
+        "loss_multi_scale": total,
+        "multi_scale_infer": average_predictions([logit.detach() for logit in predictions]),
+        "mmiou_loss": mmiou(final, label, absent_classes=True),
+    }
+    if needs_grad:
+        results["grad_norms"] = _norms([pair.gradient(key) for key in pair.keys])
+        results |= {f"grad:{key}": pair.gradient(key) for key in case.manifest.get("grad_of", [])}
+    return results
+
+
+@runs("segment_train_run")
+def segment_training(case: Case) -> Mapping[str, Output]:
+    """losses before each step, param_change_norms and after:<key> at the end; the rate is that of epoch 0."""
+    pair = _pair(case)
+    train = case.config["train"]
+    optim = train["optim"]
+    kind = {"ce": cross_entropy, "mmiou": partial(mmiou, absent_classes=True)}[train["segment"]["loss"]]
+    optimizer = build_optimizer(
+        optim["optim"],
+        pair.model.parameters(),
+        lr=optim["lr"] * lr_factor(optim["policy"], 0, train["num_epochs"]),
+        weight_decay=optim["weight_decay"],
+        momentum=optim["momentum"],
+    )
+    before = {key: pair.parameter(key).detach().clone() for key in pair.keys}
+    losses = []
+    for _ in range(case.manifest["steps"]):
+        optimizer.zero_grad()
+        (final,) = pair.model.predictions(pair.before, pair.after, auxiliary=False)
+        loss = kind(final, pair.label_BHW)
+        loss.backward()
+        _zero_class_token_gradients(pair.model)
+        optimizer.step()
+        losses.append(loss.detach())
+    return {
+        "losses": torch.stack(losses),
+        "param_change_norms": _norms([pair.parameter(key).detach() - before[key] for key in pair.keys]),
+        **{f"after:{key}": pair.parameter(key) for key in case.manifest.get("after_of", [])},
+    }
+
+
+@runs("ce_losses")
+def losses(case: Case) -> Mapping[str, Output]:
+    """Cross entropy (also of small logits, and classify's weighted one) and mmiou, with gradients."""
+    inputs = case.inputs()
+    label_BHW = inputs["label"][:, 0]
+    masked_BHW = label_BHW.clone()
+    masked_BHW[:, :3] = IGNORED
+    results: dict[str, Output] = {}
+    tao_mmiou = partial(mmiou, absent_classes=True)
+    for name, kind, label in (("ce", cross_entropy, masked_BHW), ("mmiou", tao_mmiou, label_BHW)):
+        logits = inputs["logits"].clone().requires_grad_()
+        loss = kind(logits, label)
+        (results[f"{name}_grad"],) = torch.autograd.grad(loss, logits)
+        results[name] = loss
+    results["ce_resized_logits"] = cross_entropy(inputs["small_logits"], masked_BHW)
+    weight = torch.tensor(case.config["cls_weight"])
+    results["weighted_ce"] = F.cross_entropy(inputs["class_logits"], inputs["class_labels"], weight)
+    return results
+
+
+@runs("seg_metrics")
+def metrics(case: Case) -> Mapping[str, Output]:
+    """The confusion matrix of two updates, its metrics, and the mean F1 of each update alone."""
+    inputs, num_classes = case.inputs(), case.config["num_classes"]
+    gt = inputs["gt"].clone()
+    gt[:, :2] = IGNORED
+    matrices = confusion(inputs["pred"], gt, num_classes).numpy()
+    half = len(matrices) // 2
+    total = matrices.sum(0)
+    return {
+        **summary(total),
+        "confusion": total.astype(np.float64),
+        "batch_mean_f1": np.array([summary(part.sum(0))["mf1"] for part in (matrices[:half], matrices[half:])]),
+    }
+
+
+@runs("seg_data")
+def data(case: Case) -> Mapping[str, Output]:
+    """A<i>, B<i>, L<i>: the items of a split as evaluation reads them."""
+    from changenet.segment.runtime import SegmentRuntime
+
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        for entry in case.manifest["files"]:
+            _write_file(root, entry)
+        (root / "list").mkdir()
+        (root / "list" / "test.txt").write_text("".join(f"{name}\n" for name in case.manifest["list"]))
+        options = {"root_dir": folder, **case.config}
+        spec = ExperimentSpec.model_validate({"task": "segment", "dataset": {"segment": options}})
+        dataset = SegmentRuntime(spec).dataset("test")
+        items = [dataset[index] for index in range(len(dataset))]
+    results: dict[str, Output] = {}
+    for index, item in enumerate(items):
+        results |= {f"A{index}": item["A"], f"B{index}": item["B"], f"L{index}": item["L"][None]}
+    return results
+
+
+def _write_file(root: Path, entry: Mapping[str, object]) -> None:
+    options = {name: value for name, value in entry.items() if name not in ("path", "label")}
+    limit = entry.get("label")
+    if limit is None:
+        pixels = recipe.uint8_image(**options)
+    else:
+        pixels = np.where(recipe.uint8_image(channels=1, **options)[..., 0] > limit, 255, 0).astype(np.uint8)
+    path = root / str(entry["path"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def _pair(case: Case) -> _Pair:
+    spec, data_options = case.config["model"], case.config["dataset"]["segment"]
+    backbone, head = spec["backbone"], spec["decode_head"]
+    if backbone["type"] not in BACKBONES:
+        raise NotBuilt(f"backbone {backbone['type']}")
+    inputs = case.inputs()
+    before = inputs["A"]
+    model = build_segmenter(
+        backbone=backbone["type"],
+        image_size=(before.shape[-2], before.shape[-1]),
+        num_classes=data_options["num_classes"],
+        embed_dim=head["decoder_params"]["embed_dim"],
+        use_summary_token=head.get("use_summary_token", False),
+    )
+    weights = case.weights()
+    model.load_state_dict({key.removeprefix(PREFIX): value for key, value in weights.items()})
+    if backbone.get("freeze_backbone"):
+        model.backbone.freeze()  # type: ignore[operator]
+    model.train(case.manifest.get("mode") == "train")
+    parameters = {PREFIX + name for name, _ in model.named_parameters()}
+    return _Pair(
+        model=model,
+        before=before,
+        after=inputs["B"],
+        label_BHW=inputs["L"][:, 0],
+        weights=case.config["train"]["segment"]["weights"],
+        keys=[key for key in weights if key in parameters],
+    )
+
+
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
+    """The L2 norms, summed in float64: some have tens of millions of elements."""
+    return torch.stack([tensor.double().norm() for tensor in tensors])
+
+
+def _zero_class_token_gradients(model: nn.Module) -> None:
+    """FAN's class token changes no map, so that we neither run nor train its layers. TAO runs them and drops the token:
+    their gradients are zeros, and the optimiser's weight decay moves them."""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None and name.startswith("backbone.cls_"):
+            parameter.grad = torch.zeros_like(parameter)
