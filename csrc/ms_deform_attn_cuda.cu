@@ -160,7 +160,7 @@ __device__ inline void add(E* to, const E* numbers) {
 // d_value may be null: then only the other two gradients are made, which take no atomics.
 template <typename T, int WIDTH, int VEC>
 __global__ void __launch_bounds__(THREADS) backward_kernel(
-    Inputs<T> in, const T* __restrict__ grad, Exact<T>* d_value, Exact<T>* __restrict__ d_location,
+    Inputs<T> in, const T* __restrict__ grad, Exact<T>* __restrict__ d_value, Exact<T>* __restrict__ d_location,
     Exact<T>* __restrict__ d_weight) {
   using E = Exact<T>;
   const int D = WIDTH ? WIDTH : in.D;

@@ -32,14 +32,15 @@ def load(device: str) -> tuple[Forward, Backward]:
 
 
 def _grid(value: Tensor, locations: Tensor) -> tuple[tuple[int], dict[str, int]]:
-    """Blocks to launch, and the sizes that a kernel is told."""
+    """Blocks to launch, and the sizes and options that a kernel is told."""
     batch, pixels, heads, channels = value.shape
     _, queries, _, levels, points, _ = locations.shape
     block_d = triton.next_power_of_2(channels)
     block_n = max(1, 1024 // block_d)
     outputs = batch * queries * heads
     sizes = {"outputs": outputs, "S": pixels, "Q": queries, "M": heads, "D": channels, "L": levels, "P": points}
-    return (triton.cdiv(outputs, block_n),), {**sizes, "BLOCK_N": block_n, "BLOCK_D": block_d}
+    options = {"BLOCK_N": block_n, "BLOCK_D": block_d, "enable_fp_fusion": True}
+    return (triton.cdiv(outputs, block_n),), {**sizes, **options}
 
 
 def _forward(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:

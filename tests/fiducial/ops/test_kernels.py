@@ -32,6 +32,8 @@ def run_on(request, monkeypatch):
     name, device = request.param.split("-")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
+    if name == "triton" and device == "cpu" and torch.cuda.is_available():
+        pytest.skip("the GPU runs it, and cannot any more once the interpreter has")
     if name == "triton":
         monkeypatch.setenv("TRITON_INTERPRET", "1" if device == "cpu" else "0")
         importlib.reload(importlib.import_module("fiducial.ops.triton_kernel"))
@@ -69,6 +71,27 @@ def assert_equals_torch(run_on, inputs):
         assert got.dtype == want.dtype
         torch.testing.assert_close(got, want, **TOLERANCE[inputs[0].dtype])
     return found
+
+
+@pytest.mark.parametrize("name", ["_forward_kernel", "_backward_kernel"])
+def test_triton_compiles_for_gpus(name, monkeypatch, tmp_path):
+    # Needs no GPU; comes first, since Triton's interpreter leaves the process unable to compile.
+    compiler = pytest.importorskip("triton.compiler")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = getattr(importlib.reload(importlib.import_module("fiducial.ops.triton_kernel")), name)
+    constants = {"D": 32, "L": 3, "P": 4, "BLOCK_N": 32, "BLOCK_D": 32, "SCATTER": True}
+    constants = {argument: constants[argument] for argument in kernel.arg_names if argument in constants}
+    half, index, sizes = {"value", "grad", "out"}, {"shapes", "starts"}, {"outputs", "S", "Q", "M"}
+
+    def dtype(argument):
+        if argument in constants:
+            return "constexpr"
+        return "i32" if argument in sizes else "*fp16" if argument in half else "*i64" if argument in index else "*fp32"
+
+    source = compiler.ASTSource(kernel, {argument: dtype(argument) for argument in kernel.arg_names}, constants)
+    target = importlib.import_module("triton.backends.compiler").GPUTarget("cuda", 80, 32)
+    assert compiler.compile(source, target=target, options={"enable_fp_fusion": True}).asm["cubin"]
 
 
 class TestEveryKernel:
