@@ -1,0 +1,465 @@
+"""Rasters with a place on earth: reading with a stated scaling, and masks back out as GeoTIFF and polygons.
+
+Needs rasterio (extra ``geo``) for all but plain 8-bit pictures, which :mod:`fiducial.data.images` reads.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from changenet.segment.counts import IGNORED
+from changenet.segment.objects import label_objects
+from changenet.segment.tiles import Window
+from fiducial.data.images import read_image, read_rgb
+from fiducial.errors import DatasetError, MissingDependencyError, Problem, optional
+
+__all__ = [
+    "GeoFrame",
+    "Percentiles",
+    "Raster",
+    "RasterInfo",
+    "Scaling",
+    "check_alignment",
+    "polygons",
+    "read_info",
+    "read_raster",
+    "resolve_scaling",
+    "write_geotiff",
+    "write_polygons",
+]
+
+log = logging.getLogger("fiducial")
+
+_TIFF = (".tif", ".tiff")
+_GEO_TAGS = (33550, 33922, 34264, 34735)  # GeoTIFF: pixel scale, tie points, transformation, keys
+_BITS_PER_SAMPLE = 258
+_SAMPLE_SIDE = 2048  # percentiles come from at most this many pixels squared
+_SHIFT = 0.01  # pixels by which two frames may differ
+_EQUAL_AREA = "EPSG:6933"
+_WGS84 = "EPSG:4326"
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """The values of a raster that ``low`` and ``high`` percent of its valid pixels lie below."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 100:
+            raise ValueError(f"percentiles must satisfy 0 <= low < high <= 100, got {self.low}, {self.high}")
+
+
+Scaling = tuple[float, float] | Percentiles
+"""Which values become 0 and 255: the two values, or percentiles of each raster."""
+
+
+@dataclass(frozen=True)
+class GeoFrame:
+    """Where a raster lies: ``crs`` as WKT (empty: not stated), and the affine ``transform`` (a, b, c, d, e, f).
+
+    Map coordinates of the corner of pixel (row, column): ``x = a·column + b·row + c``, ``y = d·column + e·row + f``.
+    """
+
+    crs: str
+    transform: tuple[float, float, float, float, float, float]
+
+    @property
+    def pixel_area(self) -> float:
+        """Area of a pixel in square units of the map (of degrees, for geographic coordinates)."""
+        a, b, _, d, e, _ = self.transform
+        return abs(a * e - b * d)
+
+    def moved(self, window: Window) -> GeoFrame:
+        """The frame of a window."""
+        a, b, c, d, e, f = self.transform
+        x, y = a * window.left + b * window.top + c, d * window.left + e * window.top + f
+        return GeoFrame(self.crs, (a, b, x, d, e, y))
+
+
+@dataclass(frozen=True)
+class RasterInfo:
+    """What a file's header says. ``frame`` is None for a picture without a place."""
+
+    path: Path
+    height: int
+    width: int
+    num_bands: int
+    dtype: str
+    frame: GeoFrame | None
+
+
+@dataclass(frozen=True)
+class Raster:
+    """``rgb`` uint8 ``(H, W, 3)``; ``valid`` bool ``(H, W)``, False where the file has no data."""
+
+    rgb: NDArray[np.uint8]
+    valid: NDArray[np.bool_]
+    frame: GeoFrame | None
+
+
+def read_info(path: Path) -> RasterInfo:
+    """The header only. Raises: DatasetError when it cannot be read; MissingDependencyError, see :func:`read_raster`."""
+    if not _wants_rasterio(path):
+        image = read_image(path)
+        return RasterInfo(path, image.height, image.width, len(image.getbands()), "uint8", None)
+    with _opened(path) as file:
+        return RasterInfo(path, file.height, file.width, file.count, file.dtypes[0], _frame(file))
+
+
+def read_raster(
+    path: Path,
+    *,
+    scaling: tuple[float, float] | None = None,
+    bands: Sequence[int] | None = None,
+    window: Window | None = None,
+) -> Raster:
+    """A raster, or a window of it, as 8-bit RGB.
+
+    ``scaling`` (low, high): values become ``(value - low) / (high - low) · 255``, rounded and cut at 0 and 255. Without
+    it the pixels must be 8-bit and stay as they are: what deeper pixels mean is never guessed. Percentiles are made
+    values of by :func:`resolve_scaling`. ``bands``: one or three band numbers from 1 (red, green, blue); None takes the
+    bands that the file marks as such, else its first three, or its only one. ``window`` may reach over the right and
+    lower border; what comes back is what lies inside.
+
+    No data: pixels that the file's nodata value, mask or alpha band declares empty, or that are not finite. They are 0.
+    Raises: DatasetError naming the file; MissingDependencyError for deep or multi-band TIFFs without rasterio.
+    """
+    if not _wants_rasterio(path):
+        return _read_plain(path, scaling, window)
+    with _opened(path) as file:
+        chosen = _bands(file, bands, path)
+        box = window and _inside(window, file.height, file.width)
+        values = file.read(chosen, window=box)
+        valid = (file.dataset_mask(window=box) > 0) & np.isfinite(values).all(axis=0)
+        frame = _frame(file)
+    if scaling is None and values.dtype != np.uint8:
+        raise _unscaled(path, values, valid)
+    pixels = values if scaling is None else _scaled(values, scaling)
+    pixels = np.where(valid, pixels, np.uint8(0))
+    rgb = np.ascontiguousarray(np.broadcast_to(pixels.transpose(1, 2, 0), (*valid.shape, 3)))
+    return Raster(rgb, valid, frame.moved(window) if frame and window else frame)
+
+
+def resolve_scaling(
+    path: Path, scaling: Scaling | None, bands: Sequence[int] | None = None
+) -> tuple[float, float] | None:
+    """``scaling`` as two values for :func:`read_raster`.
+
+    Percentiles are those of the valid pixels of all chosen bands together, so that the colours stay; large rasters are
+    sampled evenly, some four million pixels of each band. Kept, as long as the file does not change.
+    Raises: DatasetError when the values at both percentiles are the same, or no pixel is valid.
+    """
+    if not isinstance(scaling, Percentiles):
+        return scaling
+    return _percentiles(path, scaling, None if bands is None else tuple(bands), path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=65536)
+def _percentiles(
+    path: Path, percentiles: Percentiles, bands: tuple[int, ...] | None, changed: int
+) -> tuple[float, float]:
+    if _wants_rasterio(path):
+        with _opened(path) as file:
+            chosen = _bands(file, bands, path)
+            shape = (min(file.height, _SAMPLE_SIDE), min(file.width, _SAMPLE_SIDE))
+            values = file.read(chosen, out_shape=(len(chosen), *shape))
+            valid = file.dataset_mask(out_shape=shape) > 0
+        sample = values[:, valid].astype(np.float64).ravel()
+    else:
+        sample = np.asarray(read_rgb(path), dtype=np.float64).ravel()
+    sample = sample[np.isfinite(sample)]
+    if not len(sample):
+        raise DatasetError(str(path), "no pixel with data", "leave it out of the list")
+    low, high = (float(v) for v in np.percentile(sample, [percentiles.low, percentiles.high]))
+    if low == high:
+        found = f"the same value ({low:g}) at percentiles {percentiles.low:g} and {percentiles.high:g}"
+        raise DatasetError(str(path), found, "state the two values of the scaling, or wider percentiles")
+    return low, high
+
+
+def check_alignment(infos: Sequence[RasterInfo]) -> Iterator[Problem]:
+    """What keeps files from showing the same ground pixel by pixel; the first one is what the others are held to.
+
+    Sizes must agree; coordinate systems and transforms too (corners within 0.01 pixel) where both files state them. One
+    that states none, such as a plain mask, is taken to lie where the first lies: a warning says so for images.
+    """
+    first, *others = infos
+    for other in others:
+        where = f"{other.path} and {first.path}"
+        if (other.height, other.width) != (first.height, first.width):
+            found = f"{other.height} × {other.width} and {first.height} × {first.width} pixels"
+            yield Problem(where, found, "cut both to the same extent and resolution, as with `rio warp --like`")
+        elif other.frame and first.frame:
+            yield from _frame_problems(where, other.frame, first.frame, (first.height, first.width))
+        elif first.frame or other.frame:
+            without = other if first.frame else first
+            found = f"{without.path.name} states no coordinates"
+            yield Problem(where, found, "they are taken to cover the same ground; check that they do", "warning")
+
+
+def _frame_problems(where: str, frame: GeoFrame, reference: GeoFrame, size: tuple[int, int]) -> Iterator[Problem]:
+    rasterio = _rasterio()
+    crs, reference_crs = (rasterio.crs.CRS.from_wkt(f.crs) if f.crs else None for f in (frame, reference))
+    if crs != reference_crs:
+        found = f"coordinates of {_crs_name(frame)} and {_crs_name(reference)}"
+        yield Problem(where, found, "reproject one of them, as with `rio warp --like`")
+        return
+    corners = [(row, column) for row in (0, size[0]) for column in (0, size[1])]
+    distance = max(math.dist(_place(frame, *corner), _place(reference, *corner)) for corner in corners)
+    apart = distance / math.sqrt(reference.pixel_area)
+    if apart > _SHIFT:
+        yield Problem(where, f"corners {apart:.3g} pixels apart", "resample one onto the other (`rio warp --like`)")
+
+
+def write_geotiff(
+    path: Path,
+    values_HW: NDArray[Any],
+    frame: GeoFrame | None,
+    *,
+    colours: Sequence[tuple[int, int, int]] | None = None,
+    nodata: float | None = None,
+) -> None:
+    """One band ``(H, W)`` (a uint8 mask, a float32 probability) as a tiled, losslessly compressed GeoTIFF.
+
+    ``colours``: the colour of each class of a uint8 mask, shown by GIS programs. ``nodata``: the value that means none.
+    Folders are made.
+    """
+    rasterio = _rasterio()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = values_HW.shape
+    place: dict[str, Any] = {}
+    if frame is not None:
+        place = {"transform": rasterio.Affine(*frame.transform), "crs": frame.crs or None}
+    profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": values_HW.dtype.name}
+    storage = {"compress": "deflate", "tiled": True, "blockxsize": 256, "blockysize": 256, "bigtiff": "if_safer"}
+    with _quiet(rasterio), rasterio.open(path, "w", **profile, **storage, **place, nodata=nodata) as file:
+        file.write(values_HW, 1)
+        if colours is not None:
+            file.write_colormap(1, {k: (*colour, 255) for k, colour in enumerate(colours)})
+
+
+def polygons(
+    mask: NDArray[np.uint8],
+    frame: GeoFrame | None,
+    *,
+    class_names: Mapping[int, str] | None = None,
+    min_area: int = 0,
+    wgs84: bool = False,
+) -> dict[str, Any]:
+    """The changed areas of ``mask`` (uint8 class numbers ``(H, W)``; 0 and 255 are none) as a GeoJSON collection.
+
+    A feature is a set of pixels of one class, 8-connected as in :mod:`changenet.segment.objects`, of ``min_area``
+    pixels or more; parts that touch by a corner only are parts of a MultiPolygon, so that every geometry is valid.
+    Properties: ``id`` from 1, ``class``, ``name``, ``pixels``, ``area`` in square map units, and ``area_m2`` where the
+    coordinate system tells it (geographic coordinates: measured in the equal-area projection EPSG:6933).
+
+    Coordinates are the raster's own, with the ``crs`` member that GIS programs read, or with ``wgs84`` longitude and
+    latitude as RFC 7946 wants them; without a frame, columns and rows.
+    Raises: DatasetError when ``wgs84`` is asked for and the frame states no coordinate system.
+    """
+    rasterio = _rasterio()
+    if wgs84 and not (frame and frame.crs):
+        raise DatasetError("polygons", "no coordinate system to convert to WGS 84 from", "turn the conversion off")
+    affine = rasterio.Affine(*frame.transform) if frame else rasterio.Affine.identity()
+    crs = rasterio.crs.CRS.from_wkt(frame.crs) if frame and frame.crs else None
+    features: list[dict[str, Any]] = []
+    for value in sorted(set(np.unique(mask).tolist()) - {0, IGNORED}):
+        label_HW, num = label_objects(mask == value)
+        pixels = np.bincount(label_HW.ravel(), minlength=num + 1)
+        parts: dict[int, list[Any]] = {label: [] for label in range(1, num + 1) if pixels[label] >= min_area}
+        kept_HW = np.isin(label_HW, list(parts))
+        for shape, label in rasterio.features.shapes(label_HW, mask=kept_HW, connectivity=4, transform=affine):
+            parts[int(label)].append(shape["coordinates"])
+        for label, rings in parts.items():
+            geometry = {"type": "MultiPolygon", "coordinates": rings}
+            if len(rings) == 1:
+                geometry = {"type": "Polygon", "coordinates": rings[0]}
+            properties: dict[str, Any] = {"id": len(features) + 1, "class": value}
+            if class_names is not None:
+                properties["name"] = class_names.get(value, str(value))
+            properties["pixels"] = int(pixels[label])
+            properties["area"] = int(pixels[label]) * (frame.pixel_area if frame else 1.0)
+            if crs is not None:
+                properties["area_m2"] = _square_metres(rasterio, crs, geometry, properties["area"])
+            if wgs84:
+                geometry = rasterio.warp.transform_geom(crs, _WGS84, geometry)
+            features.append({"type": "Feature", "properties": properties, "geometry": _listed(geometry)})
+    collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
+    if crs is not None and not wgs84:
+        collection["crs"] = {"type": "name", "properties": {"name": _urn(crs)}}
+    return collection
+
+
+def write_polygons(path: Path, collection: Mapping[str, Any]) -> None:
+    """A collection of :func:`polygons` as a GeoJSON file. Folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(collection, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _wants_rasterio(path: Path) -> bool:
+    """Whether the file is one for rasterio. Without it, a TIFF that Pillow reads whole is read, and said so."""
+    if path.suffix.lower() not in _TIFF or not path.is_file():
+        return False
+    try:
+        _rasterio()
+    except MissingDependencyError:
+        tags = _tiff_tags(path)
+        if max(tags.get(_BITS_PER_SAMPLE, (16,))) > 8:
+            raise
+        if any(tag in tags for tag in _GEO_TAGS):
+            _say_once(f"{path.parent}: coordinates of the TIFFs are left out; pip install 'fiducial[geo]' keeps them")
+        return False
+    return True
+
+
+def _tiff_tags(path: Path) -> Mapping[int, Any]:
+    try:
+        with Image.open(path) as image:
+            return dict(getattr(image, "tag_v2", {}))
+    except UnidentifiedImageError:  # of a kind that Pillow does not know, such as 16 bits for each of three colours
+        return {}
+
+
+@lru_cache(maxsize=256)
+def _say_once(message: str) -> None:
+    log.warning("%s", message)
+
+
+def _read_plain(path: Path, scaling: tuple[float, float] | None, window: Window | None) -> Raster:
+    image = read_image(path)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)[None]
+        if scaling is None:
+            raise _unscaled(path, values, np.ones(values.shape[1:], dtype=bool))
+    else:
+        values = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    valid = np.isfinite(values).all(axis=0)
+    if "A" in image.getbands():
+        valid &= np.asarray(image.getchannel("A")) > 0
+    pixels = values if scaling is None else _scaled(values, scaling)
+    pixels = np.where(valid, pixels, np.uint8(0)).transpose(1, 2, 0)
+    rgb = np.ascontiguousarray(np.broadcast_to(pixels, (*valid.shape, 3)))
+    box = window.slices if window else (slice(None), slice(None))
+    return Raster(rgb[box], valid[box], None)
+
+
+def _scaled(values: NDArray[Any], scaling: tuple[float, float]) -> NDArray[np.uint8]:
+    low, high = scaling
+    if not low < high:
+        raise ValueError(f"scaling must be (low, high) with low < high, got {scaling}")
+    levels = (np.nan_to_num(values.astype(np.float64)) - low) * (255 / (high - low))
+    scaled: NDArray[np.uint8] = np.rint(levels.clip(0, 255)).astype(np.uint8)
+    return scaled
+
+
+def _unscaled(path: Path, values: NDArray[Any], valid: NDArray[np.bool_]) -> DatasetError:
+    inside = values[:, valid]
+    spread = f", values {inside.min():g} .. {inside.max():g}" if inside.size else ""
+    return DatasetError(
+        str(path), f"{values.dtype} pixels{spread}", "state a scaling: the values of black and white, or percentiles"
+    )
+
+
+def _bands(file: Any, bands: Sequence[int] | None, path: Path) -> list[int]:
+    if bands is not None:
+        if len(bands) not in (1, 3) or not all(1 <= band <= file.count for band in bands):
+            raise DatasetError(str(path), f"bands {list(bands)} of {file.count}", "name one or three bands, from 1")
+        return list(bands)
+    meaning = [interpretation.name for interpretation in file.colorinterp]
+    if {"red", "green", "blue"} <= set(meaning):
+        return [meaning.index(name) + 1 for name in ("red", "green", "blue")]
+    colours = [k + 1 for k, name in enumerate(meaning) if name != "alpha"]
+    if len(colours) == 2:
+        raise DatasetError(str(path), "two bands", "state which one, or three, to use")
+    return colours[:3]
+
+
+def _inside(window: Window, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The window's rows and columns as rasterio wants them."""
+    bottom, right = window.top + window.height, window.left + window.width
+    return (window.top, min(bottom, height)), (window.left, min(right, width))
+
+
+def _frame(file: Any) -> GeoFrame | None:
+    if file.crs is None and file.transform.is_identity:
+        return None
+    return GeoFrame(file.crs.to_wkt() if file.crs else "", tuple(file.transform)[:6])
+
+
+def _place(frame: GeoFrame, row: float, column: float) -> tuple[float, float]:
+    a, b, c, d, e, f = frame.transform
+    return a * column + b * row + c, d * column + e * row + f
+
+
+def _crs_name(frame: GeoFrame) -> str:
+    if not frame.crs:
+        return "no stated system"
+    crs = _rasterio().crs.CRS.from_wkt(frame.crs)
+    code = crs.to_epsg()
+    return f"EPSG:{code}" if code else frame.crs.split('"')[1]
+
+
+def _urn(crs: Any) -> str:
+    code = crs.to_epsg()
+    return f"urn:ogc:def:crs:EPSG::{code}" if code else str(crs.to_wkt())
+
+
+def _square_metres(rasterio: ModuleType, crs: Any, geometry: Mapping[str, Any], area: float) -> float:
+    if crs.is_projected:
+        return float(area * crs.linear_units_factor[1] ** 2)
+    flat = rasterio.warp.transform_geom(crs, _EQUAL_AREA, geometry)
+    parts = flat["coordinates"] if flat["type"] == "MultiPolygon" else [flat["coordinates"]]
+    # a polygon's rings are its outline and its holes
+    return float(sum(_ring_area(outline) - sum(map(_ring_area, holes)) for outline, *holes in parts))
+
+
+def _ring_area(ring: Sequence[Sequence[float]]) -> float:
+    x, y = (np.array(values) for values in zip(*ring, strict=True))
+    x, y = x - x[0], y - y[0]  # coordinates are millions of metres, fields a few: keep the digits
+    return float(abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2)
+
+
+def _listed(geometry: Any) -> dict[str, Any]:
+    """A plain GeoJSON geometry, lists for tuples."""
+    listed: dict[str, Any] = json.loads(json.dumps({"type": geometry["type"], "coordinates": geometry["coordinates"]}))
+    return listed
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    rasterio = _rasterio()
+    try:
+        with _quiet(rasterio), rasterio.open(path) as file:
+            yield file
+    except rasterio.errors.RasterioIOError as error:
+        raise DatasetError(str(path), f"a raster that cannot be read ({error})", "copy or export it again") from error
+
+
+@contextmanager
+def _quiet(rasterio: ModuleType) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # a plain TIFF is fine
+        yield
+
+
+def _rasterio() -> ModuleType:
+    rasterio = optional("rasterio", extra="geo")
+    for part in ("crs", "features", "warp", "errors"):
+        optional(f"rasterio.{part}", extra="geo")
+    return rasterio
