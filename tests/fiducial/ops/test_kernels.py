@@ -2,7 +2,10 @@
 
 import importlib
 import logging
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,24 +22,17 @@ TOLERANCE = {  # of float32 sums in another order; of one rounding to half preci
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
-@pytest.fixture(
-    params=[
-        "torch-cpu",
-        pytest.param("cpp-cpu", marks=NEEDS_COMPILER),
-        "triton-cpu",
-        *(pytest.param(f"{name}-cuda", marks=pytest.mark.gpu) for name in ("torch", "cuda", "triton")),
-    ]
-)
-def run_on(request, monkeypatch):
-    """(kernel name, device); Triton is interpreted on the CPU."""
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton runs on the CPU, and only there, in the whole process
+ON_CPU = ("triton-cpu",) if INTERPRETED else ("torch-cpu", pytest.param("cpp-cpu", marks=NEEDS_COMPILER))
+ON_GPU = () if INTERPRETED else ("torch-cuda", "cuda-cuda", "triton-cuda")
+
+
+@pytest.fixture(params=[*ON_CPU, *(pytest.param(name, marks=pytest.mark.gpu) for name in ON_GPU)])
+def run_on(request):
+    """(kernel name, device)."""
     name, device = request.param.split("-")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
-    if name == "triton" and device == "cpu" and torch.cuda.is_available():
-        pytest.skip("the GPU runs it, and cannot any more once the interpreter has")
-    if name == "triton":
-        monkeypatch.setenv("TRITON_INTERPRET", "1" if device == "cpu" else "0")
-        importlib.reload(importlib.import_module("fiducial.ops.triton_kernel"))
     kernels._choose.cache_clear()
     yield name, device
     kernels._choose.cache_clear()
@@ -71,27 +67,6 @@ def assert_equals_torch(run_on, inputs):
         assert got.dtype == want.dtype
         torch.testing.assert_close(got, want, **TOLERANCE[inputs[0].dtype])
     return found
-
-
-@pytest.mark.parametrize("name", ["_forward_kernel", "_backward_kernel"])
-def test_triton_compiles_for_gpus(name, monkeypatch, tmp_path):
-    # Needs no GPU; comes first, since Triton's interpreter leaves the process unable to compile.
-    compiler = pytest.importorskip("triton.compiler")
-    monkeypatch.setenv("TRITON_INTERPRET", "0")
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernel = getattr(importlib.reload(importlib.import_module("fiducial.ops.triton_kernel")), name)
-    constants = {"D": 32, "L": 3, "P": 4, "BLOCK_N": 32, "BLOCK_D": 32, "SCATTER": True}
-    constants = {argument: constants[argument] for argument in kernel.arg_names if argument in constants}
-    half, index, sizes = {"value", "grad", "out"}, {"shapes", "starts"}, {"outputs", "S", "Q", "M"}
-
-    def dtype(argument):
-        if argument in constants:
-            return "constexpr"
-        return "i32" if argument in sizes else "*fp16" if argument in half else "*i64" if argument in index else "*fp32"
-
-    source = compiler.ASTSource(kernel, {argument: dtype(argument) for argument in kernel.arg_names}, constants)
-    target = importlib.import_module("triton.backends.compiler").GPUTarget("cuda", 80, 32)
-    assert compiler.compile(source, target=target, options={"enable_fp_fusion": True}).asm["cubin"]
 
 
 class TestEveryKernel:
@@ -157,6 +132,45 @@ class TestEveryKernel:
         inputs = [t.requires_grad_() if t.is_floating_point() else t for t in make(run_on[1], queries=2)]
         utilities = ("test_schema", "test_autograd_registration", "test_faketensor")
         torch.library.opcheck(torch.ops.fiducial.ms_deform_attn.default, (*inputs, run_on[0]), test_utils=utilities)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is that process")
+class TestTritonWithoutGpu:
+    @pytest.mark.slow
+    def test_interpreted(self):
+        """The tests of every kernel, in a process where Triton is interpreted."""
+        command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "TestEveryKernel and triton-cpu"]
+        done = subprocess.run(
+            command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert "skipped" not in done.stdout
+
+    @pytest.mark.parametrize("name", ["_forward_kernel", "_backward_kernel"])
+    def test_compiles_for_gpus(self, name, monkeypatch, tmp_path):  # which needs no GPU
+        compiler = pytest.importorskip("triton.compiler")
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+        kernel = getattr(importlib.import_module("fiducial.ops.triton_kernel"), name)
+        constants = {"D": 32, "L": 3, "P": 4, "BLOCK_N": 32, "BLOCK_D": 32, "SCATTER": True}
+        constants = {argument: constants[argument] for argument in kernel.arg_names if argument in constants}
+        half, index, sizes = {"value", "grad", "out"}, {"shapes", "starts"}, {"outputs", "S", "Q", "M"}
+
+        def dtype(argument):
+            if argument in constants:
+                return "constexpr"
+            return (
+                "i32"
+                if argument in sizes
+                else "*fp16"
+                if argument in half
+                else "*i64"
+                if argument in index
+                else "*fp32"
+            )
+
+        source = compiler.ASTSource(kernel, {argument: dtype(argument) for argument in kernel.arg_names}, constants)
+        target = importlib.import_module("triton.backends.compiler").GPUTarget("cuda", 80, 32)
+        assert compiler.compile(source, target=target, options={"enable_fp_fusion": True}).asm["cubin"]
 
 
 @pytest.mark.gpu
