@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fiducial.backbones.vit import (
     Freezable,
     SizeCache,
+    initialise_linear,
     patch_grid,
     resize_table,
     run_blocks,
@@ -72,8 +73,8 @@ class _ViTParts:
         self.patch_embed: nn.Module = PatchEmbed(img_size=None, patch_size=patch, embed_dim=shape.dim)
         self.blocks = nn.ModuleList(_block(shape, rate) for rate in rates)
         self.norm = nn.LayerNorm(shape.dim, eps=1e-6)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        self.blocks.apply(_initialise_linear)
+        nn.init.normal_(self.pos_embed, std=0.02)
+        self.blocks.apply(initialise_linear)
 
 
 def _block(shape: DinoV2Shape, drop_path: float) -> nn.Module:
@@ -87,12 +88,6 @@ def _block(shape: DinoV2Shape, drop_path: float) -> nn.Module:
         mlp_layer=SwiGLUPacked,
     )
     return block
-
-
-def _initialise_linear(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Linear):
-        nn.init.trunc_normal_(layer.weight, std=0.02)
-        nn.init.zeros_(layer.bias)
 
 
 def _embed(parts: DinoV2Embedding | DinoV2Pyramid, image_BCHW: Tensor, positions_1NC: Tensor) -> Tensor:

@@ -28,9 +28,9 @@ def resolve_weights(value: str | Path, *, key: str) -> Path:
     """The file on this machine that ``value`` of the spec key ``key`` names.
 
     ``value`` is a file; a folder with :data:`DEFAULT_FILE` in it; a URL (see :func:`fiducial.data.sources.local_path`);
-    or a hub repository: ``owner/name``, ``owner/name:file`` or ``hf://owner/name/file``. What is remote is fetched once,
-    into the cache of its kind. For a hub, ``huggingface_hub`` decides the endpoint, the token, the cache and whether
-    the network may be used, by its own environment (``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME``, ``HF_HUB_OFFLINE``).
+    or a hub repository: ``owner/name``, ``owner/name:file`` or ``hf://owner/name/file``. What is remote is fetched
+    once, into the cache of its kind. The hub's endpoint, the token, the cache and whether the network may be used are
+    ``huggingface_hub``'s to know, from ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME`` and ``HF_HUB_OFFLINE``.
 
     Raises: SourceError when there is nothing or it cannot be had, with what to do about it.
     """

@@ -6,21 +6,18 @@ Legend: B images, H x W pixels, h x w patches, N = h w, S prefix tokens (class t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fiducial.backbones.names import backbone_info
 from fiducial.backbones.vit import (
     Freezable,
     Scope,
     SizeCache,
-    as_map,
-    as_table,
     patch_grid,
     resize_table,
     run_blocks,
@@ -61,23 +58,20 @@ class RadioShape:
         return self.class_tokens + self.registers
 
 
-def _variants() -> dict[str, RadioShape]:
-    base, large, huge = (768, 12, 12), (1024, 24, 16), (1280, 32, 16)
-    return {
-        "c_radio_p1_vit_huge_patch16_224_mlpnorm": RadioShape(*huge, 3, 13, 3, mlp_norm=True),
-        "c_radio_p2_vit_huge_patch16_224_mlpnorm": RadioShape(*huge, 4, 12, 4, mlp_norm=True),
-        "c_radio_p3_vit_huge_patch16_224_mlpnorm": RadioShape(*huge, 4, 12, 3, mlp_norm=True),
-        "c_radio_v2_vit_base_patch16_224": RadioShape(*base, 4, 4, 3),
-        "c_radio_v2_vit_large_patch16_224": RadioShape(*large, 4, 4, 3),
-        "c_radio_v2_vit_huge_patch16_224": RadioShape(*huge, 4, 4, 3),
-        "c_radio_v3_vit_base_patch16_reg4_dinov2": RadioShape(*base, 4, 4, 3, layer_scale=1e-5),
-        "c_radio_v3_vit_large_patch16_reg4_dinov2": RadioShape(*large, 4, 4, 3, layer_scale=1e-5),
-        # The published huge file has no layer scale, although TAO's module does.
-        "c_radio_v3_vit_huge_patch16_reg4_dinov2": RadioShape(*huge, 4, 4, 3),
-    }
+_BASE, _LARGE, _HUGE = (768, 12, 12), (1024, 24, 16), (1280, 32, 16)
 
-
-VARIANTS: dict[str, RadioShape] = _variants()
+VARIANTS: dict[str, RadioShape] = {
+    "c_radio_p1_vit_huge_patch16_224_mlpnorm": RadioShape(*_HUGE, 3, 13, 3, mlp_norm=True),
+    "c_radio_p2_vit_huge_patch16_224_mlpnorm": RadioShape(*_HUGE, 4, 12, 4, mlp_norm=True),
+    "c_radio_p3_vit_huge_patch16_224_mlpnorm": RadioShape(*_HUGE, 4, 12, 3, mlp_norm=True),
+    "c_radio_v2_vit_base_patch16_224": RadioShape(*_BASE, 4, 4, 3),
+    "c_radio_v2_vit_large_patch16_224": RadioShape(*_LARGE, 4, 4, 3),
+    "c_radio_v2_vit_huge_patch16_224": RadioShape(*_HUGE, 4, 4, 3),
+    "c_radio_v3_vit_base_patch16_reg4_dinov2": RadioShape(*_BASE, 4, 4, 3, layer_scale=1e-5),
+    "c_radio_v3_vit_large_patch16_reg4_dinov2": RadioShape(*_LARGE, 4, 4, 3, layer_scale=1e-5),
+    # The published huge file has no layer scale, although TAO's module does.
+    "c_radio_v3_vit_huge_patch16_reg4_dinov2": RadioShape(*_HUGE, 4, 4, 3),
+}
 
 
 class _PrefixTokens(nn.Module):
@@ -161,18 +155,30 @@ def random_crops(batch: int, device: torch.device) -> Tensor:
 
 
 def crop_table(table_1NC: Tensor, crops_B22: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The crops of the table, each sampled bilinearly at ``h x w`` points: ``(B, h * w, C)``."""
-    rows, cols = grid
-    batch = crops_B22.shape[0]
-    ys, xs = (torch.linspace(0, 1, n, device=crops_B22.device) for n in (rows, cols))
-    unit_1hw2 = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)[None]
-    size_B112, offset_B112 = crops_B22[:, 0, None, None], crops_B22[:, 1, None, None]
-    points = 2 * (unit_1hw2 * size_B112 + offset_B112) - 1
-    # One image with the crops of all samples below each other: the table and its gradient are not repeated per sample.
-    map_1Css = as_map(table_1NC)
-    grid_1RC2 = points.reshape(1, batch * rows, cols, 2).to(map_1Css.dtype)
-    sampled = F.grid_sample(map_1Css, grid_1RC2, padding_mode="zeros", align_corners=True)
-    return as_table(sampled).reshape(batch, rows * cols, -1).to(table_1NC.dtype)
+    """The crops of the table, each sampled bilinearly at ``h x w`` points: ``(B, h * w, C)``.
+
+    What ``grid_sample(align_corners=True)`` gives, in float32 or finer; but its gradient has a deterministic form on
+    every device, and does not repeat the table per sample.
+    """
+    side, table_NC = table_side(table_1NC), table_1NC[0]
+    (ys_Bh, xs_Bw) = (
+        (side - 1) * (offset[:, None] + size[:, None] * torch.linspace(0, 1, count, device=size.device))
+        for count, size, offset in zip(grid, crops_B22[:, 0].flip(1).T, crops_B22[:, 1].flip(1).T, strict=True)
+    )
+    sampled = torch.zeros((), device=table_NC.device)
+    for row_Bh, part_Bh in _neighbours(ys_Bh, side):
+        for col_Bw, part_Bw in _neighbours(xs_Bw, side):
+            cell_BN = (row_Bh[:, :, None] * side + col_Bw[:, None]).flatten(1)
+            part_BN1 = (part_Bh[:, :, None] * part_Bw[:, None]).flatten(1)[..., None]
+            sampled = sampled + part_BN1 * table_NC.index_select(0, cell_BN.flatten()).view(*cell_BN.shape, -1)
+    return sampled.to(table_1NC.dtype)
+
+
+def _neighbours(places: Tensor, side: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The two cells of a line of ``side`` cells around each place, and their parts in a linear interpolation."""
+    low = places.floor().clamp(0, side - 2)
+    yield low.long(), low + 1 - places
+    yield low.long() + 1, places - low
 
 
 class RadioViT(nn.Module):
@@ -267,7 +273,5 @@ def build(
     activation_checkpointing: bool = False,
 ) -> nn.Module:
     """See :mod:`fiducial.backbones.names`. Any input size works, whatever ``image_size`` says."""
-    shape = VARIANTS[name]
-    assert shape.dim == backbone_info(name).channels[0]
-    vit = RadioViT(shape, activation_checkpointing=activation_checkpointing)
+    vit = RadioViT(VARIANTS[name], activation_checkpointing=activation_checkpointing)
     return RadioPyramid(vit, use_summary_token=use_summary_token) if role == "pyramid" else RadioEmbedding(vit)

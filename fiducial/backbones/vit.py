@@ -126,6 +126,13 @@ def vit_block(dim: int, heads: int, **options: Any) -> Any:
     return make(dim, heads, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6), **options)
 
 
+def initialise_linear(layer: nn.Module) -> None:
+    """Linear layers: weights normal with deviation 0.02, bias 0. Other layers are left alone."""
+    if isinstance(layer, nn.Linear):
+        nn.init.normal_(layer.weight, std=0.02)
+        nn.init.zeros_(layer.bias)
+
+
 def run_blocks(blocks: Iterable[nn.Module], tokens: Tensor, *, activation_checkpointing: bool) -> Tensor:
     """Tokens ``(B, N, C)`` through transformer blocks."""
     for block in blocks:

@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fiducial.backbones.deformable import MSDeformAttn
-from fiducial.backbones.vit import Freezable, SizeCache, as_table, checkpointed, patch_grid, run_blocks
+from fiducial.backbones.vit import (
+    Freezable,
+    SizeCache,
+    as_table,
+    checkpointed,
+    initialise_linear,
+    patch_grid,
+    run_blocks,
+)
 
 __all__ = ["ADAPTER_PARTS", "STRIDE", "ViTAdapter"]
 
@@ -326,11 +334,9 @@ class ViTAdapter(Freezable):
 
 
 def _initialise_layer(layer: nn.Module) -> None:
-    """Linear: normal 0.02, cut at two deviations. Convolution: normal with the variance 2 / fan out."""
-    if isinstance(layer, nn.Linear):
-        nn.init.trunc_normal_(layer.weight, std=0.02)
-        nn.init.zeros_(layer.bias)
-    elif isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+    """As :func:`initialise_linear`; convolutions: normal with the variance 2 / fan out, bias 0."""
+    initialise_linear(layer)
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
         fan_out = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels // layer.groups
         nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
         if layer.bias is not None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.nn import functional as F
 
 from fiducial.backbones import radio
 from fiducial.backbones.names import BACKBONES, build_embedding, build_pyramid
@@ -164,6 +165,15 @@ class TestTable:
         found = radio.crop_table(table, crops, (2, 3)).reshape(2, 2, 3)
         assert found[0].flatten().tolist() == pytest.approx([0.5, 0.75, 1.0, 3.0, 3.25, 3.5], abs=1e-5)
         assert found[1].flatten().tolist() == pytest.approx([0.0, 0.125, 0.25, 10.0, 10.125, 10.25], abs=1e-5)
+
+    def test_crop_equals_grid_sample(self):
+        table, crops = torch.randn(1, 144, 3, dtype=torch.float64), radio.random_crops(5, torch.device("cpu"))
+        rows, cols = torch.linspace(0, 1, 4), torch.linspace(0, 1, 7)
+        unit = torch.stack(torch.meshgrid(cols, rows, indexing="xy"), dim=-1)
+        points = 2 * (unit * crops[:, None, None, 0] + crops[:, None, None, 1]) - 1
+        image = table.reshape(1, 12, 12, 3).permute(0, 3, 1, 2).expand(5, -1, -1, -1)
+        expected = F.grid_sample(image, points.double(), align_corners=True).flatten(2).transpose(1, 2)
+        torch.testing.assert_close(radio.crop_table(table, crops, (4, 7)), expected, atol=1e-5, rtol=1e-5)
 
     def test_random_crops_lie_inside(self):
         size, offset = radio.random_crops(4000, torch.device("cpu")).unbind(1)
