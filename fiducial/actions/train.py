@@ -11,6 +11,7 @@ from fiducial.checkpoints.resolving import real_file
 from fiducial.errors import CheckpointError, SpecError
 from fiducial.run.console import LOGGER
 from fiducial.run.devices import resolve_devices
+from fiducial.run.resume import place_of
 from fiducial.run.run import Run
 from fiducial.run.seeds import seed_run
 from fiducial.run.trainer import training_trainer
@@ -61,21 +62,15 @@ def _resume_file(task: Task, run: Run) -> Path | None:
 
 def _finished(resume: Path, run: Run) -> bool:
     """Whether the run to continue has already all its epochs. Raises: SpecError when it has more."""
-    done, wanted = _epochs_done(read(resume, key=run.spec.encryption_key).raw), run.spec.train.num_epochs
-    if done > wanted:
-        fix = f"set train.num_epochs to {done} or more, or use another results_dir"
-        raise SpecError("train.num_epochs", f"{wanted}, but {resume.name} is already trained to epoch {done}", fix)
-    if done == wanted:
-        run.note(f"Already trained to epoch {done}: nothing to do. Raise train.num_epochs to train on.")
-    return bool(done == wanted)
-
-
-def _epochs_done(checkpoint: Any) -> int:
-    """Whole epochs that a Lightning checkpoint has behind it; its ``epoch`` cannot tell the begin of one from its end."""
-    try:
-        return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    except (KeyError, TypeError):
-        return int(checkpoint.get("epoch", 0)) if isinstance(checkpoint, dict) else 0
+    place = place_of(read(resume, key=run.spec.encryption_key).raw, resume)
+    wanted: int = run.spec.train.num_epochs
+    if place.epoch > wanted:
+        fix = f"set train.num_epochs to {place.epoch} or more, or use another results_dir"
+        found = f"{wanted}, but {resume.name} is already trained to epoch {place.epoch}"
+        raise SpecError("train.num_epochs", found, fix)
+    if place.epoch == wanted:
+        run.note(f"Already trained to epoch {wanted}: nothing to do. Raise train.num_epochs to train on.")
+    return place.epoch == wanted
 
 
 def _announce(settings: Any, module: Any) -> None:

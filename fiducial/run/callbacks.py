@@ -18,22 +18,23 @@ LINE_EVERY_S = 10.0
 
 
 class Reporter(Callback):
-    """Computes the KPIs of every epoch through ``module.epoch_kpis(stage)``, logs them, and writes TAO's status records.
+    """Asks ``module.epoch_kpis(stage)`` for the KPIs of every epoch, logs them, and writes TAO's status records.
 
     The records of an epoch: ``Eval metrics generated.``, ``Training loop in progress``, ``Train metrics generated.``
     """
 
     def __init__(self, status: StatusWriter) -> None:
         self.status = status
-        self.batches = 0
+        self.batches = self.epoch_batches = 0
         self.seconds = 0.0
         self.epoch_start = self.batch_start = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.status.write("Starting Training Loop.", "STARTED")
+        self.epoch_start = time.monotonic()  # an epoch that is resumed in its middle has no start
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.epoch_start = time.monotonic()
+        self.epoch_start, self.epoch_batches = time.monotonic(), 0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -44,6 +45,7 @@ class Reporter(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.batches += 1
+        self.epoch_batches += 1
         self.seconds += time.monotonic() - self.batch_start
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -58,8 +60,7 @@ class Reporter(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch, epochs = trainer.current_epoch, trainer.max_epochs or 0
-        # an epoch that was resumed after its last batch has trained nothing in this process
-        per_epoch = time.monotonic() - self.epoch_start if self.epoch_start else 0.0
+        per_epoch = time.monotonic() - self.epoch_start
         self.status.write(
             "Training loop in progress",
             epoch=epoch,
@@ -70,7 +71,12 @@ class Reporter(Callback):
             time_per_step=str(timedelta(seconds=self.seconds / max(1, self.batches))),
             eta=str(timedelta(seconds=(epochs - 1 - epoch) * per_epoch)),
         )
-        if not self.epoch_start:
+        if self.epoch_batches < trainer.num_training_batches:
+            LOGGER.warning(
+                "epoch %d was resumed: its train metrics are those of its last %d of %d batches",
+                *(epoch, self.epoch_batches, trainer.num_training_batches),
+            )
+        if not self.epoch_batches:
             return
         kpis = pl_module.epoch_kpis("train")  # type: ignore[operator]
         self._log(pl_module, {name: value for name, value in kpis.items() if name != "train_loss"})
@@ -93,6 +99,9 @@ class ProgressLines(Callback):
     def __init__(self) -> None:
         self.last = self.start = 0.0
         self.done = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.last = self.start = time.monotonic()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.last = self.start = time.monotonic()
@@ -123,9 +132,14 @@ class ProgressLines(Callback):
         )
 
 
+def on_terminal() -> bool:
+    """Whether a person watches."""
+    return sys.stderr.isatty() and sys.stdout.isatty()
+
+
 def progress() -> Callback:
     """A bar on a terminal, plain lines elsewhere."""
-    if sys.stderr.isatty() and sys.stdout.isatty():
+    if on_terminal():
         from pytorch_lightning.callbacks import RichProgressBar
 
         return RichProgressBar()

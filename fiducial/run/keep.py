@@ -22,7 +22,7 @@ def checkpoint_name(epoch: int, step: int) -> str:
 
 
 def best_name(template: str, values: dict[str, Any], *, insert_names: bool) -> str:
-    """``model_best_{epoch:03d}`` filled in: ``model_best_004.pth``, with ``insert_names`` ``model_best_epoch_004.pth``."""
+    """``model_best_{epoch:03d}`` filled in: ``model_best_004.pth``, or ``model_best_epoch_004.pth`` with names."""
 
     def fill(match: re.Match[str]) -> str:
         name = match["name"]
@@ -63,25 +63,32 @@ class PeriodicCheckpoint(Checkpoint):
         self.best_value: float | None = None
         self.best_file = ""
         self.saved: list[str] = []
-        self._saved_step = -1
+        self._step = -1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.periodic and self.unit == "step" and trainer.global_step % self.every == 0:
+        # the last batch's file is left to the end of the epoch, when the validation is part of it: the same name
+        if self._due("step", trainer) and batch_idx + 1 < trainer.num_training_batches:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs
-        due = self.unit == "epoch" and (trainer.current_epoch + 1) % self.every == 0
-        if self.periodic and (due or last):
+        if self.periodic and (last or self._due("epoch", trainer) or self._due("step", trainer)):
             self._save(trainer, rank=True)
 
+    def _due(self, unit: str, trainer: pl.Trainer) -> bool:
+        count = trainer.global_step if unit == "step" else trainer.current_epoch + 1
+        return self.periodic and self.unit == unit and count % self.every == 0 and trainer.global_step != self._step
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if trainer.state.fn != "fit" or trainer.global_step in (0, self._saved_step) or trainer.world_size > 1:
+        if trainer.state.fn != "fit" or trainer.global_step in (0, self._step) or trainer.world_size > 1:
             return  # with several processes the others may be gone, and saving is a collective call
         LOGGER.warning("training stopped (%s): saving the current state", type(exception).__name__)
-        self._save(trainer)
+        try:
+            self._save(trainer)
+        except Exception as error:  # must not hide what stopped the training
+            LOGGER.error("the current state is not saved: %s", error)
 
     def _save(self, trainer: pl.Trainer, *, rank: bool = False) -> None:
         path = self.folder / checkpoint_name(trainer.current_epoch, trainer.global_step)
@@ -90,7 +97,7 @@ class PeriodicCheckpoint(Checkpoint):
         if better and value is not None:
             self.best_value, self.best_file = float(value), path.name
         dropped = self._note(path.name)
-        self._saved_step = trainer.global_step
+        self._step = trainer.global_step
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             link(path, self.folder / f"{self.prefix}_latest.pth")
@@ -113,18 +120,19 @@ class PeriodicCheckpoint(Checkpoint):
             "best_value": self.best_value,
             "best_file": self.best_file,
             "saved": self.saved,
-            "step": self._saved_step,
+            "step": self._step,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_value, self.best_file = state_dict["best_value"], state_dict["best_file"]
-        self.saved, self._saved_step = list(state_dict["saved"]), int(state_dict["step"])
+        self.saved, self._step = list(state_dict["saved"]), int(state_dict["step"])
 
 
 class BestCheckpoint(Checkpoint):
     """``train.checkpointer``: the ``top_k`` best by a metric, ranked after every validation.
 
-    With ``link_latest`` (``replace_periodic``) it also owns ``<prefix>_latest.pth``.
+    With ``latest`` (``replace_periodic``) it also owns that link. Files are written when the epoch is over, so that
+    resuming from one begins the next epoch.
     """
 
     def __init__(
@@ -141,27 +149,26 @@ class BestCheckpoint(Checkpoint):
         self.folder, self.monitor, self.mode, self.top_k = folder, monitor, mode, top_k
         self.template, self.insert_names, self.latest = template, insert_names, latest
         self.ranked: list[tuple[float, str]] = []
+        self._validated = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit" or self.monitor.startswith("train"):
-            return
-        self._consider(trainer)
+        self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.monitor.startswith("train"):
+        if self._validated or self.monitor.startswith("train"):
             self._consider(trainer)
+        self._validated = False
 
     def _consider(self, trainer: pl.Trainer) -> None:
         metrics = trainer.callback_metrics
         if self.monitor not in metrics:
-            raise ValueError(
-                f"checkpointer.monitor='{self.monitor}' is not logged by this model. Available metrics: {sorted(metrics)}"
-            )
+            known = f"Available metrics: {sorted(metrics)}"
+            raise ValueError(f"checkpointer.monitor='{self.monitor}' is not logged by this model. {known}")
         value = float(metrics[self.monitor])
         full = len(self.ranked) >= self.top_k
         if math.isnan(value) or (full and not is_better(value, self.ranked[-1][0], self.mode)):
             return
-        values = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        values: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         values |= {name: float(metric) for name, metric in metrics.items()}
         name = best_name(self.template, values, insert_names=self.insert_names)
         kept = [*((v, n) for v, n in self.ranked if n != name), (value, name)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from fiducial.errors import SpecError, UserError
 from fiducial.run.console import LOGGER
+from fiducial.run.interrupt import interrupts
 from fiducial.run.ranks import global_rank
 from fiducial.run.status import StatusWriter
 from fiducial.spec.compose import Composed
@@ -52,7 +52,7 @@ def open_run(action: str, title: str, composed: Composed[Any]) -> Iterator[Run]:
     label = action.capitalize()
     status.write(f"Starting {title} {action}.", "STARTED")
     LOGGER.info("%s results will be saved at: %s", label, folder)
-    with _terminate_as_interrupt():
+    with interrupts():
         try:
             yield Run(action, folder, status, composed)
         except BaseException as error:
@@ -97,21 +97,3 @@ def failure_message(label: str, error: BaseException) -> str:
     if isinstance(error, (ValueError, TypeError, UserError)):
         return f"Parameter validation error: {text}"
     return f"{type(error).__name__}: {text}"
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the action as an interrupt does, so that it is recorded and a checkpoint is kept."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt("terminated")
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

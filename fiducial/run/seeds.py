@@ -37,22 +37,10 @@ class StepSeed(Callback):
 
 
 class Position(Callback):
-    """Remembers in every checkpoint which batch of which epoch comes next."""
+    """Which batch of which epoch training begins with; set by :class:`~fiducial.run.resume.ResumingCheckpointIO`."""
 
     def __init__(self) -> None:
-        self.epoch = 0
-        self.batch = 0
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.epoch, self.batch = trainer.current_epoch, batch_idx + 1
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.epoch, self.batch = trainer.current_epoch + 1, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "batch": self.batch}
+        self.epoch = self.batch = 0
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epoch, self.batch = int(state_dict["epoch"]), int(state_dict["batch"])

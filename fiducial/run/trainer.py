@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.strategies import DDPStrategy
 
-from fiducial.checkpoints.writing import AtomicCheckpointIO
-from fiducial.run.callbacks import Reporter, progress
+from fiducial.run.callbacks import Reporter, on_terminal, progress
 from fiducial.run.devices import Devices
 from fiducial.run.keep import BestCheckpoint, PeriodicCheckpoint
+from fiducial.run.interrupt import Interrupt
 from fiducial.run.loggers import build_loggers
+from fiducial.run.resume import ResumingCheckpointIO
 from fiducial.run.run import Run
 from fiducial.run.seeds import Position, StepSeed
 from fiducial.task import Task, load
@@ -44,7 +46,8 @@ def training_trainer(task: Task, run: Run, devices: Devices, *, num_batches: int
         callbacks=_callbacks(task, run),
         enable_checkpointing=True,
         enable_model_summary=False,
-        plugins=[AtomicCheckpointIO(run.spec.encryption_key)],
+        enable_progress_bar=on_terminal(),
+        plugins=[ResumingCheckpointIO(run.spec.encryption_key)],
     )
 
 
@@ -84,23 +87,11 @@ def _callbacks(task: Task, run: Run) -> list[Callback]:
     kept = train.checkpointer
     monitor, mode = monitor_of(task, train)
     replaces = kept.enable_topk and kept.replace_periodic
-    callbacks: list[Callback] = [Reporter(run.status), progress(), Position()]
+    callbacks: list[Callback] = [Reporter(run.status), progress(), Position(), Interrupt()]
     if train.seed >= 0:
         callbacks.append(StepSeed(train.seed))
     if train.enable_lr_monitor:
         callbacks.append(LearningRateMonitor("step"))
-    callbacks.append(
-        PeriodicCheckpoint(
-            run.folder,
-            task.prefix,
-            every=train.checkpoint_interval,
-            unit=train.checkpoint_interval_unit,
-            monitor=monitor,
-            mode=mode,
-            keep=train.keep_checkpoints,
-            periodic=not replaces,
-        )
-    )
     if kept.enable_topk:
         callbacks.append(
             BestCheckpoint(
@@ -113,6 +104,18 @@ def _callbacks(task: Task, run: Run) -> list[Callback]:
                 latest=run.folder / f"{task.prefix}_latest.pth" if replaces else None,
             )
         )
+    callbacks.append(  # the last, so that its files hold the rank of the best ones
+        PeriodicCheckpoint(
+            run.folder,
+            task.prefix,
+            every=train.checkpoint_interval,
+            unit=train.checkpoint_interval_unit,
+            monitor=monitor,
+            mode=mode,
+            keep=train.keep_checkpoints,
+            periodic=not replaces,
+        )
+    )
     return callbacks
 
 
@@ -126,5 +129,8 @@ def _quiet() -> None:
         ".*Found .* module.s. in eval mode.*",
         ".*Trying to infer the `batch_size`.*",
         ".*It is recommended to use `self.log.*",
+        ".*treespec, LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", pattern)
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,19 @@
+"""Makes ``tiny_task``, a network of a few weights, importable: also for processes that a test starts."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+SUPPORT = Path(__file__).parent / "support"
+if str(SUPPORT) not in sys.path:
+    sys.path.insert(0, str(SUPPORT))
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch):
+    for name in (
+        *("WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "NUM_GPU_PER_NODE"),
+        *("TAO_VISIBLE_DEVICES", "TAO_LOGGING_LEVEL", "WANDB_API_KEY", "FIDUCIAL_MAP_PATH"),
+    ):
+        monkeypatch.delenv(name, raising=False)
