@@ -66,43 +66,61 @@ __device__ inline Pack<T, VEC> load(const T* from) {
   return *reinterpret_cast<const Pack<T, VEC>*>(from);
 }
 
+// One level, with distances in numbers of value.
+struct Level {
+  int height, width;         // in pixels; no pixels if the level does not lie within the value
+  int64_t first, line, step; // from a head's first number to the level's; to the pixel below; to the pixel to the right
+
+  template <typename T>
+  __device__ Level(const Inputs<T>& in, int index, int64_t step_) : step(step_) {
+    const int64_t h = in.sizes[2 * index], w = in.sizes[2 * index + 1], start = in.start[index];
+    const bool fits = h >= 0 && h <= in.S && w >= 0 && w <= in.S && start >= 0 && start + h * w <= in.S;
+    height = fits ? static_cast<int>(h) : 0;
+    width = fits ? static_cast<int>(w) : 0;
+    first = start * step;
+    line = width * step;
+  }
+};
+
 // The four pixels around a point: top left, top right, bottom left, bottom right.
 template <typename E>
 struct Corners {
-  int64_t pixel[4];
-  bool inside[4];
+  int64_t place;  // of the first pixel, even if that is outside
+  bool inside[4]; // none is for points that reach no pixel, and for NaN
   E right, lower; // how far the point lies towards the right and lower pixels, 0..1
 
-  // No corner is inside for points that reach no pixel, for NaN, and for levels that do not lie within the value.
   // There are no branches, so that the reads of several points can be under way together.
-  __device__ Corners(Pack<E, 2> xy, int64_t height, int64_t width, int64_t start, int64_t S) {
-    E x = xy.at[0] * static_cast<E>(width) - static_cast<E>(0.5);
-    E y = xy.at[1] * static_cast<E>(height) - static_cast<E>(0.5);
-    const bool fits = start >= 0 && start + height * width <= S;
-    const bool found = fits && x > -1 && x < static_cast<E>(width) && y > -1 && y < static_cast<E>(height);
+  __device__ Corners(Pack<E, 2> xy, const Level& level) {
+    E x = xy.at[0] * static_cast<E>(level.width) - static_cast<E>(0.5);
+    E y = xy.at[1] * static_cast<E>(level.height) - static_cast<E>(0.5);
+    const bool found =
+        x > -1 && x < static_cast<E>(level.width) && y > -1 && y < static_cast<E>(level.height);
     x = found ? x : 0;
     y = found ? y : 0;
     const E left = floor(x), top = floor(y);
     right = x - left;
     lower = y - top;
-    const int64_t column = static_cast<int64_t>(left), line = static_cast<int64_t>(top);
-    const bool has_left = column >= 0 && found, has_right = column + 1 < width && found;
-    const bool has_top = line >= 0, has_bottom = line + 1 < height;
-    pixel[0] = start + line * width + column, inside[0] = has_top && has_left;
-    pixel[1] = pixel[0] + 1, inside[1] = has_top && has_right;
-    pixel[2] = pixel[0] + width, inside[2] = has_bottom && has_left;
-    pixel[3] = pixel[2] + 1, inside[3] = has_bottom && has_right;
+    const int column = static_cast<int>(left), line = static_cast<int>(top);
+    const bool has_left = column >= 0 && found, has_right = column + 1 < level.width && found;
+    const bool has_top = line >= 0, has_bottom = line + 1 < level.height;
+    inside[0] = has_top && has_left, inside[1] = has_top && has_right;
+    inside[2] = has_bottom && has_left, inside[3] = has_bottom && has_right;
+    place = level.first + line * level.line + column * level.step;
   }
 
-  // VEC channels of the four pixels, zeros for those that are not inside.
-  template <typename T, int VEC>
-  __device__ void read(const T* from, int64_t stride, Pack<T, VEC>* pixels) const {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) pixels[k] = inside[k] ? load<T, VEC>(from + pixel[k] * stride) : Pack<T, VEC>{};
+  __device__ int64_t pixel(int corner, const Level& level) const {
+    return place + (corner & 1 ? level.step : 0) + (corner & 2 ? level.line : 0);
   }
 
   __device__ E weight(int corner) const {
     return (corner & 1 ? right : 1 - right) * (corner & 2 ? lower : 1 - lower);
+  }
+
+  // VEC channels of the four pixels, zeros for those that are not inside.
+  template <typename T, int VEC>
+  __device__ void read(const T* from, const Level& level, Pack<T, VEC>* pixels) const {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) pixels[k] = inside[k] ? load<T, VEC>(from + pixel(k, level)) : Pack<T, VEC>{};
   }
 };
 
@@ -119,14 +137,14 @@ __global__ void __launch_bounds__(THREADS) forward_kernel(Inputs<T> in, T* __res
 
   for (int d = threadIdx.x % in.lanes * VEC; d < D; d += in.lanes * VEC) {
     E sum[VEC] = {};
-    for (int level = 0, i = 0; level < in.L; ++level) {
-      const int64_t height = in.sizes[2 * level], width = in.sizes[2 * level + 1], start = in.start[level];
+    for (int index = 0, i = 0; index < in.L; ++index) {
+      const Level level(in, index, stride);
 #pragma unroll 4
       for (int point = 0; point < in.P; ++point, ++i) {
-        const Corners<E> at(load<E, 2>(in.location + (n * points + i) * 2), height, width, start, in.S);
+        const Corners<E> at(load<E, 2>(in.location + (n * points + i) * 2), level);
         const E weight = in.weight[n * points + i];
         Pack<T, VEC> pixels[4];
-        at.read(head + d, stride, pixels);
+        at.read(head + d, level, pixels);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           const E share = weight * at.weight(k);
@@ -171,17 +189,17 @@ __global__ void __launch_bounds__(THREADS) backward_kernel(
   const int64_t head = active ? n / (in.Q * in.M) * in.S * stride + n % in.M * D : 0;
   const int points = in.L * in.P;
 
-  for (int level = 0, i = 0; level < in.L; ++level) {
-    const int64_t height = in.sizes[2 * level], width = in.sizes[2 * level + 1], start = in.start[level];
+  for (int index = 0, i = 0; index < in.L; ++index) {
+    const Level level(in, index, stride);
     for (int point = 0; point < in.P; ++point, ++i) {
       const Pack<E, 2> xy = active ? load<E, 2>(in.location + (n * points + i) * 2) : Pack<E, 2>{};
       const E weight = active ? in.weight[n * points + i] : 0;
-      const Corners<E> at(xy, height, width, start, in.S);
+      const Corners<E> at(xy, level);
       E dot[4] = {}; // of the output's gradient with each pixel
       for (int d = lane * VEC; d < D && active; d += in.lanes * VEC) {
         const Pack<T, VEC> g = load<T, VEC>(grad + n * D + d);
         Pack<T, VEC> pixels[4];
-        at.read(in.value + head + d, stride, pixels);
+        at.read(in.value + head + d, level, pixels);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           const E share = weight * at.weight(k);
@@ -191,7 +209,7 @@ __global__ void __launch_bounds__(THREADS) backward_kernel(
             dot[k] += widen(g.at[v]) * widen(pixels[k].at[v]);
             part[v] = share * widen(g.at[v]);
           }
-          if (d_value && at.inside[k]) add<E, VEC>(d_value + head + at.pixel[k] * stride + d, part);
+          if (d_value && at.inside[k]) add<E, VEC>(d_value + head + at.pixel(k, level) + d, part);
         }
       }
       E d_x = (dot[1] - dot[0]) * (1 - at.lower) + (dot[3] - dot[2]) * at.lower;
@@ -206,8 +224,8 @@ __global__ void __launch_bounds__(THREADS) backward_kernel(
       }
       if (active && lane == 0) {
         d_weight[n * points + i] = d_w;
-        d_location[(n * points + i) * 2] = d_x * weight * static_cast<E>(width);
-        d_location[(n * points + i) * 2 + 1] = d_y * weight * static_cast<E>(height);
+        d_location[(n * points + i) * 2] = d_x * weight * static_cast<E>(level.width);
+        d_location[(n * points + i) * 2 + 1] = d_y * weight * static_cast<E>(level.height);
       }
     }
   }
@@ -246,7 +264,7 @@ void configure(Inputs<T> in, const F& launch) {
   with_width<T>(in.D, [&](auto width, auto vec) {
     while (in.lanes < 32 && in.lanes * vec() < in.D) in.lanes *= 2;
     const int64_t blocks = (in.outputs * in.lanes + THREADS - 1) / THREADS;
-    STD_TORCH_CHECK(blocks < (int64_t{1} << 31), "ms_deform_attn: too many outputs for one launch");
+    STD_TORCH_CHECK(blocks < (int64_t{1} << 31) && in.S < (int64_t{1} << 31), "ms_deform_attn: too many outputs or pixels");
     launch(in, static_cast<unsigned>(blocks), width, vec);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
