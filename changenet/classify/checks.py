@@ -172,10 +172,10 @@ def _check_checkpointing(spec: ExperimentSpec) -> Iterator[Problem]:
     intervals = {"validation_interval": train.validation_interval}
     if train.checkpoint_interval_unit == "epoch":
         intervals["checkpoint_interval"] = train.checkpoint_interval
-    for name, value in intervals.items():
+    for interval, value in intervals.items():
         if value > train.num_epochs:
             found = f"{value} is more than train.num_epochs {train.num_epochs}"
-            yield Problem(f"train.{name}", found, f"set it to at most {train.num_epochs}, or raise train.num_epochs")
+            yield Problem(f"train.{interval}", found, f"set it to at most {train.num_epochs}, or raise train.num_epochs")
     for key, name in (
         ("train.checkpointer.monitor", train.checkpointer.monitor),
         ("train.optim.monitor_name", train.optim.monitor_name),

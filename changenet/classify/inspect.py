@@ -202,7 +202,9 @@ def _check_registration(table: PairTable) -> Iterator[Problem]:
     if far:
         looked_at = len(table.rows[::step])
         worst = ", ".join(f"line {row.line} by {distance:.1f}" for distance, row in far[:3])
-        found = f"{len(far)} of {looked_at} test images lie more than {MAX_SHIFT:g} pixels beside their golden ({worst})"
+        found = (
+            f"{len(far)} of {looked_at} test images lie more than {MAX_SHIFT:g} pixels beside their golden ({worst})"
+        )
         fix = "set dataset.classify.align: shift, or register the images"
         yield Problem(str(table.csv_path), found, fix, "warning")
 

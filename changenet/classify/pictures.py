@@ -16,7 +16,7 @@ from changenet.classify.transform import Normalization
 class TrainingPictures(Callback):
     """Every ``every`` epochs the first pair, in the colours of its files, and a histogram of each parameter.
 
-    Under TAO's names: ``image/compare_sample``, ``image/golden_sample`` (``golden_sample0``, … with several goldens) and
+    Under the names of TAO: ``image/compare_sample``, ``image/golden_sample`` (or ``golden_sample0``, …) and
     ``histogram/<parameter>``.
     """
 

@@ -119,7 +119,7 @@ def make_csv():
     return write_csv
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_spec_tree():
     return tiny_spec
 
