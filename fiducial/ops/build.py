@@ -65,14 +65,16 @@ def build(target: Target, *, architectures: Sequence[Arch] = (), output: Path | 
         names, command = _cpu_command(portable=output is not None)
     else:
         names, command = _cuda_command(find_nvcc(), architectures)
-    folder = output or cache_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_stem(target, packaged=output is not None)}-{'.'.join(names)}.so"
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_dir() / f"{path.name}.lock"):
-        if not path.exists():
-            log.info("building the deformable attention kernel for %s (once, up to a minute): %s", target, path)
-            _compile(command, path)
+    path = (output or cache_dir()) / f"{_stem(target, packaged=output is not None)}-{'.'.join(names)}.so"
+    try:
+        for folder in (path.parent, cache_dir()):
+            folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache_dir() / f"{path.name}.lock"):
+            if not path.exists():
+                log.info("building the deformable attention kernel for %s (once, up to a minute): %s", target, path)
+                _compile(command, path)
+    except OSError as error:
+        raise UnavailableError(f"{error}; XDG_CACHE_HOME names another folder for what is built") from error
     return path
 
 

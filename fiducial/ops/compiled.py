@@ -9,10 +9,10 @@ from torch import Tensor
 from fiducial.ops import build, reference
 from fiducial.ops.kernels import Backward, Forward, UnavailableError
 
-_INPUTS = "Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor locations, Tensor weights"
+_ARGUMENTS = "Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor locations, Tensor weights"
 SCHEMAS = (
-    f"ms_deform_attn_into({_INPUTS}, Tensor(a!) out) -> ()",
-    f"ms_deform_attn_backward_into(Tensor grad, {_INPUTS}, Tensor(a!)? d_value, Tensor(b!) d_locations,"
+    f"ms_deform_attn_into({_ARGUMENTS}, Tensor(a!) out) -> ()",
+    f"ms_deform_attn_backward_into(Tensor grad, {_ARGUMENTS}, Tensor(a!)? d_value, Tensor(b!) d_locations,"
     " Tensor(c!) d_weights) -> ()",
 )
 """What the libraries implement: they write into tensors that torch has allocated, and allocate nothing themselves."""

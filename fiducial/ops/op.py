@@ -15,15 +15,15 @@ from torch import Tensor
 from fiducial.ops import export
 from fiducial.ops.kernels import kernel_for
 
-_INPUTS = (
+_ARGUMENTS = (
     "Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor sampling_locations, Tensor attention_weights"
 )
 _Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _LIB = torch.library.Library("fiducial", "DEF")
-_LIB.define(f'ms_deform_attn({_INPUTS}, str kernel="") -> Tensor')
+_LIB.define(f'ms_deform_attn({_ARGUMENTS}, str kernel="") -> Tensor')
 _LIB.define(
-    f'ms_deform_attn_backward(Tensor grad, {_INPUTS}, bool deterministic, str kernel="") -> (Tensor, Tensor, Tensor)'
+    f'ms_deform_attn_backward(Tensor grad, {_ARGUMENTS}, bool deterministic, str kernel="") -> (Tensor, Tensor, Tensor)'
 )
 
 

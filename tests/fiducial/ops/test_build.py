@@ -79,6 +79,12 @@ class TestCache:
             build.library("cpu")
         assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
+    def test_a_cache_that_cannot_be_written(self, compiler, tmp_path, monkeypatch):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        with pytest.raises(UnavailableError, match=r"Not a directory.*; XDG_CACHE_HOME names another folder"):
+            build.library("cpu")
+
     def test_built_for_the_oldest_torch_that_is_served(self, compiler):
         assert "-DTORCH_TARGET_VERSION=0x020a000000000000" in build.library("cpu").read_text()
 
