@@ -77,6 +77,7 @@ def _write(network: nn.Module, path: Path, graph: Graph, opset: int, settings: E
     dynamic = None
     if settings.batch_size < 0:
         dynamic = tuple({0: torch.export.Dim(graph.batch_axis, min=1)} for _ in inputs)
+    network(*inputs)  # tables that depend on the size are made now, and become constants of the graph
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
