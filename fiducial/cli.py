@@ -10,12 +10,12 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fiducial.errors import SHOWN, SpecError, UserError
-from fiducial.run.console import FAIL, LOGGER, PASS, set_up_console
+from fiducial.run.console import FAIL, LOGGER, PASS, last_line, set_up_console
 from fiducial.run.ranks import global_rank
 from fiducial.spec.compose import Composed, Source, compose, parse_path_map, read_source
 from fiducial.spec.knob import Section, walk
@@ -36,6 +36,7 @@ _HELP = {
     "check": "look for problems in a spec and its dataset, without a model",
     "default_specs": "print every key with its default, as YAML",
 }
+_LATER = ("quantize", "gen_trt_engine")
 _ABSENT = {"prune": "pruned", "retrain": "pruned and retrained"}
 
 
@@ -59,6 +60,7 @@ class Command:
 def main(tasks: Sequence[Task], argv: Sequence[str] | None = None, *, prog: str) -> int:
     """Run one command line; returns the exit code and prints the last line (argument errors raise SystemExit(2))."""
     set_up_console()
+    command: Command | None = None
     try:
         command = _parse(tasks, list(sys.argv[1:] if argv is None else argv), prog)
         code = _execute(tasks, command)
@@ -68,16 +70,25 @@ def main(tasks: Sequence[Task], argv: Sequence[str] | None = None, *, prog: str)
     except UserError as error:
         LOGGER.error("%s", error)
         code = 1
+    except SystemExit:
+        if command is None:  # argparse has said what is wrong, or shown the help
+            raise
+        code = 1
     except Exception as error:
         LOGGER.error("%s", "".join(traceback.format_exception(error)).rstrip())
-        if "out of memory" in str(error).lower():
-            LOGGER.error("out of memory: lower batch_size, set train.precision=bf16-mixed, or freeze the backbone")
+        for advice in _advice(error):
+            LOGGER.error("%s", advice)
         code = 1
-    if code == 0:
-        LOGGER.info(PASS)
-    else:
-        LOGGER.warning(FAIL)
+    last_line(PASS if code == 0 else FAIL)
     return code
+
+
+def _advice(error: Exception) -> Iterator[str]:
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in text:
+        yield "out of memory: lower batch_size, set train.precision=bf16-mixed, or freeze the backbone"
+    if "bus error" in text or "shared memory" in text or "/dev/shm" in text:
+        yield "out of shared memory: enlarge /dev/shm (docker run --shm-size=8g) or lower the number of workers"
 
 
 def _execute(tasks: Sequence[Task], command: Command) -> int:
@@ -113,7 +124,7 @@ def _task_of(tasks: Sequence[Task], composed: Composed[Section], source: Source)
     except KeyError:
         known = ", ".join(task.name for task in tasks)
         raise SpecError("task", f"{name!r} is not available in this version", f"set task to one of: {known}") from None
-    if "task" not in source.given and len(type(composed.spec).model_fields) and hasattr(composed.spec, "task"):
+    if "task" not in source.given and "task" in type(composed.spec).model_fields:
         LOGGER.warning("task is not set in the spec: using its default, %s", name)
     return task
 
@@ -123,7 +134,7 @@ def _record_failure(source: Source, command: Command, error: SpecError) -> None:
     from fiducial.run.run import failure_message
     from fiducial.run.status import StatusWriter
 
-    folder = source.results_dir(command.target)
+    folder = source.results_dir(command.target, command.path_map)
     if command.action == "check" or folder is None or global_rank() != 0:
         return
     mapped = Path(folder).expanduser()
@@ -169,6 +180,8 @@ def _parse(tasks: Sequence[Task], argv: list[str], prog: str) -> Command:
         _add_command(commands, alias, f"{action} with task={task.name}", tasks, actions)
     if argv and argv[0] in _ABSENT:
         raise SpecError(argv[0], f"{tasks[0].title} models are not {_ABSENT[argv[0]]}", f"use: {', '.join(actions)}")
+    if argv and argv[0] in _LATER and argv[0] not in actions:
+        raise SpecError(argv[0], "is not available in this version", f"use: {', '.join(actions)}")
     known, unknown = parser.parse_known_args(argv)
     flags = [item for item in unknown if item.startswith("-")]
     if flags:

@@ -89,6 +89,15 @@ class ClassifyModule(pl.LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         return [self.pictures] if self.pictures else []
 
+    def preview(self, batch: PairBatch) -> dict[str, Tensor]:
+        """The first pair of a batch, ``(3, H, W)`` in 0 … 1, as it was before normalisation (for TensorBoard)."""
+        golden = batch["golden"][0]
+        images = {"compare_sample": batch["test"][0], "golden_sample": golden[0] if golden.dim() == 4 else golden}
+        mean, std = (torch.tensor(self.record.get(name, [default] * 3)) for name, default in (("mean", 0), ("std", 1)))
+        return {
+            name: (image.cpu() * std[:, None, None] + mean[:, None, None]).clamp(0, 1) for name, image in images.items()
+        }
+
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.optim["optim"], self.parameters(), **self.optim["arguments"])
         schedule = build_schedule(optimizer, self.optim["policy"], self.num_epochs)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import sys
 import time
 from datetime import timedelta
@@ -9,12 +12,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from fiducial.run.console import LOGGER
+from fiducial.run.interrupt import install, restore
 from fiducial.run.status import StatusWriter
 
 LINE_EVERY_S = 10.0
 """Seconds between progress lines where there is no terminal."""
+SHM_PER_WORKER_MIB = 64
+"""Shared memory that a loader process should find."""
 
 
 class Reporter(Callback):
@@ -130,6 +137,100 @@ class ProgressLines(Callback):
             rate,
             timedelta(seconds=round(left)),
         )
+
+
+class Interrupt(Callback):
+    """Lets a signal wait for the end of the batch, when weights, optimiser and position agree; a second one does not.
+
+    Replaces Lightning's handler of SIGTERM, which communicates between processes inside a signal handler.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._before = install(self._ask)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._stop()
+
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        self._stop()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        restore(self._before)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        restore(self._before)
+
+    def _ask(self, number: int, _: Any) -> None:
+        if os.getpid() != self.process:  # a forked worker of a data loader, which its parent ends
+            return
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        LOGGER.warning("%s: stopping after this batch", signal.Signals(number).name)
+
+    def _stop(self) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+
+
+class Pictures(Callback):
+    """``train.tensorboard``: histograms of the weights and pictures of the input, every so many epochs.
+
+    The pictures come from ``module.preview(batch) -> {name: (3, H, W) in 0 … 1}``, where the module has it.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        preview = getattr(pl_module, "preview", None)
+        if preview is None or batch_idx + 1 < trainer.num_training_batches:
+            return
+        for writer in self._writers(trainer):
+            for name, image in preview(batch).items():
+                writer.add_image(f"image/{name}", image, trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for writer in self._writers(trainer):
+            for name, parameter in pl_module.named_parameters():
+                if parameter.isfinite().all():  # a histogram of anything else is an error
+                    writer.add_histogram(f"histogram/{name}", parameter, trainer.global_step)
+
+    def _writers(self, trainer: pl.Trainer) -> list[Any]:
+        if (trainer.current_epoch + 1) % self.every or not trainer.is_global_zero:
+            return []
+        return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+class SharedMemory(Callback):
+    """Warns when ``/dev/shm``, through which loader processes hand over batches, is small, as in containers."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        workers = int(getattr(trainer.train_dataloader, "num_workers", 0))
+        warning = small_shared_memory(workers)
+        if warning:
+            LOGGER.warning("%s", warning)
+
+
+def small_shared_memory(workers: int, folder: str = "/dev/shm") -> str:
+    """What to say about shared memory too small for so many loader processes; empty when it suffices."""
+    try:
+        mib = shutil.disk_usage(folder).total >> 20
+    except OSError:  # a system that has none
+        return ""
+    if mib >= SHM_PER_WORKER_MIB * workers:
+        return ""
+    return (
+        f"{folder} has {mib} MiB for {workers} loader process(es): a worker may die with a bus error; enlarge it "
+        "(docker run --shm-size=8g) or lower the number of workers in the dataset section"
+    )
 
 
 def on_terminal() -> bool:

@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 
+from fiducial.run.ranks import global_rank
+
 LOGGER = logging.getLogger("fiducial")
 PASS = "Execution status: PASS"
 FAIL = "Execution status: FAIL"
@@ -23,13 +25,18 @@ class _Formatter(logging.Formatter):
         return f"{start}{text}\033[0m" if start else text
 
 
+def last_line(status: str) -> None:
+    """The line that scripts look for: printed by rank 0, whatever the level."""
+    if global_rank() == 0:
+        level = logging.INFO if status == PASS else logging.WARNING
+        LOGGER.handle(LOGGER.makeRecord(LOGGER.name, level, __file__, 0, status, (), None))
+
+
 def set_up_console() -> None:
     """Send this package's log lines to stderr, at the level ``TAO_LOGGING_LEVEL`` names (INFO when unset).
 
     Under several processes only rank 0 speaks, except for errors.
     """
-    from fiducial.run.ranks import global_rank
-
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(sys.stderr.isatty()))
     wanted = os.environ.get("TAO_LOGGING_LEVEL", "INFO").upper()

@@ -12,10 +12,12 @@ def under_torchrun() -> bool:
 
 
 def global_rank() -> int:
-    """Rank among all processes of the run; 0 when alone."""
-    if under_torchrun() or "SLURM_PROCID" in os.environ:
-        return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-    local, node = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("NODE_RANK", "0"))
+    """Rank among all processes of the run, 0 when alone; where only node and local rank are known, 0 for the first."""
+    if under_torchrun():
+        return int(os.environ.get("RANK", "0"))
+    if "SLURM_PROCID" in os.environ:
+        return int(os.environ["SLURM_PROCID"])
+    local, node = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("NODE_RANK", os.environ.get("RANK", "0")))
     return local if node == 0 else max(local, 1)
 
 

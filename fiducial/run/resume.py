@@ -1,8 +1,8 @@
 """Where a checkpoint stands in its training, told to Lightning in one form whatever hook saved the file.
 
-Lightning's own account, ``loops``, differs with the moment of saving: a batch's end, a validation's end, an epoch's end,
-an exception. Continuing from each is its own case there, and some skip a batch or a validation. Here the place is read
-from the counters, and they are rewritten as if training had stopped cleanly before the next thing to do.
+Lightning's own account, ``loops``, differs with the moment of saving: the end of a batch, of a validation, of an epoch,
+or an exception. Continuing from each is its own case there, and some skip a batch or a validation. Here the place is
+read from the counters, and they are rewritten as if training had stopped cleanly before the next thing to do.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.strategies import DDPStrategy
 
-from fiducial.run.callbacks import Reporter, on_terminal, progress
+from fiducial.run.callbacks import Interrupt, Pictures, Reporter, SharedMemory, on_terminal, progress
+from fiducial.run.console import LOGGER
 from fiducial.run.devices import Devices
 from fiducial.run.keep import BestCheckpoint, PeriodicCheckpoint
-from fiducial.run.interrupt import Interrupt
 from fiducial.run.loggers import build_loggers
 from fiducial.run.resume import ResumingCheckpointIO
 from fiducial.run.run import Run
@@ -34,10 +34,10 @@ def training_trainer(task: Task, run: Run, devices: Devices, *, num_batches: int
         devices=devices.devices,
         num_nodes=devices.num_nodes,
         strategy=_strategy(devices),
-        precision=train.precision,
+        precision=_precision(train.precision, devices),
         max_epochs=train.num_epochs,
         check_val_every_n_epoch=train.validation_interval,
-        sync_batchnorm=train.sync_batchnorm and devices.num_processes > 1,
+        sync_batchnorm=_sync_batchnorm(train, devices),
         use_distributed_sampler=False,  # the sampler itself gives every rank its own positions
         deterministic=None,
         default_root_dir=str(run.folder),
@@ -75,6 +75,21 @@ def _strategy(devices: Devices) -> Any:
     return DDPStrategy(find_unused_parameters=True)
 
 
+def _precision(wanted: Any, devices: Devices) -> Any:
+    if devices.accelerator == "cpu" and str(wanted) in ("16-mixed", "16"):
+        LOGGER.warning("train.precision: %s needs a GPU: using bf16-mixed on the CPU", wanted)
+        return "bf16-mixed"
+    return wanted
+
+
+def _sync_batchnorm(train: Any, devices: Devices) -> bool:
+    wanted = bool(getattr(train, "sync_batchnorm", False)) and devices.num_processes > 1
+    if wanted and devices.accelerator == "cpu":
+        LOGGER.warning("train.sync_batchnorm: works on GPUs only: every process keeps its own batch statistics")
+        return False
+    return wanted
+
+
 def monitor_of(task: Task, train: Any) -> tuple[str, str]:
     """The metric that chooses the best checkpoint, and its direction."""
     kept = train.checkpointer
@@ -87,9 +102,12 @@ def _callbacks(task: Task, run: Run) -> list[Callback]:
     kept = train.checkpointer
     monitor, mode = monitor_of(task, train)
     replaces = kept.enable_topk and kept.replace_periodic
-    callbacks: list[Callback] = [Reporter(run.status), progress(), Position(), Interrupt()]
+    callbacks: list[Callback] = [Reporter(run.status), progress(), Position(), Interrupt(), SharedMemory()]
     if train.seed >= 0:
         callbacks.append(StepSeed(train.seed))
+    pictures = getattr(train, "tensorboard", None)
+    if pictures and pictures.enabled and pictures.infrequent_logging_frequency:
+        callbacks.append(Pictures(pictures.infrequent_logging_frequency))
     if train.enable_lr_monitor:
         callbacks.append(LearningRateMonitor("step"))
     if kept.enable_topk:
@@ -130,6 +148,7 @@ def _quiet() -> None:
         ".*Trying to infer the `batch_size`.*",
         ".*It is recommended to use `self.log.*",
         ".*treespec, LeafSpec.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", pattern)
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):

@@ -216,7 +216,7 @@ class QuantizeSection(Section):
     algorithm: Annotated[
         Literal["minmax", "max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq"], Lowercase
     ] = knob("minmax", "How calibration turns observed values into scales. torchao does not use it.")
-    layers: list[Annotated[QuantizeLayer, "entry"]] = knob(  # annotated: an entry is no section of the spec
+    layers: list[QuantizeLayer] = knob(
         [],
         "Which layers to quantize and how; later entries win. An empty list quantizes nothing, or everything it can "
         "with modelopt.onnx.",

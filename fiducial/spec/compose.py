@@ -55,13 +55,13 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
-    def results_dir(self, action: str) -> str | None:
+    def results_dir(self, action: str, path_map: Mapping[str, str]) -> str | None:
         """Where the action would write, as far as the unvalidated tree tells; None when it does not."""
         own = self.tree.get(action)
         candidates = (own.get("results_dir") if isinstance(own, dict) else None, self.tree.get("results_dir"))
         for value, suffix in zip(candidates, ("", action), strict=True):
             if isinstance(value, str) and value not in ("", MISSING) and "${" not in value:
-                return str(Path(value) / suffix)
+                return str(Path(_map_path(value, path_map)) / suffix)
         return None
 
 
@@ -247,7 +247,7 @@ def arithmetic(text: str) -> int | float:
     """Evaluate numbers, ``+ - * / // %`` and brackets; nothing else. Raises: ValueError."""
 
     def value(node: ast.AST) -> int | float:
-        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
             return node.value
         if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
             result: int | float = _ARITHMETIC[type(node.op)](value(node.left), value(node.right))

@@ -14,6 +14,6 @@ if str(SUPPORT) not in sys.path:
 def _bare_environment(monkeypatch):
     for name in (
         *("WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "NUM_GPU_PER_NODE"),
-        *("TAO_VISIBLE_DEVICES", "TAO_LOGGING_LEVEL", "WANDB_API_KEY", "FIDUCIAL_MAP_PATH"),
+        *("TAO_VISIBLE_DEVICES", "TAO_LOGGING_LEVEL", "WANDB_API_KEY", "FIDUCIAL_MAP_PATH", "FIDUCIAL_NODES"),
     ):
         monkeypatch.delenv(name, raising=False)

@@ -102,7 +102,11 @@ class Data(pl.LightningDataModule):
         sampler.set_epoch(place.epoch)
         sampler.start(place.batch * data.batch_size * trainer.world_size)
         return DataLoader(
-            Rows(data.rows), data.batch_size, sampler=sampler, drop_last=True, num_workers=data.workers,
+            Rows(data.rows),
+            data.batch_size,
+            sampler=sampler,
+            drop_last=True,
+            num_workers=data.workers,
             persistent_workers=data.workers > 0,
         )
 

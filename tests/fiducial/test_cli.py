@@ -1,0 +1,160 @@
+"""The command line: what it answers, what it writes last, and how it exits."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_task import LINE
+
+from fiducial import cli
+
+ROOT = Path(__file__).parents[2]
+SUPPORT = Path(__file__).parent / "support"
+
+
+def run(*argv):
+    return cli.main([LINE], list(argv), prog="tiny")
+
+
+@pytest.fixture
+def spec(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "spec.yaml"
+    path.write_text("task: line\nresults_dir: /results\nwandb: {enable: false}\n")
+    return str(path)
+
+
+def last(capfd):
+    return capfd.readouterr().err.rstrip().splitlines()[-1].split(" - ")[-1]
+
+
+class TestArguments:
+    @pytest.mark.parametrize("argv", [[], ["bogus"], ["train", "-e", "x", "--gpus", "2"], ["check", "prune"]])
+    def test_usage_errors(self, argv):
+        with pytest.raises(SystemExit) as caught:
+            run(*argv)
+        assert caught.value.code == 2
+
+    @pytest.mark.parametrize(
+        ("argv", "text"),
+        [
+            (["train"], "ERROR: The subtask `train` requires the following argument: -e/--experiment_spec_file"),
+            (["train", "-e", "none.yaml"], "ERROR: The indicated experiment spec file doesn't exist!"),
+            (["prune"], "Tiny models are not pruned"),
+            (["quantize"], "quantize · is not available in this version"),
+            (["train", "--config", "nothing"], "no curated spec 'nothing' · use one of: changenet/"),
+            (["train", "-e", "none.yaml", "--map-path", "x"], "ERROR: The indicated"),
+        ],
+    )
+    def test_refused(self, argv, text, capfd):
+        assert run(*argv) == 1
+        err = capfd.readouterr().err
+        assert text in err
+        assert err.rstrip().endswith("Execution status: FAIL")
+
+    def test_curated_spec(self, capfd, monkeypatch):
+        from changenet.classify.task import CLASSIFY
+
+        assert cli.main([CLASSIFY], ["check", "train", "--spec-only", "--config", "changenet/demo"], prog="x") in (0, 1)
+        assert "type: fan_tiny_8_p4_hybrid" in capfd.readouterr().out
+
+    def test_alias_sets_the_task(self, spec, capfd):
+        assert run("check", "train", "--spec-only", "-e", spec) == 0
+        assert run("line_train", "-e", spec, "results_dir=r", "train.num_epochs=1", "task=line") == 0
+
+    def test_unknown_task(self, spec, capfd):
+        assert run("train", "-e", spec, "results_dir=r", "task=other") == 1
+        assert "'other' is not available in this version · set task to one of: line" in capfd.readouterr().err
+
+
+class TestDefaultSpecs:
+    def test_printed(self, capfd):
+        import yaml
+
+        assert run("default_specs") == 0
+        assert yaml.safe_load(capfd.readouterr().out)["train"]["num_epochs"] == 10
+
+    def test_written(self, tmp_path, capfd):
+        for _ in range(2):
+            assert run("default_specs", f"results_dir={tmp_path / 'd'}") == 0
+        assert "num_epochs: 10" in (tmp_path / "d" / "experiment.yaml").read_text()
+        assert "overwriting" in capfd.readouterr().err
+
+
+class TestResultsDir:
+    def test_not_writable(self, spec, tmp_path, capfd):
+        (tmp_path / "file").touch()
+        assert run("train", "-e", spec, f"results_dir={tmp_path / 'file'}") == 1
+        err = capfd.readouterr().err
+        assert "results_dir · cannot write to" in err
+        assert "--map-path /results=./results" in err
+
+    def test_mapped(self, spec, tmp_path, capfd):
+        assert run("train", "-e", spec, "--map-path", "/results=out", "train.num_epochs=1") == 0
+        assert (tmp_path / "out" / "train" / "status.json").exists()
+
+    def test_mapped_by_environment_also_for_a_bad_spec(self, spec, tmp_path, monkeypatch):
+        monkeypatch.setenv("FIDUCIAL_MAP_PATH", f"/results={tmp_path / 'out'}")
+        assert run("train", "-e", spec, "train.nonsense=1") == 1
+        assert "Configuration error: train.nonsense" in (tmp_path / "out" / "train" / "status.json").read_text()
+
+    def test_unset(self, spec, capfd):
+        assert run("train", "-e", spec, "results_dir=''") == 1
+        assert "neither results_dir nor train.results_dir is set" in capfd.readouterr().err
+
+
+class TestLastLine:
+    def test_at_any_level(self, spec, monkeypatch, capfd):
+        monkeypatch.setenv("TAO_LOGGING_LEVEL", "ERROR")
+        assert run("check", "train", "--spec-only", "-e", spec) == 0
+        assert last(capfd) == "Execution status: PASS"
+
+    @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (SystemExit(3), 1), (MemoryError(), 1)])
+    def test_whatever_ends_the_action(self, spec, monkeypatch, capfd, error, code):
+        def fail(task, run):
+            raise error
+
+        monkeypatch.setattr("fiducial.actions.train.train", fail)
+        assert run("train", "-e", spec, "results_dir=r") == code
+        assert last(capfd) == "Execution status: FAIL"
+        assert '"status": "FAILURE"' in Path("r/train/status.json").read_text().splitlines()[-1]
+
+    def test_advice(self, spec, monkeypatch, capfd):
+        def fail(task, run):
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Bus error.")
+
+        monkeypatch.setattr("fiducial.actions.train.train", fail)
+        assert run("train", "-e", spec, "results_dir=r") == 1
+        assert "docker run --shm-size" in capfd.readouterr().err
+
+
+PROBE = """
+import sys, runpy
+sys.argv = ["changenet", *{argv}]
+try:
+    runpy.run_module("changenet", run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = [name for name in ("torch", "pytorch_lightning", "hydra", "pandas", "fsspec", "onnx") if name in sys.modules]
+assert not heavy, heavy
+"""
+
+
+def python(code, **env):
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=120
+    )
+
+
+class TestLight:
+    @pytest.mark.parametrize("argv", [["--help"], ["train", "--help"]])
+    def test_help_without_torch(self, argv):
+        done = python(PROBE.format(argv=argv))
+        assert done.returncode == 0, done.stderr
+        assert "usage: changenet" in done.stdout
+
+    def test_imports_are_silent(self):
+        done = python("import fiducial, changenet, sys; assert 'torch' not in sys.modules")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
