@@ -189,7 +189,7 @@ def _percentiles(
     low, high = (float(v) for v in np.percentile(sample, [percentiles.low, percentiles.high]))
     if low == high:
         found = f"the same value ({low:g}) at percentiles {percentiles.low:g} and {percentiles.high:g}"
-        raise DatasetError(str(path), found, "state the two values of the scaling, or wider percentiles")
+        raise DatasetError(str(path), found, "set dataset.segment.raster.scaling, or wider percentiles")
     return low, high
 
 
@@ -372,21 +372,22 @@ def _unscaled(path: Path, values: NDArray[Any], valid: NDArray[np.bool_]) -> Dat
     inside = values[:, valid]
     spread = f", values {inside.min():g} .. {inside.max():g}" if inside.size else ""
     return DatasetError(
-        str(path), f"{values.dtype} pixels{spread}", "state a scaling: the values of black and white, or percentiles"
+        str(path), f"{values.dtype} pixels{spread}", "set dataset.segment.raster.scaling or .percentiles"
     )
 
 
 def _bands(file: Any, bands: Sequence[int] | None, path: Path) -> list[int]:
     if bands is not None:
         if len(bands) not in (1, 3) or not all(1 <= band <= file.count for band in bands):
-            raise DatasetError(str(path), f"bands {list(bands)} of {file.count}", "name one or three bands, from 1")
+            found = f"bands {list(bands)} of {file.count}"
+            raise DatasetError(str(path), found, "name one or three in dataset.segment.raster.bands")
         return list(bands)
     meaning = [interpretation.name for interpretation in file.colorinterp]
     if {"red", "green", "blue"} <= set(meaning):
         return [meaning.index(name) + 1 for name in ("red", "green", "blue")]
     colours = [k + 1 for k, name in enumerate(meaning) if name != "alpha"]
     if len(colours) == 2:
-        raise DatasetError(str(path), "two bands", "state which one, or three, to use")
+        raise DatasetError(str(path), "two bands", "name one or three in dataset.segment.raster.bands")
     return colours[:3]
 
 

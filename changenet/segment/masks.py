@@ -55,7 +55,8 @@ OVERLAY_COLOURS: Mapping[str, Colour] = {
 """Told apart with any kind of colour vision (Okabe and Ito 2008), and unlike fields, roads and roofs."""
 
 _SEPARATOR = 10  # black pixels between the pictures of a strip, as in TAO
-_TINT = 0.55
+_TINT = 0.6
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def palette(
@@ -186,17 +187,19 @@ def write_picture(path: Path, picture: Rgb) -> None:
 
 
 def overlay(picture: Rgb, prediction: NDArray[np.uint8], truth: NDArray[np.uint8] | None = None) -> Rgb:
-    """The predicted change drawn over ``picture`` (uint8 RGB, ``(H, W, 3)``): tinted, with a full-coloured border.
+    """The predicted change drawn over ``picture`` (uint8 RGB, ``(H, W, 3)``): tinted, in a border of full
+    colour.
 
     With ``truth``: what was found, missed, invented or taken for another change class, in :data:`OVERLAY_COLOURS`;
     ignored pixels are darkened. Without, all of it as found. Masks are uint8 class numbers ``(H, W)``.
     """
     drawn = picture.astype(np.float32)
+    grey_HW1 = np.dot(drawn, _LUMA)[..., None]  # a tint keeps its colour on grey only
     if truth is not None:
         drawn[truth == IGNORED] *= 0.35
     for name, region in _regions(prediction, truth).items():
         colour = np.array(OVERLAY_COLOURS[name], dtype=np.float32)
-        drawn[region] = (1 - _TINT) * drawn[region] + _TINT * colour
+        drawn[region] = (1 - _TINT) * grey_HW1[region] + _TINT * colour
         drawn[region & ~_inner(region)] = colour
     return np.rint(drawn).astype(np.uint8)
 

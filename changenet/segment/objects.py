@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 from changenet.segment.counts import Counts
 
-__all__ = ["ObjectCounts", "label_objects", "match_objects"]
+__all__ = ["MIN_IOU", "ObjectCounts", "label_objects", "match_objects"]
+
+MIN_IOU = 0.5
+"""Of a predicted and a true object, to be the same one."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def match_objects(
     true_HW: NDArray[np.bool_],
     *,
     ignored_HW: NDArray[np.bool_] | None = None,
-    min_iou: float = 0.5,
+    min_iou: float = MIN_IOU,
     min_area: int = 0,
 ) -> ObjectCounts:
     """Compare the objects of two masks ``(H, W)``.

@@ -56,10 +56,23 @@ def _starts(length: int, tile: int, step: int) -> list[int]:
     return [*range(0, last, step), last]
 
 
-def draw_window(rng: np.random.Generator, height: int, width: int, tile: int) -> Window:
-    """A square of ``tile`` pixels at a place drawn evenly from all that lie inside the image."""
-    top, left = (int(rng.integers(max(0, length - tile) + 1)) for length in (height, width))
+def draw_window(
+    rng: np.random.Generator, height: int, width: int, tile: int, *, around: tuple[int, int] | None = None
+) -> Window:
+    """A square of ``tile`` pixels, drawn evenly from all that lie inside the image, or that also hold ``around``.
+
+    ``around``: row and column of a pixel, such as a changed one, so that rare changes are seen often.
+    """
+    places = zip((height, width), around or (None, None), strict=True)
+    top, left = (_draw_start(rng, length, tile, pixel) for length, pixel in places)
     return Window(top, left, tile, tile)
+
+
+def _draw_start(rng: np.random.Generator, length: int, tile: int, pixel: int | None) -> int:
+    first, last = 0, max(0, length - tile)
+    if pixel is not None:
+        first, last = max(first, pixel - tile + 1), min(last, pixel)
+    return int(rng.integers(first, last + 1))
 
 
 def cut(image: NDArray[np.generic], window: Window, *, fill: int | None = None) -> NDArray[np.generic]:

@@ -95,9 +95,9 @@ def copy_line(label: str, text: str, *, id: str) -> Html:
     return tag("div", tag("span", label), tag("code", text, id=id), button, class_="copyline")
 
 
-def gallery(pictures: Sequence[Picture]) -> Html:
-    """Cards of images."""
-    return tag("div", *(_card(picture) for picture in pictures), class_="gallery")
+def gallery(pictures: Sequence[Picture], *, wide: bool = False) -> Html:
+    """Cards of images. ``wide``: two in a row at most, for images whose details matter."""
+    return tag("div", *(_card(picture) for picture in pictures), class_="gallery wide" if wide else "gallery")
 
 
 def _cell(cell: str | float | Cell | None, right: bool) -> Html:

@@ -111,6 +111,7 @@ def histogram(
     *,
     bins: int = 40,
     x_label: str = "",
+    y_label: str = "% of its class",
     colours: Sequence[str] = (),
     cursors: Sequence[Cursor] = (),
     id: str | None = None,
@@ -134,7 +135,7 @@ def histogram(
                 size = {"width": round(x_axis.pixel(right) - x, 2), "height": round(y_axis.start - y, 2)}
                 bars.append(tag("g", hint, tag("rect", x=x, y=y, **size, class_=f"bar {colour}")))
     marks = _marks(x_axis, y_axis, cursors, ())
-    return _figure(title, x_axis, y_axis, x_label, "% of its class", [*bars, *marks], legend, id)
+    return _figure(title, x_axis, y_axis, x_label, y_label, [*bars, *marks], legend, id)
 
 
 def _finite(line: Line) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

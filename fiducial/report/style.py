@@ -94,6 +94,7 @@ code { font: .9rem ui-monospace, "DejaVu Sans Mono", monospace; background: var(
 .c1 { color: var(--c1); } .c2 { color: var(--c2); } .c3 { color: var(--c3); } .c4 { color: var(--c4); }
 .c5 { color: var(--c5); } .c6, .muted { color: var(--c6); }
 .gallery { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); }
+.gallery.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); }
 .images { display: grid; grid-template-columns: repeat(3, 1fr); gap: .5rem; margin-bottom: .7rem; }
 .images figure { margin: 0; }
 .images img { display: block; width: 100%; max-height: 240px; object-fit: contain; background: #0b0e12;

@@ -1,8 +1,5 @@
 import base64
-import os
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -109,34 +106,6 @@ class TestPage:
         html = _write(tmp_path / "r.html", score, label, ["C1"] * 20_000)
         assert len(html) < 2_000_000
         assert html.count("<article") == 24
-
-
-@pytest.fixture(scope="session")
-def dump(tmp_path_factory):
-    """``dump(page, hash, script)``: the page's HTML after headless Chromium ran it, and ``script`` after that."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    browser = next((found for name in names if (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip("no Chromium")
-
-    def run(page, address="", script=""):
-        folder = tmp_path_factory.mktemp("browser")
-        html = page.read_text(encoding="utf-8")
-        report_errors = """<script>for (const kind of ["error", "securitypolicyviolation"])
-            addEventListener(kind, event => document.documentElement.setAttribute("data-failed", event.type), true)
-            </script>"""
-        html = html.replace("<style>", f"{report_errors}<style>", 1)
-        html = html.replace("</body>", f"<script>{script}</script></body>")
-        (folder / "page.html").write_text(html, encoding="utf-8")
-        flags = ["--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-        flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}"]
-        flags += ["--no-sandbox"] if os.geteuid() == 0 else []
-        command = [browser, *flags, "--virtual-time-budget=3000", "--dump-dom", f"file://{folder}/page.html{address}"]
-        dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-        assert "data-failed" not in dumped.partition("<head>")[0]
-        return dumped
-
-    return run
 
 
 def _live(html):

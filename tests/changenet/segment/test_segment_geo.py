@@ -62,7 +62,7 @@ class TestReadRaster:
         assert rasterio.crs.CRS.from_wkt(raster.frame.crs).to_epsg() == 32633
 
     def test_16_bit_needs_a_scaling(self, deep):
-        with pytest.raises(DatasetError, match=r"uint16 pixels, values 1000 \.\. 1390 · state a scaling"):
+        with pytest.raises(DatasetError, match=r"uint16 pixels, values 1000 \.\. 1390 · set dataset"):
             read_raster(deep)
 
     def test_stated_scaling(self, deep):
@@ -128,7 +128,7 @@ class TestReadRaster:
         assert not raster.valid[0, 0]
         assert raster.frame is None
         Image.fromarray(np.array([[0, 30_000, 65_535]], np.uint16)).save(tmp_path / "deep.png")
-        with pytest.raises(DatasetError, match=r"0 \.\. 65535 · state a scaling"):
+        with pytest.raises(DatasetError, match=r"0 \.\. 65535 · set dataset"):
             read_raster(tmp_path / "deep.png")
         assert read_raster(tmp_path / "deep.png", scaling=(0, 60_000)).rgb[0, :, 0].tolist() == [0, 128, 255]
 

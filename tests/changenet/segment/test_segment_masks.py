@@ -132,13 +132,13 @@ class TestOverlay:
         for left, name in ((2, "found"), (12, "missed"), (22, "false"), (32, "other class")):
             colour = np.array(OVERLAY_COLOURS[name])
             assert drawn[2, left].tolist() == colour.tolist()  # border
-            assert drawn[5, left + 3].tolist() == np.rint(0.45 * 100 + 0.55 * colour).astype(int).tolist()
+            assert drawn[5, left + 3].tolist() == np.rint(0.4 * 100 + 0.6 * colour).astype(int).tolist()
         assert drawn[5, 45].tolist() == [35, 35, 35]  # ignored
         assert (drawn[0] == 100).all()
 
     def test_without_truth(self):
         drawn = overlay(np.zeros((6, 6, 3), np.uint8), np.full((6, 6), 1, np.uint8))
-        assert drawn[3, 3].tolist() == np.rint(0.55 * np.array(OVERLAY_COLOURS["found"])).astype(int).tolist()
+        assert drawn[3, 3].tolist() == np.rint(0.6 * np.array(OVERLAY_COLOURS["found"])).astype(int).tolist()
 
     def test_same_masks_show_only_found(self, rng):
         base, mask = rng.integers(0, 255, (20, 20, 3)).astype(np.uint8), rng.integers(0, 3, (20, 20)).astype(np.uint8)

@@ -59,6 +59,11 @@ class TestDrawWindow:
         assert drawn == {Window(top, left, 4, 4) for top in (0, 1) for left in (0, 1, 2)}
         assert draw_window(rng, 3, 2, 4) == Window(0, 0, 4, 4)
 
+    @pytest.mark.parametrize(("pixel", "tops", "lefts"), [((0, 5), {0}, {2}), ((4, 3), {1}, {0, 1, 2})])
+    def test_around_a_pixel(self, rng, pixel, tops, lefts):
+        drawn = {draw_window(rng, 5, 6, 4, around=pixel) for _ in range(200)}
+        assert drawn == {Window(top, left, 4, 4) for top in tops for left in lefts}
+
 
 class TestBlend:
     @pytest.mark.parametrize(("height", "width", "tile", "overlap"), SIZES)
