@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from changenet.classify.metric_names import find_metric
+from changenet.classify.metric_names import metrics_of
 from changenet.classify.rows import Layout
 from fiducial.backbones.names import BACKBONES, BackboneInfo
 from fiducial.errors import Problem
@@ -18,6 +18,8 @@ LOSS_OF = {"learnable": "ce", "euclidean": "contrastive"}
 DEFAULT_SCORE_MARGIN = 0.5
 """Margin for probabilities where the spec leaves the one for distances."""
 _WINDOW = 7  # cells of the attention windows of the multi-golden decoder
+_LARGE_CLASSIFIER = 100_000_000
+"""Weights of one layer worth a word: with gradients and AdamW's two averages 1.6 GB."""
 _PRECISIONS = frozenset(
     {"32-true", "32", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true", "64", "transformer-engine"}
 )
@@ -41,6 +43,12 @@ def effective_margin(spec: ExperimentSpec) -> float:
     if spec.model.classify.difference_module == "learnable" and margin >= 1 and spec.compat == "off":
         return DEFAULT_SCORE_MARGIN
     return margin
+
+
+def validates(spec: ExperimentSpec) -> bool:
+    """Whether the spec names validation pairs."""
+    files = spec.dataset.classify.validation_dataset
+    return bool(files.csv_path and files.images_dir)
 
 
 def _check_lights(spec: ExperimentSpec) -> Iterator[Problem]:
@@ -72,13 +80,6 @@ def _check_lights(spec: ExperimentSpec) -> Iterator[Problem]:
     if not data.image_ext.startswith("."):
         found = f"{data.image_ext!r} has no dot"
         yield Problem("dataset.classify.image_ext", found, f"write .{data.image_ext} if that is the suffix", "warning")
-    if data.augmentation_config.augment and not data.augmentation_config.random_rotate.angle_list:
-        yield Problem(
-            "dataset.classify.augmentation_config.random_rotate.angle_list", "empty", "give one angle or more"
-        )
-    if any(std <= 0 for std in data.augmentation_config.rgb_input_std):
-        where = "dataset.classify.augmentation_config.rgb_input_std"
-        yield Problem(where, f"found {data.augmentation_config.rgb_input_std}", "every number must be more than 0")
 
 
 def _check_model(spec: ExperimentSpec) -> Iterator[Problem]:
@@ -101,6 +102,7 @@ def _check_model(spec: ExperimentSpec) -> Iterator[Problem]:
         yield Problem("model.decode_head.in_index", found, "classify takes all four maps: [0, 1, 2, 3]")
     if data.num_golden > 1:
         yield from _check_goldens(info, spec)
+    yield from _check_classifier(spec)
 
 
 def _check_size(info: BackboneInfo, layout: Layout, difference: str) -> Iterator[Problem]:
@@ -113,6 +115,21 @@ def _check_size(info: BackboneInfo, layout: Layout, difference: str) -> Iterator
     if info.square and height != width:
         fix = f"{info.name} takes square images only: use concat_type grid so that the composed image is square"
         yield Problem(where, composed, fix)
+
+
+def _check_classifier(spec: ExperimentSpec) -> Iterator[Problem]:
+    """The first dense layer sees every pixel of the finest map: the part of the network that outgrows the rest."""
+    if spec.model.classify.difference_module != "learnable":
+        return
+    height, width = Layout.of(spec.dataset.classify).composed
+    weights = spec.model.decode_head.decoder_params.embed_dim * (height // 4) * (width // 4)
+    weights *= spec.model.classify.embed_dec
+    if weights > _LARGE_CLASSIFIER:
+        found = (
+            f"the classifier's first layer has {weights / 1e6:.0f} M weights ({weights * 16 / 1e9:.1f} GB in training)"
+        )
+        fix = "lower it, decode_head.decoder_params.embed_dim or the image size if memory runs out"
+        yield Problem("model.classify.embed_dec", found, fix, "warning")
 
 
 def _check_goldens(info: BackboneInfo, spec: ExperimentSpec) -> Iterator[Problem]:
@@ -158,8 +175,8 @@ def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
     if train.precision not in _PRECISIONS:
         fix = f"use one of {', '.join(sorted(_PRECISIONS))}"
         yield Problem("train.precision", f"found {train.precision!r}", fix)
-    if train.optim.betas is not None and len(train.optim.betas) != 2:
-        yield Problem("train.optim.betas", f"{len(train.optim.betas)} numbers", "give two, such as [0.9, 0.999]")
+    if not data.fpratio_sampling:
+        yield Problem("dataset.classify.fpratio_sampling", "0: no defect is ever drawn", "set 0.1 to 0.5", "warning")
     frequency = train.tensorboard.infrequent_logging_frequency
     if train.tensorboard.enabled and frequency > train.num_epochs:
         where = "train.tensorboard.infrequent_logging_frequency"
@@ -175,15 +192,19 @@ def _check_checkpointing(spec: ExperimentSpec) -> Iterator[Problem]:
     for interval, value in intervals.items():
         if value > train.num_epochs:
             found = f"{value} is more than train.num_epochs {train.num_epochs}"
-            yield Problem(f"train.{interval}", found, f"set it to at most {train.num_epochs}, or raise train.num_epochs")
+            yield Problem(
+                f"train.{interval}", found, f"set it to at most {train.num_epochs}, or raise train.num_epochs"
+            )
     for key, name in (
         ("train.checkpointer.monitor", train.checkpointer.monitor),
         ("train.optim.monitor_name", train.optim.monitor_name),
     ):
-        metric = find_metric(name) if name else None
-        if name and (metric is None or not ({"val", "train"} & set(metric.stages))):
+        if name and name.partition("/")[0] not in metrics_of("train") | metrics_of("val"):
             fix = "use a metric that training logs: val_loss, val_far, val_auroc, val_acc, … (docs/classify.md)"
             yield Problem(key, f"unknown metric {name!r}", fix)
+        elif name and name.startswith("val_") and not validates(spec):
+            fix = "give dataset.classify.validation_dataset, or watch train_loss"
+            yield Problem(key, f"{name} without validation data: no best checkpoint is kept", fix, "warning")
     path = train.resume_training_checkpoint_path
     if path and not path.endswith((".pth", ".tlt", ".ckpt")):
         yield Problem("train.resume_training_checkpoint_path", f"found {path!r}", "give a .pth or .tlt checkpoint")

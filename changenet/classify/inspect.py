@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from changenet.classify.rows import SPLITS, SPLITS_OF_ACTION, PairRow, PairTable, check_labels, named_files, read_pairs
+from changenet.classify.rows import (
+    SPLITS,
+    SPLITS_OF_ACTION,
+    Layout,
+    PairRow,
+    PairTable,
+    check_labels,
+    named_files,
+    read_pairs,
+)
 from fiducial.data.images import nearby, read_rgb
 from fiducial.errors import DatasetError, Problem, UserError
 from fiducial.task import DataReport
 
 if TYPE_CHECKING:
+    from changenet.classify.config import ClassifyDataset
     from changenet.config import ExperimentSpec
 
 MAX_SHIFT = 3.0
@@ -22,6 +33,10 @@ MAX_SHIFT = 3.0
 REGISTERED_ROWS = 64
 """Rows whose registration ``check`` measures, spread evenly over a split."""
 _THREADS = 8
+PREFETCHED = 2
+"""Batches that each worker keeps ready (torch's default)."""
+_Named = tuple[PairRow, Path]
+_Size = tuple[int, int]
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 
@@ -48,9 +63,15 @@ def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
         report.facts[split] = _facts(table)
         report.problems.extend(check_labels(table) if split != "infer" else ())
         report.problems.extend(_check_classes(table, split, spec))
-        report.problems.extend(_check_files(table, decode=thorough))
+        missing, present = _look_for_files(table)
+        report.problems.extend(missing)
         if thorough:
+            sizes = dict(zip((path for _, path in present), _in_threads(_size_of, present), strict=True))
+            found = Counter(f"{size[0]}x{size[1]}" for size in sizes.values() if isinstance(size, tuple))
+            report.facts[split]["sizes"] = dict(found.most_common())
+            report.problems.extend(_check_images(table, present, sizes))
             report.problems.extend(_check_registration(table))
+    report.problems.extend(_check_shared_memory(dataset) if tables else ())
     if thorough:
         for split in ("val", "test"):
             other = tables.get(split) or _other_split(dataset, split)
@@ -105,54 +126,76 @@ def _check_classes(table: PairTable, split: str, spec: ExperimentSpec) -> Iterat
         yield Problem(where, found, "some metrics need both classes and will be empty", "warning")
 
 
-def _check_files(table: PairTable, *, decode: bool) -> Iterator[Problem]:
-    """Missing files, by line; with ``decode`` also unreadable ones and lights of different sizes."""
+def _look_for_files(table: PairTable) -> tuple[list[Problem], list[_Named]]:
+    """Problems of files and folders that are not there, by CSV line; and the files that are."""
     ext = table.layout.image_ext
+    problems: list[Problem] = []
     if table.layout.num_golden > 1:
         for row in _first_per(table.rows, lambda row: row.golden_path):
             if not table.golden_names(row):
                 found = f"no *{ext} image in {table.images_dir / row.golden_path}"
                 fix = "with num_golden above 1, golden_path is the folder of the goldens"
-                yield Problem(table.where(row), found, fix)
+                problems.append(Problem(table.where(row), found, fix))
     named = list(named_files(table, table.rows))
     exists = _in_threads(lambda item: item[1].is_file(), named)
     for (row, path), there in zip(named, exists, strict=True):
         if not there:
-            yield Problem(table.where(row), f"Image file wasn't found at {path}", _how_to_find(path, ext))
-    if not decode:
-        return
-    present = [item for item, there in zip(named, exists, strict=True) if there]
-    sizes = dict(zip((path for _, path in present), _in_threads(lambda item: _size_of(item[1]), present), strict=True))
+            problems.append(
+                Problem(table.where(row), f"Image file wasn't found at {path}", _how_to_find(row, path, ext))
+            )
+    return problems, [item for item, there in zip(named, exists, strict=True) if there]
+
+
+def _check_images(table: PairTable, present: list[_Named], sizes: dict[Path, _Size | Problem]) -> Iterator[Problem]:
+    """Images that cannot be decoded, and lights of one image that differ in size."""
     for row, path in present:
         size = sizes[path]
-        if isinstance(size, DatasetError):
-            yield Problem(
-                table.where(row), str(size.problems[0].where) + ": " + size.problems[0].found, size.problems[0].fix
-            )
+        if isinstance(size, Problem):
+            yield Problem(table.where(row), f"{size.where}: {size.found}", size.fix)
     for row in table.rows:
-        files = table.test_files(row)
-        found_sizes = {sizes[path] for path in files if isinstance(sizes.get(path), tuple)}
-        if len(found_sizes) > 1:
-            found = f"lights of different sizes: {sorted(map(str, found_sizes))}"
-            yield Problem(table.where(row), found, "photograph all lights at one size", "warning")
+        images = {"test image": table.test_files(row)}
+        if table.layout.num_golden == 1:
+            images["golden"] = table.golden_files(row)
+        for what, files in images.items():
+            found = {known for path in files if isinstance(known := sizes.get(path), tuple)}
+            if len(found) > 1:
+                shown = ", ".join(f"{width}x{height}" for width, height in sorted(found))
+                text = f"lights of the {what} have different sizes: {shown}"
+                yield Problem(table.where(row), text, "photograph all lights at one size", "warning")
 
 
-def _size_of(path: Path) -> tuple[int, int] | DatasetError:
+def _size_of(item: _Named) -> _Size | Problem:
+    """(width, height) in pixels of a file that can be decoded, else what is wrong with it."""
     try:
-        return read_rgb(path).size
+        return read_rgb(item[1]).size
     except DatasetError as error:
-        return error
+        return error.problems[0]
 
 
-def _how_to_find(path: Path, ext: str) -> str:
+def _how_to_find(row: PairRow, path: Path, ext: str) -> str:
+    if row.object_name.endswith(ext):
+        return f"object_name already ends in {ext}: remove it from the CSV"
     beside = nearby(path)
     if beside:
         return f"there is {beside[0].name}: set dataset.classify.image_ext: {beside[0].suffix}"
-    if Path(path.name.removesuffix(ext)).suffix and path.with_name(path.name.removesuffix(ext)).is_file():
-        return "object_name already ends in the extension: remove it from the CSV"
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist: check images_dir and the CSV's paths"
     return "check object_name, the lights in input_map, and image_ext"
+
+
+def _check_shared_memory(dataset: ClassifyDataset) -> Iterator[Problem]:
+    """Workers hand batches over in /dev/shm, which containers make 64 MB small: they then die of a bus error."""
+    try:
+        stat = os.statvfs("/dev/shm")
+    except OSError:
+        return
+    height, width = Layout.of(dataset).composed
+    batch = dataset.batch_size * (1 + dataset.num_golden) * 3 * height * width * 4
+    needed, size = batch * dataset.workers * PREFETCHED, stat.f_frsize * stat.f_blocks
+    if needed > size:
+        found = f"{dataset.workers} workers need up to {needed >> 20} MB of shared memory, /dev/shm has {size >> 20} MB"
+        fix = "set fewer workers, or start the container with --shm-size=8g"
+        yield Problem("dataset.classify.workers", found, fix, "warning")
 
 
 def _check_overlap(train: PairTable, other: PairTable) -> Iterator[Problem]:

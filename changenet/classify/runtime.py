@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.utils.data import DataLoader
 
-from changenet.classify.checks import effective_margin
+from changenet.classify.checks import effective_margin, validates
 from changenet.classify.data import PairDataset
 from changenet.classify.datamodule import PairData, ordered_loader
 from changenet.classify.lightning import ClassifyModule
@@ -109,7 +109,7 @@ class ClassifyRuntime:
             optim={"optim": optim.optim, "policy": optim.policy, "arguments": arguments},
             num_epochs=train.num_epochs,
             compat_tao=spec.compat == "tao",
-            groups=group_names(self.table("val"), self.data.group_by) if self._validates and per_group else None,
+            groups=group_names(self.table("val"), self.data.group_by) if validates(spec) and per_group else None,
             hyper_parameters=redact(plain(spec)),
             record={"mean": list(self.normalization.mean), "std": list(self.normalization.std)},
             tao_model_type="radio_learnable" if self.learnable and "radio" in model.backbone.type else None,
@@ -146,16 +146,11 @@ class ClassifyRuntime:
         """The LightningDataModule of ``train``."""
         return PairData(
             self.dataset("train"),
-            self.dataset("val") if self._validates else None,
+            self.dataset("val") if validates(self.spec) else None,
             batch_size=self.data.batch_size,
             workers=self.data.workers,
             fpratio=self.data.fpratio_sampling,
         )
-
-    @property
-    def _validates(self) -> bool:
-        files = self.data.validation_dataset
-        return bool(files.csv_path and files.images_dir)
 
     def dataset(self, split: str) -> PairDataset:
         """The pairs of a split, augmented in training when the spec says so."""

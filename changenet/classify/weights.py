@@ -71,12 +71,15 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         known["pixels"] = flat // embed * 16
         if "model.decoder.attn_c1.W_q.weight" not in shape:
             known["dataset.classify.num_golden"] = 1
-    elif "model.fc1.0.weight" in shape:
+    elif "model.fc1.0.weight" in shape and "model.fc1.6.weight" in shape:
         known["model.classify.difference_module"] = "euclidean"
         known["model.classify.embedding_vectors"] = shape["model.fc1.6.weight"][0]
     backbone = _backbone_of(shape)
     if backbone:
         known["model.backbone.type"] = backbone
+        info = BACKBONES[backbone]
+        if info.family == "FAN" and "model.fc1.0.weight" in shape:
+            known["pixels"] = shape["model.fc1.0.weight"][1] // info.channels[-1] * info.strides[-1] ** 2
     if any(key.startswith("model.backbone.radio.") for key in shape):
         known["model.decode_head.use_summary_token"] = "model.backbone.fc_summary.weight" in shape
     return known

@@ -85,16 +85,17 @@ def spec_file(make_spec_file) -> Path:
     return make_spec_file(train__num_epochs=4, dataset__classify__augmentation_config={"augment": True})
 
 
-class TestKill:
-    @pytest.fixture(scope="class")
-    def uninterrupted(self, pair_data, make_spec_tree, tmp_path_factory) -> dict[int, float]:
-        folder = tmp_path_factory.mktemp("uninterrupted")
-        changes = {"train__num_epochs": 4, "dataset__classify__augmentation_config": {"augment": True}}
-        spec = folder / "spec.yaml"
-        spec.write_text(yaml.safe_dump(make_spec_tree(pair_data, folder / "results", **changes)))
-        call(command("train", "-e", spec))
-        return step_losses(folder / "results/train")
+@pytest.fixture(scope="module")
+def uninterrupted(pair_data, make_spec_tree, tmp_path_factory) -> dict[int, float]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    changes = {"train__num_epochs": 4, "dataset__classify__augmentation_config": {"augment": True}}
+    spec = folder / "spec.yaml"
+    spec.write_text(yaml.safe_dump(make_spec_tree(pair_data, folder / "results", **changes)))
+    call(command("train", "-e", spec))
+    return step_losses(folder / "results/train")
 
+
+class TestKill:
     @pytest.mark.parametrize("interval", ["epoch", "step"])
     def test_killed_training_ends_with_the_same_losses(self, uninterrupted, spec_file, tmp_path, interval):
         every = ["train.checkpoint_interval_unit=step", "train.checkpoint_interval=4"] if interval == "step" else []

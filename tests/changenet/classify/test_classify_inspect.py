@@ -1,0 +1,165 @@
+"""What check says about a data set."""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from changenet.classify import inspect
+from changenet.classify.inspect import check_data
+
+
+@pytest.fixture
+def data(pair_data, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(pair_data, tmp_path / "data")
+
+
+@pytest.fixture
+def spec_of(make_spec, data):
+    def make(**changes):
+        files = {
+            f"dataset__classify__{name}_dataset": {"csv_path": str(data / f"{split}.csv"), "images_dir": str(data)}
+            for name, split in (("train", "train"), ("validation", "val"), ("test", "val"), ("infer", "val"))
+        }
+        return make_spec(**files, **changes)
+
+    return make
+
+
+def found(report, level="error"):
+    return [problem for problem in report.problems if problem.level == level]
+
+
+class TestFacts:
+    def test_counts(self, spec_of):
+        facts = check_data(spec_of(), "train", False).facts
+        assert facts["train"]["rows"] == 24
+        assert facts["train"]["labels"] == {"PASS": 16, "MISSING": 8}
+        assert facts["val"]["goldens"] == 4
+
+    def test_thorough_adds_sizes(self, spec_of):
+        facts = check_data(spec_of(), "evaluate", True).facts
+        assert facts["test"]["sizes"] == {"32x32": 2 * (11 + 4)}
+
+    def test_only_the_splits_of_the_action(self, spec_of):
+        assert list(check_data(spec_of(), "inference", False).facts) == ["infer"]
+        assert list(check_data(spec_of(), "export", False).facts) == []
+
+    def test_good_data(self, spec_of):
+        assert check_data(spec_of(), "train", True).problems == []
+
+
+class TestFiles:
+    def test_missing_file_with_another_extension_beside_it(self, spec_of, data):
+        (data / "train/b4/0000_WhiteLight.png").rename(data / "train/b4/0000_WhiteLight.JPG")
+        (problem,) = found(check_data(spec_of(), "train", False))
+        assert problem.where == f"{data}/train.csv:6"
+        assert problem.found == f"Image file wasn't found at {data}/train/b4/0000_WhiteLight.png"
+        assert problem.fix == "there is 0000_WhiteLight.JPG: set dataset.classify.image_ext: .JPG"
+
+    def test_every_missing_file_is_listed(self, spec_of):
+        assert len(found(check_data(spec_of(dataset__classify__image_ext=".jpg"), "evaluate", False))) == 2 * (11 + 4)
+
+    def test_extension_in_object_name(self, spec_of, data):
+        text = (data / "val.csv").read_text()
+        (data / "val.csv").write_text(text.replace(",0000,", ",0000.png,"))
+        problems = found(check_data(spec_of(), "evaluate", False))
+        assert {problem.fix for problem in problems} == {"object_name already ends in .png: remove it from the CSV"}
+
+    def test_wrong_folder(self, spec_of, data):
+        (data / "train").rename(data / "elsewhere")
+        problems = found(check_data(spec_of(), "train", False))
+        assert f"the folder {data}/train/b0 does not exist" in problems[0].fix
+
+    def test_damaged_image_only_when_thorough(self, spec_of, data):
+        path = data / "val/b1/0001_SolderLight.png"
+        path.write_bytes(path.read_bytes()[:100])
+        assert found(check_data(spec_of(), "evaluate", False)) == []
+        (problem,) = found(check_data(spec_of(), "evaluate", True))
+        assert problem.where == f"{data}/val.csv:3"
+        assert str(path) in problem.found
+
+    def test_lights_of_different_sizes(self, spec_of, data, make_image):
+        make_image(data / "val/b1/0001_SolderLight.png", np.zeros((32, 40, 3)))
+        make_image(data / "golden/0003_WhiteLight.png", np.zeros((16, 32, 3)))
+        problems = found(check_data(spec_of(), "evaluate", True), "warning")
+        text = [problem.found for problem in problems if "different sizes" in problem.found]
+        assert text[0] == "lights of the test image have different sizes: 32x32, 40x32"
+        assert text[1] == "lights of the golden have different sizes: 32x16, 32x32"
+
+    def test_several_goldens_need_a_folder_with_images(self, spec_of, data):
+        shutil.rmtree(data / "golden")
+        (data / "golden").mkdir()
+        problems = found(check_data(spec_of(dataset__classify__num_golden=2), "evaluate", False))
+        assert problems[0].found == f"no *.png image in {data}/golden"
+        assert len([problem for problem in problems if "no *.png" in problem.found]) == 1
+
+
+class TestRows:
+    def test_all_pass_cannot_be_trained_on(self, spec_of, data):
+        (data / "train.csv").write_text((data / "train.csv").read_text().replace("MISSING", "PASS"))
+        (problem,) = found(check_data(spec_of(), "train", False))
+        assert "no defects" in problem.found
+
+    def test_one_class_is_only_odd_elsewhere(self, spec_of, data):
+        for split in ("train", "val"):
+            text = (data / f"{split}.csv").read_text()
+            (data / f"{split}.csv").write_text(text.replace("PASS", "OPEN"))
+        report = check_data(spec_of(), "train", False)
+        assert found(report) == []
+        assert {problem.found for problem in found(report, "warning")} == {"no PASS rows"}
+
+    def test_fewer_rows_than_a_batch(self, spec_of):
+        (problem,) = found(check_data(spec_of(dataset__classify__batch_size=32), "train", False))
+        assert "24 rows are fewer than one batch of 32" in problem.found
+        assert found(check_data(spec_of(dataset__classify__batch_size=32), "evaluate", False)) == []
+
+    def test_fewer_rows_than_one_batch_for_every_gpu(self, spec_of):
+        report = check_data(spec_of(dataset__classify__batch_size=16, train__num_gpus=2), "train", False)
+        assert "24 rows for 2 processes with batches of 16" in found(report, "warning")[0].found
+
+    def test_no_validation_set_is_no_error(self, make_spec):
+        report = check_data(make_spec(dataset__classify__validation_dataset={}), "train", False)
+        assert [problem.level for problem in report.problems] == ["warning"]
+        assert list(report.facts) == ["train"]
+
+    def test_problems_of_all_splits_together(self, spec_of, data):
+        (data / "train.csv").write_text("a;b\n1;2\n")
+        (data / "val/b1/0001_SolderLight.png").unlink()
+        where = [problem.where for problem in found(check_data(spec_of(), "train", False))]
+        assert where == [f"{data}/train.csv:1", f"{data}/val.csv:3"]
+
+
+class TestThorough:
+    def test_test_images_that_are_trained_on(self, spec_of, data):
+        for light in ("SolderLight", "WhiteLight"):
+            shutil.copy(data / f"train/b2/0002_{light}.png", data / f"val/b2/0002_{light}.png")
+        problems = found(check_data(spec_of(), "train", True), "warning")
+        assert {(p.where, p.found) for p in problems} == {
+            (f"{data}/val.csv:4", f"the same image as {data}/train.csv:4"),
+        }
+
+    def test_shifted_images(self, spec_of, data, make_image):
+        rng = np.random.default_rng(0)
+        for row in range(11):
+            golden = row % 4
+            picture = np.kron(np.random.default_rng(golden).integers(0, 255, (16, 16, 3)), np.ones((4, 4, 1)))
+            moved = np.roll(picture, 6, axis=1) if row == 5 else picture
+            noisy = np.clip(moved + rng.integers(0, 5, moved.shape), 0, 255)
+            for light in ("SolderLight", "WhiteLight"):
+                make_image(data / f"golden/{golden:04d}_{light}.png", picture)
+                make_image(data / f"val/b{row}/{golden:04d}_{light}.png", noisy)
+        problems = [p for p in found(check_data(spec_of(), "evaluate", True), "warning") if "beside" in p.found]
+        assert len(problems) == 1
+        assert "1 of 11 test images lie more than 3 pixels beside their golden (line 7 by 6.0)" in problems[0].found
+        assert "dataset.classify.align: shift" in problems[0].fix
+
+    def test_small_shared_memory(self, spec_of, monkeypatch):
+        monkeypatch.setattr(inspect.os, "statvfs", lambda path: SimpleNamespace(f_frsize=1, f_blocks=2**20))
+        # 4 pairs of two images of 3 * 64 * 32 floats, two batches ahead in each of 16 workers: 6 MB
+        (problem,) = found(check_data(spec_of(dataset__classify__workers=16), "train", False), "warning")
+        assert problem.where == "dataset.classify.workers"
+        assert "up to 6 MB of shared memory, /dev/shm has 1 MB" in problem.found
+        assert check_data(spec_of(dataset__classify__workers=0), "train", False).problems == []
