@@ -98,3 +98,10 @@ class MSDeformAttn(nn.Module):
         )
         out: Tensor = self.output_proj(attended)
         return out
+
+
+def make_precise(module: nn.Module) -> None:
+    """Let every deformable attention of a network compute in a fixed order (``model.precise_msda``)."""
+    for layer in module.modules():
+        if isinstance(layer, MSDeformAttn):
+            layer.precise = True
