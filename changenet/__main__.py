@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 from changenet.classify.task import CLASSIFY
+from changenet.segment.task import SEGMENT
 from fiducial import cli
 
-TASKS = (CLASSIFY,)
+TASKS = (CLASSIFY, SEGMENT)
 
 
 def main() -> None:

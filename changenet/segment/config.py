@@ -12,6 +12,8 @@ from fiducial.spec.knob import Section, knob, section
 
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 """Red, green, blue, each 0 to 255."""
+Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+"""The lower and the upper end."""
 
 
 class SegmentAugmentation(Section):
@@ -34,6 +36,76 @@ class CalibrationRoot(Section):
 
     images_dir: Text = knob("", "Folder laid out like root_dir, with a list file predict.txt; masks are not needed.")
     csv_path: Text = knob("", "CSV of pairs.", schema=False, ignored="task segment reads list files")
+
+
+class Windows(Section):
+    """``dataset.segment.windows``: images larger than the network's input, at their own resolution."""
+
+    enable: bool = knob(
+        False,
+        "Leave images at their own resolution: training draws windows of img_size pixels from them, the other actions "
+        "go over the whole image in overlapping windows.",
+        schema=False,
+    )
+    per_image: int = knob(
+        0, "Windows drawn from each image in an epoch; 0: as many as would cover it.", ge=0, schema=False
+    )
+    overlap: float = knob(
+        0.25,
+        "Part of its side that a window shares with the next one when an image is gone over.",
+        ge=0,
+        lt=1,
+        schema=False,
+    )
+    on_change: float = knob(
+        0.5,
+        "Part of the training windows that hold a changed pixel, where the image has one.",
+        ge=0,
+        le=1,
+        schema=False,
+    )
+    cache_mb: int = knob(256, "Memory for decoded images, in MB per loading process.", ge=0, schema=False)
+
+
+class Raster(Section):
+    """``dataset.segment.raster``: how TIFFs and images of more than 8 bits are read."""
+
+    scaling: Range | None = knob(None, "Two pixel values that become 0 and 255.", schema=False)
+    percentiles: Range | None = knob(
+        None, "The same as percentiles (0 to 100) of each image, such as [2, 98].", schema=False
+    )
+    bands: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=3)] | None = knob(
+        None,
+        "Bands to read, from 1: red, green, blue, or a single one. null: those the file marks so, else the first.",
+        schema=False,
+    )
+
+
+class Outputs(Section):
+    """``dataset.segment.outputs``: what evaluate and inference write beside masks, metrics and report."""
+
+    original_size: bool = knob(
+        False,
+        "Masks and metrics at the size of each image, not of img_size; always so with windows. TAO's metrics are those "
+        "at img_size.",
+        schema=False,
+    )
+    probabilities: bool = knob(False, "Write the probabilities of every pixel.", schema=False)
+    pictures: bool = knob(
+        True, "Write TAO's pictures of every vis_after_n_batches-th batch of the action.", schema=False
+    )
+    polygons: Literal["none", "map", "wgs84"] = knob(
+        "map",
+        "Write the changed areas of GeoTIFFs as GeoJSON, in the coordinates of the image or in longitude and latitude.",
+        schema=False,
+    )
+    min_object_area: int = knob(
+        0,
+        "Pixels below which a changed area is no object: not a polygon, neither missed nor false.",
+        ge=0,
+        schema=False,
+    )
+    num_overlays: int = knob(12, "Images in the report, half of them the worst and half the best.", ge=0, schema=False)
 
 
 class SegmentDataset(Section):
@@ -78,6 +150,9 @@ class SegmentDataset(Section):
         None, "Colour [R, G, B] of each class number in pictures of the result; null takes the palette of data_name."
     )
     quant_calibration_dataset: CalibrationRoot = section(CalibrationRoot, "Images for static quantization.")
+    windows: Windows = section(Windows, "Images larger than the network's input.", schema=False)
+    raster: Raster = section(Raster, "How TIFFs and images of more than 8 bits are read.", schema=False)
+    outputs: Outputs = section(Outputs, "What evaluate and inference write.", schema=False)
 
     @field_validator("color_map", mode="before")
     @classmethod
@@ -88,8 +163,18 @@ class SegmentDataset(Section):
 class SegmentTrain(Section):
     """``train.segment``: the loss."""
 
-    loss: Literal["ce", "mmiou"] = knob("ce", "ce: cross-entropy of each pixel. mmiou: smallest plus mean soft IoU.")
+    loss: Literal["ce", "mmiou", "focal", "dice"] = knob(
+        "ce",
+        "ce: cross entropy of each pixel. mmiou: smallest plus mean soft IoU. focal: cross entropy that counts pixels "
+        "the less the surer the network is. dice: soft F1 of the classes in a batch.",
+    )
     weights: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=5, max_length=5)] = knob(
         [0.5, 0.5, 0.5, 0.8, 1.0],
         "Weights of the predictions, coarsest first, for multi_scale_train; the last is the finest.",
     )
+    class_weights: list[Annotated[float, Field(ge=0)]] | None = knob(
+        None,
+        "Weight of each class in losses ce, focal and dice: no change first; null weights all alike.",
+        schema=False,
+    )
+    focal_gamma: float = knob(2.0, "How fast loss focal forgets pixels that are right.", ge=0, schema=False)

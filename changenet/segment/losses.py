@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["IGNORED", "LOSSES", "Loss", "cross_entropy", "dice", "focal", "mmiou", "multi_scale", "pixel_loss"]
+from changenet.segment.counts import IGNORED
 
-IGNORED = 255
-"""Label of pixels that are neither trained nor measured."""
+__all__ = ["LOSSES", "Loss", "cross_entropy", "dice", "focal", "mmiou", "multi_scale", "pixel_loss"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,9 +38,7 @@ def cross_entropy(logit_BKhw: Tensor, label_BHW: Tensor, *, weight_K: Tensor | N
     return total / count.clamp(min=torch.finfo(total.dtype).tiny)
 
 
-def focal(
-    logit_BKhw: Tensor, label_BHW: Tensor, *, gamma: float = 2.0, weight_K: Tensor | None = None
-) -> Tensor:
+def focal(logit_BKhw: Tensor, label_BHW: Tensor, *, gamma: float = 2.0, weight_K: Tensor | None = None) -> Tensor:
     """Mean of ``-w (1 - p)^gamma log p`` over the pixels that count, p the probability of the true class (Lin et al.
     2017, eq. 5). With gamma 0 and without weights it is :func:`cross_entropy`.
     """

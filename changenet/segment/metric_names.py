@@ -39,12 +39,8 @@ METRIC_NAMES: tuple[MetricName, ...] = (
     MetricName("F1", "max", "harmonic mean of precision and recall of class k", per_class=True),
     MetricName("precision", "max", "right pixels among those predicted as class k", per_class=True),
     MetricName("recall", "max", "pixels of class k that were found", per_class=True),
-    MetricName(
-        "object_recall", "max", "changed objects that were found, of all", tao=False, stages=("test",)
-    ),
-    MetricName(
-        "object_precision", "max", "right objects among those predicted", tao=False, stages=("test",)
-    ),
+    MetricName("object_recall", "max", "changed objects that were found, of all", tao=False, stages=("test",)),
+    MetricName("object_precision", "max", "right objects among those predicted", tao=False, stages=("test",)),
     MetricName("object_f1", "max", "harmonic mean of the two", tao=False, stages=("test",)),
 )
 """Every metric that training or evaluation reports."""

@@ -97,7 +97,7 @@ class ChangeDecoder(DifferencePyramid):
         """
         conv, norm = cast(nn.Conv2d, self.linear_fuse[0]), self.linear_fuse[1]
         size, width = maps[0].shape[-2:], maps[0].shape[1]
-        weights = conv.weight.split(width, dim=1)
+        weights = torch.split(conv.weight, width, dim=1)
         fused_BEHW = F.conv2d(maps[0], weights[-1], conv.bias)
         for x_BEHW, weight in zip(maps[1:], reversed(weights[:-1]), strict=True):
             fused_BEHW = fused_BEHW + resize(F.conv2d(x_BEHW, weight), size)
@@ -137,9 +137,8 @@ class ChangeSegmenter(nn.Module):
     def _maps(self, before: Tensor, after: Tensor) -> Pyramid:
         if self.training:  # two passes, so that batch norm sees the images apart, as in TAO
             return self.decoder.difference_maps(self.backbone(before), self.backbone(after))
-        both = self.backbone(torch.cat((before, after)))
-        pairs = [x_BCHW.chunk(2) for x_BCHW in both]
-        return self.decoder.difference_maps([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        both, count = self.backbone(torch.cat((before, after))), before.shape[0]
+        return self.decoder.difference_maps([x[:count] for x in both], [x[count:] for x in both])
 
 
 def average_predictions(predictions: Predictions) -> Tensor:

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from changenet.config import ExperimentSpec
-from changenet.segment.losses import IGNORED, cross_entropy, mmiou, multi_scale
+from changenet.segment.counts import IGNORED
+from changenet.segment.losses import cross_entropy, mmiou, multi_scale
 from changenet.segment.metrics import confusion, summary
 from changenet.segment.model import ChangeSegmenter, average_predictions, build_segmenter
 from fiducial.backbones.names import BACKBONES
@@ -33,7 +34,7 @@ class _Pair:
     model: ChangeSegmenter
     before: Tensor
     after: Tensor
-    label_BHW: Tensor
+    label: Tensor
     weights: Sequence[float]
     """Of the five predictions in the loss."""
     keys: Sequence[str]
@@ -54,14 +55,14 @@ def segment(case: Case) -> Mapping[str, Output]:
     needs_grad = case.wants("grad")
     with torch.set_grad_enabled(needs_grad):
         predictions = pair.model.predictions(pair.before, pair.after)
-        total = multi_scale(predictions, pair.label_BHW, pair.weights, cross_entropy)
+        total = multi_scale(predictions, pair.label, pair.weights, cross_entropy)
     if needs_grad:
         total.backward()
     final = predictions[-1].detach()
-    label = torch.where(pair.label_BHW == IGNORED, 0, pair.label_BHW)
+    label = torch.where(pair.label == IGNORED, 0, pair.label)
     results: dict[str, Output] = {f"pred{i}": logit.detach() for i, logit in enumerate(predictions)}
     results |= {
-        "loss_single_scale": cross_entropy(final, pair.label_BHW),
+        "loss_single_scale": cross_entropy(final, pair.label),
         "loss_multi_scale": total,
         "multi_scale_infer": average_predictions([logit.detach() for logit in predictions]),
         "mmiou_loss": mmiou(final, label, absent_classes=True),
@@ -91,7 +92,7 @@ def segment_training(case: Case) -> Mapping[str, Output]:
     for _ in range(case.manifest["steps"]):
         optimizer.zero_grad()
         (final,) = pair.model.predictions(pair.before, pair.after, auxiliary=False)
-        loss = kind(final, pair.label_BHW)
+        loss = kind(final, pair.label)
         loss.backward()
         _zero_class_token_gradients(pair.model)
         optimizer.step()
@@ -196,7 +197,7 @@ def _pair(case: Case) -> _Pair:
         model=model,
         before=before,
         after=inputs["B"],
-        label_BHW=inputs["L"][:, 0],
+        label=inputs["L"][:, 0],
         weights=case.config["train"]["segment"]["weights"],
         keys=[key for key in weights if key in parameters],
     )

@@ -1,0 +1,166 @@
+"""What can be said about a segment spec before anything heavy is loaded: the rules that span keys. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from changenet.segment.metric_names import find_metric
+from fiducial.backbones.names import BACKBONES
+from fiducial.errors import Problem
+
+if TYPE_CHECKING:
+    from changenet.config import ExperimentSpec
+
+_PRECISIONS = frozenset(
+    {"32-true", "32", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true", "64", "transformer-engine"}
+)
+_FAN_STRIDES = [4, 8, 16, 16]
+"""The default of ``model.decode_head.feature_strides``."""
+
+
+def check_spec(spec: ExperimentSpec, action: str) -> Iterator[Problem]:
+    """Every problem of a segment spec for an action."""
+    yield from _check_model(spec)
+    yield from _check_data(spec)
+    if action == "train":
+        yield from _check_training(spec)
+        yield from _check_checkpointing(spec)
+    if action == "export":
+        yield from _check_export(spec)
+
+
+def multi_scale_train(spec: ExperimentSpec) -> bool:
+    """Whether the loss covers all scales. TAO's code never does, whatever the key says."""
+    return spec.dataset.segment.multi_scale_train and spec.compat == "off"
+
+
+def multi_scale_infer(spec: ExperimentSpec) -> bool:
+    """Whether results are averaged over all scales. TAO's code never does so."""
+    return spec.dataset.segment.multi_scale_infer and spec.compat == "off"
+
+
+def _check_model(spec: ExperimentSpec) -> Iterator[Problem]:
+    backbone, head, data = spec.model.backbone, spec.model.decode_head, spec.dataset.segment
+    info = BACKBONES.get(backbone.type)
+    if info is None:
+        found = f"unknown backbone {backbone.type!r}"
+        yield Problem("model.backbone.type", found, f"use one of: {', '.join(BACKBONES)}")
+        return
+    if data.img_size % info.multiple:
+        low = data.img_size // info.multiple * info.multiple
+        nearest = f"{low} or {low + info.multiple}" if low else str(info.multiple)
+        found = f"{data.img_size} is no multiple of {info.multiple}, which {info.name} needs"
+        yield Problem("dataset.segment.img_size", found, f"set {nearest}")
+    if backbone.feat_downsample:
+        found = "true: the last map gets 768 channels that no segment decoder takes"
+        yield Problem("model.backbone.feat_downsample", found, "set it to false")
+    if tuple(head.feature_strides) != info.strides:
+        found = f"{head.feature_strides} does not fit {info.name}"
+        level = "warning" if head.feature_strides == _FAN_STRIDES else "error"
+        fix = f"set {list(info.strides)}" + ("; using these" if level == "warning" else "")
+        yield Problem("model.decode_head.feature_strides", found, fix, level)  # type: ignore[arg-type]
+    if head.in_index != [0, 1, 2, 3]:
+        fix = "segment takes all four maps: [0, 1, 2, 3]"
+        yield Problem("model.decode_head.in_index", f"found {head.in_index}", fix)
+
+
+def _check_data(spec: ExperimentSpec) -> Iterator[Problem]:
+    data = spec.dataset.segment
+    if data.label_transform not in ("norm", "None"):
+        found = f"{data.label_transform!r} counts as None: masks hold class numbers"
+        yield Problem("dataset.segment.label_transform", found, "write norm or None", "warning")
+    if data.label_transform == "norm" and data.num_classes > 2:
+        found = f"norm gives the classes 0 and 1, but num_classes is {data.num_classes}"
+        yield Problem("dataset.segment.label_transform", found, "set label_transform: None, or num_classes: 2")
+    if data.color_map is not None:
+        classes = {str(k) for k in range(data.num_classes)}
+        if set(data.color_map) != classes:
+            found = f"colours of {', '.join(data.color_map)} for num_classes {data.num_classes}"
+            fix = f"give one colour for each of 0 .. {data.num_classes - 1}"
+            yield Problem("dataset.segment.color_map", found, fix)
+    raster = data.raster
+    if raster.scaling is not None and raster.percentiles is not None:
+        yield Problem("dataset.segment.raster", "both scaling and percentiles are set", "set one of the two")
+    for name, limits in (("scaling", raster.scaling), ("percentiles", raster.percentiles)):
+        if limits is not None and not limits[0] < limits[1]:
+            yield Problem(f"dataset.segment.raster.{name}", f"found {limits}", "the first must be the lower one")
+    if raster.percentiles is not None and not (raster.percentiles[0] >= 0 and raster.percentiles[1] <= 100):
+        yield Problem("dataset.segment.raster.percentiles", f"found {raster.percentiles}", "they lie in 0 .. 100")
+    if raster.bands is not None and len(raster.bands) == 2:
+        yield Problem("dataset.segment.raster.bands", "two bands", "name one, or three")
+    if data.windows.enable and round(data.windows.overlap * data.img_size) >= data.img_size:
+        yield Problem("dataset.segment.windows.overlap", f"found {data.windows.overlap}", "set a smaller part")
+
+
+def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
+    train, data, backbone = spec.train, spec.dataset.segment, spec.model.backbone
+    options = train.segment
+    if options.class_weights is not None:
+        where = "train.segment.class_weights"
+        if len(options.class_weights) != data.num_classes:
+            found = f"{len(options.class_weights)} weights for num_classes {data.num_classes}"
+            yield Problem(where, found, "give one weight per class")
+        elif not any(options.class_weights):
+            yield Problem(where, "all weights are 0", "give one class a weight above 0")
+        if options.loss == "mmiou":
+            yield Problem(where, "loss mmiou does not use them", "remove them, or use another loss", "warning")
+    if multi_scale_train(spec) and not any(options.weights):
+        yield Problem("train.segment.weights", "all weights are 0", "give one scale a weight above 0")
+    if spec.compat == "tao" and (data.multi_scale_train or data.multi_scale_infer):
+        found = "compat: tao trains and predicts on the finest scale alone, as TAO's code does"
+        yield Problem("dataset.segment.multi_scale_train", found, "compat: off uses all scales", "warning")
+    if backbone.freeze_backbone and not (backbone.pretrained_backbone_path or train.pretrained_model_path):
+        found = "true, but model.backbone.pretrained_backbone_path is not set"
+        yield Problem("model.backbone.freeze_backbone", found, "give weights, or set freeze_backbone: false")
+    if train.precision not in _PRECISIONS:
+        fix = f"use one of {', '.join(sorted(_PRECISIONS))}"
+        yield Problem("train.precision", f"found {train.precision!r}", fix)
+    frequency = train.tensorboard.infrequent_logging_frequency
+    if train.tensorboard.enabled and frequency > train.num_epochs:
+        where = "train.tensorboard.infrequent_logging_frequency"
+        found = f"{frequency} is more than num_epochs {train.num_epochs}"
+        yield Problem(where, found, "lower it", "warning")
+
+
+def _check_checkpointing(spec: ExperimentSpec) -> Iterator[Problem]:
+    train = spec.train
+    intervals = {"validation_interval": train.validation_interval}
+    if train.checkpoint_interval_unit == "epoch":
+        intervals["checkpoint_interval"] = train.checkpoint_interval
+    for interval, value in intervals.items():
+        if value > train.num_epochs:
+            found = f"{value} is more than train.num_epochs {train.num_epochs}"
+            yield Problem(f"train.{interval}", found, f"set it to at most {train.num_epochs}, or raise train.num_epochs")
+    monitors = {
+        "train.checkpointer.monitor": train.checkpointer.monitor,
+        "train.optim.monitor_name": train.optim.monitor_name,
+    }
+    for where, name in monitors.items():
+        if not name:
+            continue
+        metric = find_metric(name)
+        number = name.rpartition("_")[2]
+        too_high = bool(metric and metric.per_class and int(number) >= spec.dataset.segment.num_classes)
+        if metric is None or metric.stages == ("test",) or name.startswith("test_") or too_high:
+            fix = "use a metric that training logs: val_loss, val_miou, val_mf1, val_iou_1, val_F1_1, …"
+            yield Problem(where, f"unknown metric {name!r}", fix)
+    path = train.resume_training_checkpoint_path
+    if path and not path.endswith((".pth", ".tlt", ".ckpt")):
+        yield Problem("train.resume_training_checkpoint_path", f"found {path!r}", "give a .pth or .tlt checkpoint")
+
+
+def _check_export(spec: ExperimentSpec) -> Iterator[Problem]:
+    export, side = spec.export, spec.dataset.segment.img_size
+    if export.input_channel != 3:
+        yield Problem("export.input_channel", f"found {export.input_channel}", "these networks take 3 colour channels")
+    if export.format != "onnx":
+        yield Problem("export.format", f"found {export.format!r}", "only onnx can be written")
+    if export.batch_size == 0:
+        yield Problem("export.batch_size", "found 0", "-1 leaves the batch size open, 1 or more fixes it")
+    if (export.input_height, export.input_width) != (side, side):
+        found = f"{export.input_height} x {export.input_width}, but dataset.segment.img_size is {side}"
+        fix = f"set export.input_height={side} export.input_width={side}; exporting the dataset's size"
+        yield Problem("export.input_height, input_width", found, fix, "warning")
+    if export.serialize_nvdsinfer:
+        yield Problem("export.serialize_nvdsinfer", "true", "DeepStream files are written for classify", "warning")

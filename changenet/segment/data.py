@@ -1,0 +1,200 @@
+"""Pairs of images from the lists of a spec, as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from changenet.segment.counts import IGNORED
+from changenet.segment.files import Split
+from changenet.segment.reading import Pixels, Scene, SceneReader, image_size
+from changenet.segment.tiles import Window, cut, draw_window, windows
+from changenet.segment.transform import Normalization, SceneAugment, resized
+from fiducial.data.samplers import Draw
+
+__all__ = ["ImageShards", "SceneBatch", "SceneDataset", "Windowing", "scene_loader"]
+
+
+class SceneBatch(TypedDict):
+    """What a loader of pairs gives; B pairs, S pixels a side.
+
+    ``A`` (earlier) and ``B`` (later) float32 ``(B, 3, S, S)``, normalised. ``L`` class numbers uint8, 255 where pixels
+    do not count: ``(B, S, S)``, or a list of ``(H, W)`` where masks keep their size; absent in inference. ``index``
+    int64 ``(B,)``: place in the list. ``size`` int64 ``(B, 2)``: height and width of the whole mask. ``corner`` int64
+    ``(B, 2)``: row and column of the window in the image, where images are cut into windows.
+    """
+
+    A: Tensor
+    B: Tensor
+    L: NotRequired[Tensor | list[Tensor]]
+    index: Tensor
+    size: Tensor
+    corner: NotRequired[Tensor]
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """How images are cut into windows of the network's input size."""
+
+    overlap: int
+    """Pixels that neighbouring windows share."""
+    per_image: int = 0
+    """Drawn in training from each image and epoch; 0: as many as would cover it."""
+    on_change: float = 0.0
+    """Part of the drawn windows that hold a changed pixel."""
+
+
+class SceneDataset(Dataset[dict[str, Any]]):
+    """The pairs of a list; an item is one pair of :class:`SceneBatch`.
+
+    Indexed by a number, or by a :class:`~fiducial.data.samplers.Draw` that also says the epoch; what is random of an
+    item follows from (seed, epoch, number) alone.
+
+    Images are resized to ``side``; with ``windowing`` they are cut instead: ``drawn`` at random (training), else all
+    windows of each image in turn. ``once``: pixels that an earlier window holds are ignored in the later one's mask, so
+    that each counts once. ``original_size``: masks keep the size of the image.
+
+    Raises: DatasetError naming the file, when one cannot be read or a mask means nothing.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        reader: SceneReader,
+        normalize: Normalization,
+        *,
+        side: int,
+        augment: SceneAugment | None = None,
+        windowing: Windowing | None = None,
+        drawn: bool = False,
+        once: bool = False,
+        original_size: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.split, self.reader, self.normalize, self.augment = split, reader, normalize, augment
+        self.side, self.windowing, self.drawn, self.once = side, windowing, drawn, once
+        self.original_size, self.seed = original_size, max(seed, 0)
+        self.items: list[tuple[int, Window | None]] = list(self._items())
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int | Draw) -> dict[str, Any]:
+        epoch, number = number if isinstance(number, Draw) else (0, number)
+        rng = np.random.default_rng((self.seed, epoch, number))  # the same on any worker and rank
+        index, window = self.items[number]
+        whole = self.reader.scene(self.split.pairs[index])
+        if self.windowing and self.drawn:
+            window = self._draw(whole, rng)
+        scene = resized(whole, self.side) if window is None else _cut(whole, window)
+        if self.augment:
+            scene = self.augment(scene, rng)
+        item: dict[str, Any] = {
+            "A": self.normalize(scene.before),
+            "B": self.normalize(scene.after),
+            "index": torch.tensor(index),
+        }
+        keeps_size = window is not None or self.original_size
+        height, width = whole.before.shape[:2] if keeps_size else (self.side, self.side)
+        item["size"] = torch.tensor([height, width])
+        if window is not None:
+            item["corner"] = torch.tensor([window.top, window.left])
+        label = whole.label if self.original_size and window is None else scene.label
+        if label is not None:
+            if self.once and window is not None:
+                label = self._seen_once(label, window)
+            item["L"] = torch.from_numpy(np.array(label))
+        return item
+
+    @property
+    def image_of_items(self) -> list[int]:
+        """The place in the list of each item's pair."""
+        return [index for index, _ in self.items]
+
+    def _items(self) -> Iterator[tuple[int, Window | None]]:
+        for index, pair in enumerate(self.split.pairs):
+            if self.windowing is None:
+                yield index, None
+            elif self.drawn and self.windowing.per_image:
+                yield from [(index, None)] * self.windowing.per_image
+            else:
+                overlap = 0 if self.drawn else self.windowing.overlap
+                cover = windows(*image_size(pair.before), self.side, overlap)
+                yield from ((index, None if self.drawn else window) for window in cover)
+
+    def _draw(self, scene: Scene, rng: np.random.Generator) -> Window:
+        """A window anywhere, or, for the part that ``on_change`` says, around a changed pixel."""
+        height, width = scene.before.shape[:2]
+        window, wants_change = draw_window(rng, height, width, self.side), rng.random()
+        if scene.label is None or self.windowing is None or wants_change >= self.windowing.on_change:
+            return window
+        changed = np.flatnonzero((scene.label > 0) & (scene.label != IGNORED))
+        if not len(changed):
+            return window
+        row, column = divmod(int(changed[rng.integers(len(changed))]), width)
+        top, left = (
+            min(max(0, at - int(rng.integers(self.side))), max(0, length - self.side))
+            for at, length in ((row, height), (column, width))
+        )
+        return Window(top, left, self.side, self.side)
+
+    def _seen_once(self, label: Pixels, window: Window) -> Pixels:
+        """The window's mask without what the windows above it and to its left hold."""
+        assert self.windowing is not None
+        label, step = label.copy(), self.side - self.windowing.overlap
+        for corner, axis in ((window.top, 0), (window.left, 1)):
+            # windows begin at multiples of the step, but the last, which ends with the image
+            before = (corner - 1) // step * step if corner else None
+            if before is not None:
+                seen = before + self.side - corner
+                label[(slice(None),) * axis + (slice(0, max(0, seen)),)] = IGNORED
+        return label
+
+
+def _cut(scene: Scene, window: Window) -> Scene:
+    """The window of every part; what lies beyond the border mirrors the image, and is ignored in the mask."""
+    label = None if scene.label is None else cut(scene.label, window, fill=IGNORED)
+    return Scene(cut(scene.before, window), cut(scene.after, window), label)  # type: ignore[arg-type]
+
+
+class ImageShards(Sampler[list[int]]):
+    """Batches of items in order; rank r takes the items of images ``r, r + world_size, …``, so that the windows of an
+    image stay together."""
+
+    def __init__(self, images: Sequence[int], batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.mine = [number for number, image in enumerate(images) if image % world_size == rank]
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.mine) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self.mine[i : i + self.batch_size] for i in range(0, len(self.mine), self.batch_size))
+
+
+def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stacks all but masks of different sizes, which stay a list."""
+    labels = [item.pop("L") for item in items if "L" in item]
+    batch: dict[str, Any] = default_collate(items)
+    if labels:
+        same = len({label.shape for label in labels}) == 1
+        batch["L"] = torch.stack(labels) if same else labels
+    return batch
+
+
+def scene_loader(dataset: SceneDataset, *, workers: int, **order: Any) -> DataLoader[Any]:
+    """Batches in an order given as DataLoader arguments; workers live as long as the loader."""
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        **order,
+    )

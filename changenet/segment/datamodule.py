@@ -1,0 +1,65 @@
+"""The loaders of training: pairs in a drawn order to train on, in order to validate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from changenet.segment.data import SceneDataset, scene_loader
+from fiducial.data.samplers import EpochSampler
+from fiducial.data.sharding import BatchShards
+from fiducial.run.seeds import Position
+
+__all__ = ["SceneData"]
+
+
+class SceneData(pl.LightningDataModule):
+    """Training and validation pairs. ``batch_size`` is one process's; without ``val_set`` nothing is validated.
+
+    There is one drawn order per epoch for all processes, each taking its own positions of it; a resumed epoch goes on
+    where it stopped.
+    """
+
+    def __init__(self, train_set: SceneDataset, val_set: SceneDataset | None, *, batch_size: int, workers: int) -> None:
+        super().__init__()
+        self.train_set, self.val_set = train_set, val_set
+        self.batch_size, self.workers = batch_size, workers
+
+    @property
+    def num_batches(self) -> int:
+        """Training batches per epoch and process, when there is one process."""
+        return len(self.train_set) // self.batch_size
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rank, world_size = self._ranks()
+        sampler = EpochSampler(
+            len(self.train_set),
+            batch_size=self.batch_size,
+            seed=self.train_set.seed,
+            rank=rank,
+            world=world_size,
+        )
+        epoch, batch = self._position()
+        sampler.set_epoch(epoch)
+        sampler.start(batch * self.batch_size * world_size)
+        return scene_loader(
+            self.train_set, workers=self.workers, batch_size=self.batch_size, sampler=sampler, drop_last=True
+        )
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        if self.val_set is None:
+            return []
+        rank, world_size = self._ranks()
+        shards = BatchShards(len(self.val_set), self.batch_size, rank=rank, world_size=world_size)
+        return scene_loader(self.val_set, workers=self.workers, batch_sampler=shards)
+
+    def _ranks(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _position(self) -> tuple[int, int]:
+        """The epoch and batch that training continues with."""
+        callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
+        found = next((callback for callback in callbacks if isinstance(callback, Position)), None)
+        return (found.epoch, found.batch) if found else (0, 0)

@@ -1,0 +1,236 @@
+"""A look at a dataset before it is used: quickly before every action, at everything in ``check``. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from changenet.segment.files import SPLITS_OF_ACTION, ScenePair, Split, read_split
+from changenet.segment.geo import check_alignment, read_info
+from changenet.segment.reading import TIFF, LabelEncoding, image_size, mask_values
+from fiducial.data.images import nearby, read_image, read_rgb
+from fiducial.errors import DatasetError, Problem, UserError
+from fiducial.task import DataReport
+
+if TYPE_CHECKING:
+    from changenet.config import ExperimentSpec
+
+SCANNED = 500
+"""Pairs of a split whose masks and sizes every action looks at, spread evenly; ``check`` looks at all."""
+MAX_BETWEEN = 1e-3
+"""Part of the pixels of ``norm`` masks that may be neither 0 nor 255 before a warning."""
+_THREADS = 8
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
+
+
+def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
+    """Look at the splits an action reads. ``thorough`` decodes every image and compares the splits.
+
+    Problems of every split are collected before any is raised.
+    """
+    report = DataReport()
+    data = spec.dataset.segment
+    splits: dict[str, Split] = {}
+    for name in SPLITS_OF_ACTION.get(action, ()):
+        if name == "val" and not data.validation_split:
+            where = "dataset.segment.validation_split"
+            report.problems.append(Problem(where, "not set", "training runs without validation", "warning"))
+            continue
+        try:
+            splits[name] = read_split(data, name)
+        except UserError as error:
+            report.problems.extend(p for p in error.problems if p not in report.problems)
+    for name, split in splits.items():
+        present, problems = _check_files(split)
+        report.problems.extend(problems)
+        looked_at = present if thorough else _spread(present, SCANNED)
+        report.facts[name] = {"list": str(split.list_path), "rows": len(split.pairs)}
+        report.problems.extend(_check_sizes(split, looked_at, must_agree=data.windows.enable))
+        if thorough:
+            report.problems.extend(_check_pictures(split, looked_at, deep=data.raster.scaling is not None))
+        if any(pair.label for pair in looked_at):
+            facts, problems = _check_masks(split, looked_at, LabelEncoding.of(data), compat=spec.compat)
+            report.facts[name] |= facts
+            report.problems.extend(problems)
+        if name == "train":
+            report.problems.extend(_check_count(split, spec))
+    for name in ("val", "test"):
+        if "train" in splits and thorough:
+            report.problems.extend(_check_overlap(splits["train"], splits.get(name) or _other(data, name)))
+    return report
+
+
+def _other(data: Any, name: str) -> Split | None:
+    try:
+        return read_split(data, name)
+    except UserError:
+        return None  # not what this action is about; its own check names it
+
+
+def _check_files(split: Split) -> tuple[list[ScenePair], list[Problem]]:
+    """The pairs whose files are all there, and a problem for every file that is not."""
+    files = [path for pair in split.pairs for path in (pair.before, pair.after, pair.label) if path]
+    is_there = dict(zip(files, _in_threads(Path.is_file, files), strict=True))
+    present, problems = [], []
+    for pair in split.pairs:
+        missing = [
+            (what, path)
+            for what, path in (("earlier image", pair.before), ("later image", pair.after), ("mask", pair.label))
+            if path and not is_there[path]
+        ]
+        problems += [
+            Problem(split.where(pair), f"no {what} {path}", _how_to_find(what, path)) for what, path in missing
+        ]
+        if not missing:
+            present.append(pair)
+    return present, problems
+
+
+def _how_to_find(what: str, path: Path) -> str:
+    beside = nearby(path)
+    if beside:
+        named = f"there is {beside[0].name}: "
+        return named + ("set dataset.segment.label_suffix" if what == "mask" else "write its name in the list")
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist: check the names of the folders under root_dir"
+    return "check the list" + (" and dataset.segment.label_suffix" if what == "mask" else "")
+
+
+def _check_sizes(split: Split, pairs: Sequence[ScenePair], *, must_agree: bool) -> Iterator[Problem]:
+    """Images and masks of one pair that differ in size; rasters that do not cover the same ground."""
+
+    def look(pair: ScenePair) -> list[Problem]:
+        paths = [path for path in (pair.before, pair.after, pair.label) if path]
+        try:
+            if any(path.suffix.lower() in TIFF for path in paths):
+                return list(check_alignment([read_info(path) for path in paths]))
+            sizes = [image_size(path) for path in paths]
+        except UserError as error:
+            return [Problem(split.where(pair), f"{p.where}: {p.found}", p.fix) for p in error.problems]
+        if len(set(sizes)) == 1:
+            return []
+        named = zip(("earlier", "later", "mask"), sizes, strict=False)
+        found = "different sizes: " + ", ".join(f"{name} {height} x {width}" for name, (height, width) in named)
+        if must_agree:
+            return [Problem(split.where(pair), found, "windows need images and masks of one size")]
+        return [Problem(split.where(pair), found, "each is resized to img_size; check that they fit", "warning")]
+
+    for problems in _in_threads(look, pairs):
+        yield from problems
+
+
+def _check_pictures(split: Split, pairs: Sequence[ScenePair], *, deep: bool) -> Iterator[Problem]:
+    """Images that cannot be decoded."""
+
+    def look(pair: ScenePair) -> list[Problem]:
+        problems = []
+        for path in (pair.before, pair.after):
+            if deep or path.suffix.lower() in TIFF:
+                continue  # large; their headers were read with the sizes
+            try:
+                read_rgb(path)
+            except DatasetError as error:
+                problems += [Problem(split.where(pair), f"{p.where}: {p.found}", p.fix) for p in error.problems]
+        return problems
+
+    for problems in _in_threads(look, pairs):
+        yield from problems
+
+
+def _check_masks(
+    split: Split, pairs: Sequence[ScenePair], encoding: LabelEncoding, *, compat: str
+) -> tuple[dict[str, Any], list[Problem]]:
+    """How much of the masks each class takes, and every mask that does not mean what the spec says."""
+
+    def look(pair: ScenePair) -> NDArray[np.int64] | DatasetError:
+        assert pair.label is not None
+        try:
+            values = mask_values(read_image(pair.label), where=str(pair.label))
+        except DatasetError as error:
+            return error
+        return np.bincount(values.ravel(), minlength=256)
+
+    total, problems, soft = np.zeros(256, dtype=np.int64), [], []
+    for pair, counts in zip(pairs, _in_threads(look, pairs), strict=True):
+        if isinstance(counts, DatasetError):
+            problems += [Problem(split.where(pair), f"{p.where}: {p.found}", p.fix) for p in counts.problems]
+            continue
+        total += counts
+        if wrong := encoding.problem(counts):
+            problems.append(Problem(split.where(pair), f"mask {pair.label}: {wrong[0]}", wrong[1]))
+        elif encoding.num_between(counts):
+            soft.append(pair)
+    if wrong := encoding.problem_of_all(total):
+        problems.append(Problem(str(split.list_path), wrong[0], wrong[1]))
+    between = encoding.num_between(total)
+    if soft and between > MAX_BETWEEN * total.sum():
+        found = (
+            f"{len(soft)} masks hold values between 0 and 255 ({between / total.sum():.2%} of the pixels; first: "
+            f"{soft[0].label}); these pixels count as unchanged"
+        )
+        problems.append(
+            Problem(str(split.list_path), found, "write masks of 0 and 255, without smooth edges", "warning")
+        )
+    if not problems and not _changed(total, encoding):
+        found = f"no changed pixel in the {len(pairs)} masks looked at"
+        problems.append(
+            Problem(str(split.list_path), found, "check the masks: nothing can be learnt or found", "warning")
+        )
+    return {"labels": _shares(total, encoding), "masks read": len(pairs)}, problems
+
+
+def _changed(total_256: NDArray[np.int64], encoding: LabelEncoding) -> int:
+    return int(total_256[255] if encoding.norm else total_256[1 : encoding.num_classes].sum())
+
+
+def _shares(total_256: NDArray[np.int64], encoding: LabelEncoding) -> dict[str, str]:
+    """Share of the pixels of each class."""
+    pixels = int(total_256.sum())
+    if not pixels:
+        return {}
+    if encoding.norm:
+        shares = {"unchanged": pixels - int(total_256[255]), "changed": int(total_256[255])}
+    else:
+        shares = {str(k): int(total_256[k]) for k in range(encoding.num_classes)}
+        shares |= {"ignored": int(total_256[255])} if total_256[255] and encoding.num_classes <= 255 else {}
+    return {name: f"{count / pixels:.2%}" for name, count in shares.items()}
+
+
+def _check_count(split: Split, spec: ExperimentSpec) -> Iterator[Problem]:
+    """Fewer pairs than a batch holds. Windows multiply the pairs."""
+    data = spec.dataset.segment
+    count = len(split.pairs) * max(1, data.windows.per_image) if data.windows.enable else len(split.pairs)
+    processes = max(spec.train.num_gpus, len(spec.train.gpu_ids)) * spec.train.num_nodes
+    if count < data.batch_size and not (data.windows.enable and not data.windows.per_image):
+        found = f"{count} pairs are fewer than one batch of {data.batch_size}"
+        yield Problem(str(split.list_path), found, "lower dataset.segment.batch_size")
+    elif count < data.batch_size * processes:
+        found = f"{count} pairs for {processes} processes with batches of {data.batch_size}"
+        yield Problem(str(split.list_path), found, "lower dataset.segment.batch_size or train.num_gpus", "warning")
+
+
+def _check_overlap(train: Split, other: Split | None) -> Iterator[Problem]:
+    """Entries of another split that are trained on."""
+    trained = {pair.before: pair for pair in train.pairs}
+    for pair in other.pairs if other else ():
+        if pair.before in trained and other:
+            found = f"{pair.name} is also in {train.where(trained[pair.before])}"
+            yield Problem(other.where(pair), found, "keep training and test images apart", "warning")
+
+
+def _spread(pairs: Sequence[ScenePair], most: int) -> list[ScenePair]:
+    """At most ``most`` pairs, evenly spread."""
+    if len(pairs) <= most:
+        return list(pairs)
+    return [pairs[i * len(pairs) // most] for i in range(most)]
+
+
+def _in_threads(work: Callable[[_Item], _Found], items: Iterable[_Item]) -> list[_Found]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(work, items))

@@ -1,0 +1,206 @@
+"""Reading the images and the mask of a pair, and telling what a mask means before it is trusted. No torch.
+
+Masks hold 0 and 255 (``norm``: unchanged and changed) or class numbers, 255 for pixels that do not count.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from changenet.segment.counts import IGNORED
+from changenet.segment.files import ScenePair
+from changenet.segment.geo import Percentiles, Scaling, read_info, read_raster, resolve_scaling
+from fiducial.data.images import read_image, read_rgb
+from fiducial.errors import DatasetError
+
+if TYPE_CHECKING:
+    from changenet.segment.config import SegmentDataset
+
+__all__ = ["LabelEncoding", "Pixels", "Scene", "SceneReader", "image_size", "mask_values"]
+
+Pixels = NDArray[np.uint8]
+
+CHANGED = 255
+"""What ``norm`` masks say of a changed pixel."""
+TIFF = (".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class LabelEncoding:
+    """How the values of a mask file become class numbers."""
+
+    norm: bool
+    num_classes: int
+
+    @classmethod
+    def of(cls, data: SegmentDataset) -> LabelEncoding:
+        """The encoding that a spec states."""
+        return cls(data.label_transform == "norm", data.num_classes)
+
+    def problem(self, counts_256: NDArray[np.int64]) -> tuple[str, str] | None:
+        """What is wrong with a mask of so many pixels per value, and the fix; None when it can be used.
+
+        TAO's ``norm`` takes every value but 255 for no change, so that a 0/1 mask has no change anywhere.
+        """
+        values = np.flatnonzero(counts_256).tolist()
+        if self.norm:
+            between = [value for value in values if 0 < value < CHANGED]
+            if between and CHANGED not in values:
+                found = f"values {_some(values)} and no 255: with label_transform norm all of it would be unchanged"
+                if max(values) < self.num_classes:
+                    return found, "set dataset.segment.label_transform: None (the mask holds class numbers)"
+                return found, "write masks of 0 and 255 in a lossless format"
+            return None
+        wrong = [value for value in values if value >= self.num_classes and value != IGNORED]
+        if wrong:
+            fix = f"raise dataset.segment.num_classes (now {self.num_classes}), or mend the mask (255 is ignored)"
+            return f"class numbers {_some(wrong)}", fix
+        return None
+
+    def problem_of_all(self, counts_256: NDArray[np.int64]) -> tuple[str, str] | None:
+        """The same for all masks together, whose single files may look right."""
+        if not self.norm and set(np.flatnonzero(counts_256).tolist()) == {0, IGNORED}:
+            found = "values 0 and 255 alone: with label_transform None every 255 is ignored, and nothing is changed"
+            return found, "set dataset.segment.label_transform: norm"
+        return None
+
+    def num_between(self, counts_256: NDArray[np.int64]) -> int:
+        """Pixels that are neither 0 nor 255 in a ``norm`` mask: unchanged to TAO and here."""
+        return int(counts_256[1:CHANGED].sum()) if self.norm else 0
+
+    def classes(self, values: Pixels, *, where: str) -> Pixels:
+        """Class numbers ``(H, W)`` of a mask's values. Raises: DatasetError naming ``where`` when they mean nothing."""
+        wrong = self.problem(np.bincount(values.ravel(), minlength=256))
+        if wrong:
+            raise DatasetError(where, *wrong)
+        return (values == CHANGED).astype(np.uint8) if self.norm else values
+
+
+def mask_values(image: Image.Image, *, where: str) -> Pixels:
+    """The values of a mask file as they are stored, uint8 ``(H, W)``: grey levels, palette numbers, bits.
+
+    Raises: DatasetError for a colour picture (unless it is grey), or values above 255.
+    """
+    values = np.asarray(image)
+    if values.ndim == 3:
+        colour = values[..., : len(image.getbands()) - ("A" in image.getbands())]
+        if not (colour == colour[..., :1]).all():
+            found = f"a colour picture (mode {image.mode})"
+            raise DatasetError(where, found, "write one channel: 0 and 255, or class numbers")
+        values = colour[..., 0]
+    if values.dtype != np.uint8 and values.size and (values.max() > 255 or values.min() < 0):
+        found = f"values {values.min():g} .. {values.max():g}"
+        raise DatasetError(where, found, "write one channel of 8 bits: 0 and 255, or class numbers")
+    return values.astype(np.uint8)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width from the file's header. Raises: DatasetError when it cannot be read."""
+    if path.suffix.lower() not in TIFF:
+        try:
+            with Image.open(path) as image:
+                return image.height, image.width
+        except OSError:
+            pass  # reading it whole says what is wrong
+    info = read_info(path)
+    return info.height, info.width
+
+
+def _some(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values[:6])) + (", …" if len(values) > 6 else "")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A pair, decoded: uint8 RGB ``(H, W, 3)`` twice; class numbers uint8 ``(H, W)``, None where masks are not read.
+
+    Pixels without data in either image are 255 in the mask.
+    """
+
+    before: Pixels
+    after: Pixels
+    label: Pixels | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the pixels take."""
+        return sum(part.nbytes for part in (self.before, self.after, self.label) if part is not None)
+
+
+class SceneReader:
+    """Reads pairs; keeps the latest ones, up to ``cache_mb`` per process, where windows are cut from them."""
+
+    def __init__(
+        self,
+        encoding: LabelEncoding,
+        *,
+        scaling: Scaling | None = None,
+        bands: Sequence[int] | None = None,
+        cache_mb: int = 0,
+    ) -> None:
+        self.encoding, self.scaling, self.bands = encoding, scaling, bands
+        self.max_bytes = cache_mb * 2**20
+        self._kept: OrderedDict[ScenePair, Scene] = OrderedDict()
+
+    @classmethod
+    def of(cls, data: SegmentDataset) -> SceneReader:
+        """The reader that a spec asks for."""
+        raster = data.raster
+        scaling: Scaling | None = None
+        if raster.percentiles is not None:
+            scaling = Percentiles(raster.percentiles[0], raster.percentiles[1])
+        elif raster.scaling is not None:
+            scaling = (raster.scaling[0], raster.scaling[1])
+        cache_mb = data.windows.cache_mb if data.windows.enable else 0
+        return cls(LabelEncoding.of(data), scaling=scaling, bands=raster.bands, cache_mb=cache_mb)
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_kept": OrderedDict()}
+
+    def scene(self, pair: ScenePair) -> Scene:
+        """The pair as it is in its files, with a mask if ``pair.label`` is set. Do not change the arrays.
+
+        Raises: DatasetError naming the file when one cannot be read or means nothing.
+        """
+        if pair in self._kept:
+            self._kept.move_to_end(pair)
+            return self._kept[pair]
+        before, valid = self._picture(pair.before)
+        after, also_valid = self._picture(pair.after)
+        label = self.label(pair.label) if pair.label else None
+        for known in (valid, also_valid):
+            if known is not None and label is not None and known.shape == label.shape:
+                label = np.where(known, label, np.uint8(IGNORED))
+        scene = Scene(before, after, label)
+        self._keep(pair, scene)
+        return scene
+
+    def label(self, path: Path) -> Pixels:
+        """The class numbers of a mask file."""
+        return self.encoding.classes(mask_values(read_image(path), where=str(path)), where=str(path))
+
+    def valid(self, pair: ScenePair) -> NDArray[np.bool_] | None:
+        """Where both images have data; None where files cannot say that there is none."""
+        masks = [mask for path in (pair.before, pair.after) if (mask := self._picture(path)[1]) is not None]
+        return np.logical_and.reduce(masks) if masks and masks[0].shape == masks[-1].shape else None
+
+    def _picture(self, path: Path) -> tuple[Pixels, NDArray[np.bool_] | None]:
+        if path.suffix.lower() not in TIFF and self.scaling is None:
+            return np.asarray(read_rgb(path)), None
+        raster = read_raster(path, scaling=resolve_scaling(path, self.scaling, self.bands), bands=self.bands)
+        return raster.rgb, raster.valid
+
+    def _keep(self, pair: ScenePair, scene: Scene) -> None:
+        if not self.max_bytes:
+            return
+        self._kept[pair] = scene
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self.max_bytes:
+            self._kept.popitem(last=False)

@@ -1,0 +1,126 @@
+"""From the decoded images of a pair to what the network sees: size, normalisation, random changes.
+
+Legend: S side of the network's input in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from changenet.segment.counts import IGNORED
+from changenet.segment.reading import Pixels, Scene
+from fiducial.data.augment import ColorJitter, Geometry, blur, draw_crop
+
+if TYPE_CHECKING:
+    from changenet.segment.config import SegmentAugmentation
+
+__all__ = ["Normalization", "SceneAugment", "resized"]
+
+_BICUBIC, _NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
+TAO_MEAN = TAO_STD = (0.5, 0.5, 0.5)
+"""What TAO normalises with outside of training, whatever the spec says."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Per-channel mean and std of images in 0..1, RGB."""
+
+    mean: tuple[float, float, float] = TAO_MEAN
+    std: tuple[float, float, float] = TAO_STD
+
+    def __call__(self, pixels: Pixels) -> Tensor:
+        """``(H, W, 3)`` uint8 to ``(3, H, W)`` float32: ``(x / 255 - mean) / std``."""
+        x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255)
+        mean, std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (self.mean, self.std))
+        return x.sub_(mean).div_(std)
+
+
+def resized(scene: Scene, side: int) -> Scene:
+    """All parts at ``side`` × ``side`` pixels: images bicubic with antialiasing, the mask by its nearest pixel."""
+    label = None if scene.label is None else _resize(scene.label, side, _NEAREST)
+    return Scene(_resize(scene.before, side, _BICUBIC), _resize(scene.after, side, _BICUBIC), label)
+
+
+def _resize(pixels: Pixels, side: int, resample: Image.Resampling) -> Pixels:
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), resample))
+
+
+@dataclass(frozen=True)
+class SceneAugment:
+    """The random changes of a training pair. Geometry is shared by both images and the mask; colours are each image's.
+
+    The order is TAO's: mirror, rotate, crop, enlarge and crop, blur, colours (the keys of
+    ``dataset.segment.augmentation``).
+    """
+
+    config: SegmentAugmentation = field(repr=False)
+    compat_tao: bool = False
+
+    def __call__(self, scene: Scene, rng: np.random.Generator) -> Scene:
+        """A changed scene of the same size, which must be square and have a mask."""
+        config, side = self.config, scene.before.shape[0]
+        flip, turn, color, zoom = (
+            config.random_flip,
+            config.random_rotate,
+            config.random_color,
+            config.with_scale_random_crop,
+        )
+        # every decision is drawn, used or not, so that switching one off does not change the others
+        u_h, u_v, u_r, u_left, u_top, u_scale, radius = rng.random(7)
+        u_color = rng.random(2)
+        angle = turn.angle_list[int(rng.integers(len(turn.angle_list)))]
+        crop = draw_crop(rng, side, side)
+        amounts = (color.brightness, color.contrast, color.saturation, color.hue)
+        jitters = [ColorJitter.draw(rng, amounts) for _ in range(2)]
+        geometry = Geometry(
+            hflip=flip.enable and u_h < flip.hflip_probability,
+            vflip=flip.enable and u_v < flip.vflip_probability,
+            angle=angle if turn.enable and u_r < turn.rotate_probability else None,
+            crop=crop if config.with_random_crop else None,
+        )
+        low, high = zoom.scale_range
+        large = round(side * (low + float(u_scale) * (high - low))) if zoom.enable else side
+        # TAO-compat: every image changes its colours, whatever color_probability says
+        recolor = [color.enable and (self.compat_tao or float(u) < color.color_probability) for u in u_color]
+
+        def place(image: Image.Image, resample: Image.Resampling, fill: int) -> Image.Image:
+            image = geometry(image, resample)
+            return _zoomed(image, large, (float(u_left), float(u_top)), resample, fill)
+
+        pictures = []
+        for pixels, jitter, change in zip((scene.before, scene.after), jitters, recolor, strict=True):
+            image = place(Image.fromarray(pixels), _BICUBIC, 0)
+            if config.with_random_blur:
+                image = blur(image, float(radius))
+            pictures.append(np.asarray(jitter(image) if change else image))
+        label = None
+        if scene.label is not None:
+            label = np.asarray(place(Image.fromarray(scene.label), _NEAREST, IGNORED))
+        return Scene(pictures[0], pictures[1], label)
+
+
+def _zoomed(
+    image: Image.Image, large: int, at: tuple[float, float], resample: Image.Resampling, fill: int
+) -> Image.Image:
+    """The square image resized to ``large`` pixels, and a window of its old size cut at ``at`` (0..1 of what is free).
+
+    A smaller image is placed on ``fill``.
+    """
+    side = image.width
+    if large == side:
+        return image
+    image = image.resize((large, large), resample)
+    left, top = (round(u * abs(large - side)) for u in at)
+    if large > side:
+        return image.crop((left, top, left + side, top + side))
+    canvas = Image.new(image.mode, (side, side), (fill,) * 3 if image.mode == "RGB" else fill)
+    canvas.paste(image, (left, top))
+    return canvas

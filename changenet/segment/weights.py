@@ -1,0 +1,65 @@
+"""Reading a segment network out of a checkpoint: what its tensors say of the spec it was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from changenet.architecture import KEY_MAPS, backbone_of, value_at
+from fiducial.backbones.names import BACKBONES
+from fiducial.errors import Problem
+
+if TYPE_CHECKING:
+    from changenet.config import ExperimentSpec
+
+__all__ = ["KEY_MAPS", "architecture_of", "differences", "resized_positions"]
+
+_POSITIONS = "backbone.pos_embed"
+
+
+def architecture_of(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Spec key to value. Keys of ``state_dict`` are those of a Lightning file (``model.…``)."""
+    shape = {key: tuple(value.shape) for key, value in state_dict.items()}
+    known: dict[str, Any] = {}
+    if fused := shape.get("model.decoder.linear_fuse.0.weight"):
+        known["model.decode_head.decoder_params.embed_dim"] = fused[0]
+    if last := shape.get("model.decoder.change_probability.conv2d.weight"):
+        known["dataset.segment.num_classes"] = last[0]
+    if backbone := backbone_of(shape):
+        known["model.backbone.type"] = backbone
+    if any(key.startswith("model.backbone.radio.") for key in shape):
+        known["model.decode_head.use_summary_token"] = "model.backbone.fc_summary.weight" in shape
+    return known
+
+
+def differences(spec: ExperimentSpec, state_dict: Mapping[str, Tensor]) -> Iterator[Problem]:
+    """Spec keys whose value does not fit a checkpoint."""
+    if state_dict and "model.decoder.change_probability.conv2d.weight" not in state_dict:
+        where = "model.decoder.change_probability"
+        found = "not in the checkpoint: it is no Visual ChangeNet of task segment"
+        if "model.decoder.classifier.0.weight" in state_dict or "model.fc1.0.weight" in state_dict:
+            found = "not in the checkpoint: it is of task classify"
+        yield Problem(where, found, "give a checkpoint of this task, or set task")
+        return
+    for key, value in architecture_of(state_dict).items():
+        mine = value_at(spec, key)
+        if mine != value and not (key == "model.backbone.type" and _may_be(mine, value)):
+            yield Problem(key, f"{mine!r} in the spec, {value!r} in the checkpoint", f"set {key}={value}")
+
+
+def _may_be(mine: str, recognised: str) -> bool:
+    """Whether tensors recognised as one backbone may be another: generations of a family share their shapes."""
+    a, b = BACKBONES.get(mine), BACKBONES[recognised]
+    return a is None or (a.family, a.channels) == (b.family, b.channels)
+
+
+def resized_positions(key: str, table: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """The position table of NVDINOv2 for another image size; None for every other tensor."""
+    if not key.endswith(_POSITIONS) or table.ndim != 3 or table.shape[2] != shape[2]:
+        return None
+    from fiducial.backbones.dinov2 import resized_positions as resize
+
+    side = round((shape[1] - 1) ** 0.5)
+    return resize(table, (side, side))
