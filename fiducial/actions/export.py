@@ -13,7 +13,7 @@ from fiducial.checkpoints.reading import read
 from fiducial.deploy.onnx import ExportSettings, export_onnx
 from fiducial.errors import SpecError, UserError
 from fiducial.run.console import LOGGER
-from fiducial.run.run import Run
+from fiducial.run.run import Run, writable_folder
 from fiducial.task import Task, load
 
 REAL_SAMPLES = 2
@@ -53,7 +53,7 @@ def _target(section: Any, checkpoint_file: Path) -> Path:
         raise SpecError("export.onnx_file", found, "write .onnx")
     if target.exists() and not section.overwrite:
         raise SpecError("export.onnx_file", f"{target} exists already", "set export.overwrite=true, or another name")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    writable_folder(target.parent, "export.onnx_file", "name a file in a folder that can be written to")
     return target
 
 

@@ -68,18 +68,19 @@ def results_folder(results_dir: str | None, action: str) -> Path:
         raise SpecError(
             "results_dir", f"neither results_dir nor {action}.results_dir is set", "set results_dir=./results"
         )
-    folder = Path(results_dir).expanduser().resolve()
+    fix = "set results_dir=./results, or map the container's path: --map-path /results=./results"
+    return writable_folder(Path(results_dir).expanduser().resolve(), "results_dir", fix)
+
+
+def writable_folder(folder: Path, key: str, fix: str) -> Path:
+    """The folder, created. Raises: SpecError naming the key when files cannot be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-test-{global_rank()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise SpecError(
-            "results_dir",
-            f"cannot write to {folder} ({error.strerror or error})",
-            "set results_dir=./results, or map the container's path: --map-path /results=./results",
-        ) from None
+        raise SpecError(key, f"cannot write to {folder} ({error.strerror or error})", fix) from None
     return folder
 
 

@@ -97,19 +97,17 @@ class TestFiles:
 
 
 EVERY = {
-    "epoch end": ("model_epoch_001_step_00006.pth", Place(2, 0)),
-    "step in an epoch": ("model_epoch_001_step_00005.pth", Place(1, 2)),
-    "first step of an epoch": ("model_epoch_002_step_00007.pth", Place(2, 1)),
+    "epoch end": ("epoch", "model_epoch_001_step_00006.pth", Place(2, 0)),
+    "step at an epoch end": ("step", "model_epoch_001_step_00006.pth", Place(2, 0)),
+    "step in an epoch": ("step", "model_epoch_001_step_00005.pth", Place(1, 2)),
+    "first step of an epoch": ("step", "model_epoch_002_step_00007.pth", Place(2, 1)),
 }
 
 
 class TestResume:
-    @pytest.mark.parametrize("unit", ["epoch", "step"])
     @pytest.mark.parametrize("kind", EVERY)
-    def test_from_named_file(self, train, whole, tmp_path, kind, unit):
-        name, place = EVERY[kind]
-        if unit == "epoch" and kind != "epoch end":
-            pytest.skip("not written")
+    def test_from_named_file(self, train, whole, tmp_path, kind):
+        unit, name, place = EVERY[kind]
         assert train("first", f"train.checkpoint_interval_unit={unit}")[0] == 0
         file = tmp_path / "first" / "train" / name
         assert place_of(read(file).raw, file) == place
@@ -237,6 +235,20 @@ class TestFailures:
         last = records(tmp_path)[-1]
         assert last["status"] == "FAILURE"
         assert last["message"].startswith("Configuration error: train.num_epoch · unknown key")
+
+
+class TestPictures:
+    @pytest.mark.parametrize(("every", "histograms", "images"), [(2, [6], [6]), (0, [], [])])
+    def test_tensorboard(self, train, tmp_path, every, histograms, images):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        options = ("train.tensorboard.enabled=true", f"train.tensorboard.infrequent_logging_frequency={every}")
+        assert train("a", "train.num_epochs=3", *options)[0] == 0
+        events = EventAccumulator(str(tmp_path / "a/train/lightning_logs/version_1")).Reload()
+        name, tags = "histogram/model.out.weight", events.Tags()
+        assert [event.step for event in events.Histograms(name)] == histograms if every else not tags["histograms"]
+        assert tags["images"] == ["image/compare_sample"] * len(images)
+        assert {"train_loss_epoch", "train_loss_step", "val_loss"} <= set(tags["scalars"])
 
 
 class TestConsole:

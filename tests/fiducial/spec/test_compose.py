@@ -176,7 +176,7 @@ class TestPlaces:
 
     @pytest.mark.parametrize("text", ["__import__('os')", "2 ** 9", "'a'", "x", "1 / 0", "True"])
     def test_no_code(self, text):
-        with pytest.raises(ValueError, match=".+"):
+        with pytest.raises(ValueError, match=r".+"):
             arithmetic(text)
 
     def test_interpolation_of_nothing(self, composed):

@@ -1,0 +1,24 @@
+"""The tiny task as a program, for tests of several processes and of killed ones."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+if __name__ == "__main__":
+    import tiny_runtime
+    from tiny_task import LINE
+
+    from fiducial import cli
+
+    rank = os.environ.get("RANK", "0")
+    if os.environ.get("TINY_FAILS") == rank:
+        tiny_runtime.STOP[1, 0] = RuntimeError(f"rank {rank} is broken")
+    code = cli.main([LINE], prog="tiny")
+    seen = os.environ.get("TINY_SEEN")
+    if seen:
+        Path(seen, f"{rank}.json").write_text(json.dumps(tiny_runtime.SEEN))
+    sys.exit(code)
