@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageMode, UnidentifiedImageError
 
 from changenet.segment.counts import IGNORED
 from changenet.segment.objects import label_objects
 from changenet.segment.tiles import Window
-from fiducial.data.images import read_image, read_rgb
+from fiducial.data.images import read_image
 from fiducial.errors import DatasetError, MissingDependencyError, Problem, optional
 
 __all__ = [
@@ -116,8 +116,7 @@ class Raster:
 def read_info(path: Path) -> RasterInfo:
     """The header only. Raises: DatasetError when it cannot be read; MissingDependencyError, see :func:`read_raster`."""
     if not _wants_rasterio(path):
-        image = read_image(path)
-        return RasterInfo(path, image.height, image.width, len(image.getbands()), "uint8", None)
+        return _plain_info(path)
     with _opened(path) as file:
         return RasterInfo(path, file.height, file.width, file.count, file.dtypes[0], _frame(file))
 
@@ -140,14 +139,18 @@ def read_raster(
     No data: pixels that the file's nodata value, mask or alpha band declares empty, or that are not finite. They are 0.
     Raises: DatasetError naming the file; MissingDependencyError for deep or multi-band TIFFs without rasterio.
     """
-    if not _wants_rasterio(path):
-        return _read_plain(path, scaling, window)
-    with _opened(path) as file:
-        chosen = _bands(file, bands, path)
-        box = window and _inside(window, file.height, file.width)
-        values = file.read(chosen, window=box)
-        valid = (file.dataset_mask(window=box) > 0) & np.isfinite(values).all(axis=0)
-        frame = _frame(file)
+    frame = None
+    if _wants_rasterio(path):
+        with _opened(path) as file:
+            chosen = _bands(file, bands, path)
+            box = window and _inside(window, file.height, file.width)
+            values, valid = file.read(chosen, window=box), file.dataset_mask(window=box) > 0
+            frame = _frame(file)
+    else:
+        values, valid = _read_plain(path)
+        if window:
+            values, valid = values[:, *window.slices], valid[window.slices]
+    valid &= np.isfinite(values).all(axis=0)
     if scaling is None and values.dtype != np.uint8:
         raise _unscaled(path, values, valid)
     pixels = values if scaling is None else _scaled(values, scaling)
@@ -180,9 +183,9 @@ def _percentiles(
             shape = (min(file.height, _SAMPLE_SIDE), min(file.width, _SAMPLE_SIDE))
             values = file.read(chosen, out_shape=(len(chosen), *shape))
             valid = file.dataset_mask(out_shape=shape) > 0
-        sample = values[:, valid].astype(np.float64).ravel()
     else:
-        sample = np.asarray(read_rgb(path), dtype=np.float64).ravel()
+        values, valid = _read_plain(path)
+    sample = values[:, valid].astype(np.float64).ravel()
     sample = sample[np.isfinite(sample)]
     if not len(sample):
         raise DatasetError(str(path), "no pixel with data", "leave it out of the list")
@@ -266,44 +269,59 @@ def polygons(
 
     A feature is a set of pixels of one class, 8-connected as in :mod:`changenet.segment.objects`, of ``min_area``
     pixels or more; parts that touch by a corner only are parts of a MultiPolygon, so that every geometry is valid.
-    Properties: ``id`` from 1, ``class``, ``name``, ``pixels``, ``area`` in square map units, and ``area_m2`` where the
-    coordinate system tells it (geographic coordinates: measured in the equal-area projection EPSG:6933).
+    Properties: ``id`` from 1, ``class``, ``name``, ``pixels``, ``area`` in square map units, and ``area_m2`` on the
+    ground, measured in the equal-area projection EPSG:6933 (a map in feet, degrees or Mercator metres tells another).
 
     Coordinates are the raster's own, with the ``crs`` member that GIS programs read, or with ``wgs84`` longitude and
     latitude as RFC 7946 wants them; without a frame, columns and rows.
     Raises: DatasetError when ``wgs84`` is asked for and the frame states no coordinate system.
     """
     rasterio = _rasterio()
-    if wgs84 and not (frame and frame.crs):
-        raise DatasetError("polygons", "no coordinate system to convert to WGS 84 from", "turn the conversion off")
-    affine = rasterio.Affine(*frame.transform) if frame else rasterio.Affine.identity()
     crs = rasterio.crs.CRS.from_wkt(frame.crs) if frame and frame.crs else None
-    features: list[dict[str, Any]] = []
+    on_earth = crs is not None and (crs.is_geographic or crs.is_projected)
+    if wgs84 and not on_earth:
+        raise DatasetError("polygons", "no coordinate system to convert to WGS 84 from", "keep the map's coordinates")
+    properties: list[dict[str, Any]] = []
+    geometries: list[dict[str, Any]] = []
     for value in sorted(set(np.unique(mask).tolist()) - {0, IGNORED}):
-        label_HW, num = label_objects(mask == value)
-        pixels = np.bincount(label_HW.ravel(), minlength=num + 1)
-        parts: dict[int, list[Any]] = {label: [] for label in range(1, num + 1) if pixels[label] >= min_area}
-        kept_HW = np.isin(label_HW, list(parts))
-        for shape, label in rasterio.features.shapes(label_HW, mask=kept_HW, connectivity=4, transform=affine):
-            parts[int(label)].append(shape["coordinates"])
-        for label, rings in parts.items():
-            geometry = {"type": "MultiPolygon", "coordinates": rings}
-            if len(rings) == 1:
-                geometry = {"type": "Polygon", "coordinates": rings[0]}
-            properties: dict[str, Any] = {"id": len(features) + 1, "class": value}
-            if class_names is not None:
-                properties["name"] = class_names.get(value, str(value))
-            properties["pixels"] = int(pixels[label])
-            properties["area"] = int(pixels[label]) * (frame.pixel_area if frame else 1.0)
-            if crs is not None:
-                properties["area_m2"] = _square_metres(rasterio, crs, geometry, properties["area"])
-            if wgs84:
-                geometry = rasterio.warp.transform_geom(crs, _WGS84, geometry)
-            features.append({"type": "Feature", "properties": properties, "geometry": _listed(geometry)})
+        for num_pixels, geometry in _shapes(rasterio, mask == value, frame, min_area):
+            name = {} if class_names is None else {"name": class_names.get(value, str(value))}
+            area = num_pixels * (frame.pixel_area if frame else 1.0)
+            about = {"id": len(properties) + 1, "class": value, **name, "pixels": num_pixels, "area": area}
+            properties.append(about)
+            geometries.append(geometry)
+    if on_earth and geometries:
+        for about, flat in zip(properties, rasterio.warp.transform_geom(crs, _EQUAL_AREA, geometries), strict=True):
+            about["area_m2"] = _flat_area(flat)
+        if wgs84:
+            geometries = rasterio.warp.transform_geom(crs, _WGS84, geometries)
+    features = [
+        {"type": "Feature", "properties": about, "geometry": _plain(geometry)}
+        for about, geometry in zip(properties, geometries, strict=True)
+    ]
     collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
     if crs is not None and not wgs84:
         collection["crs"] = {"type": "name", "properties": {"name": _urn(crs)}}
     return collection
+
+
+def _shapes(
+    rasterio: ModuleType, changed_HW: NDArray[np.bool_], frame: GeoFrame | None, min_area: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number of pixels and geometry of each object, in the coordinates of the frame."""
+    label_HW, num = label_objects(changed_HW)
+    num_pixels = np.bincount(label_HW.ravel(), minlength=num + 1)
+    kept = num_pixels >= min_area
+    kept[0] = False
+    affine = rasterio.Affine(*frame.transform) if frame else rasterio.Affine.identity()
+    parts: dict[int, list[Any]] = {int(label): [] for label in np.flatnonzero(kept)}
+    for shape, label in rasterio.features.shapes(label_HW, mask=kept[label_HW], connectivity=4, transform=affine):
+        parts[int(label)].append(shape["coordinates"])
+    for label, coordinates in parts.items():
+        if len(coordinates) == 1:
+            yield int(num_pixels[label]), {"type": "Polygon", "coordinates": coordinates[0]}
+        else:
+            yield int(num_pixels[label]), {"type": "MultiPolygon", "coordinates": coordinates}
 
 
 def write_polygons(path: Path, collection: Mapping[str, Any]) -> None:
@@ -341,22 +359,25 @@ def _say_once(message: str) -> None:
     log.warning("%s", message)
 
 
-def _read_plain(path: Path, scaling: tuple[float, float] | None, window: Window | None) -> Raster:
+def _plain_info(path: Path) -> RasterInfo:
+    try:
+        image: Image.Image = Image.open(path)
+    except (OSError, Image.DecompressionBombError):  # reading it whole says what is wrong, or that nothing is
+        image = read_image(path)
+    with image:
+        dtype = np.dtype(ImageMode.getmode(image.mode).typestr).name
+        return RasterInfo(path, image.height, image.width, len(image.getbands()), dtype, None)
+
+
+def _read_plain(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Values ``(C, H, W)``, one band where pixels are deep, else red, green and blue; and where alpha is not 0."""
     image = read_image(path)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)[None]
-        if scaling is None:
-            raise _unscaled(path, values, np.ones(values.shape[1:], dtype=bool))
-    else:
-        values = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    valid = np.isfinite(values).all(axis=0)
+    deep = image.mode.startswith("I") or image.mode == "F"
+    values = np.asarray(image)[None] if deep else np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    valid = np.ones(values.shape[1:], dtype=bool)
     if "A" in image.getbands():
-        valid &= np.asarray(image.getchannel("A")) > 0
-    pixels = values if scaling is None else _scaled(values, scaling)
-    pixels = np.where(valid, pixels, np.uint8(0)).transpose(1, 2, 0)
-    rgb = np.ascontiguousarray(np.broadcast_to(pixels, (*valid.shape, 3)))
-    box = window.slices if window else (slice(None), slice(None))
-    return Raster(rgb[box], valid[box], None)
+        valid = np.asarray(image.getchannel("A")) > 0
+    return values, valid
 
 
 def _scaled(values: NDArray[Any], scaling: tuple[float, float]) -> NDArray[np.uint8]:
@@ -421,13 +442,10 @@ def _urn(crs: Any) -> str:
     return f"urn:ogc:def:crs:EPSG::{code}" if code else str(crs.to_wkt())
 
 
-def _square_metres(rasterio: ModuleType, crs: Any, geometry: Mapping[str, Any], area: float) -> float:
-    if crs.is_projected:
-        return float(area * crs.linear_units_factor[1] ** 2)
-    flat = rasterio.warp.transform_geom(crs, _EQUAL_AREA, geometry)
-    parts = flat["coordinates"] if flat["type"] == "MultiPolygon" else [flat["coordinates"]]
-    # a polygon's rings are its outline and its holes
-    return float(sum(_ring_area(outline) - sum(map(_ring_area, holes)) for outline, *holes in parts))
+def _flat_area(geometry: Mapping[str, Any]) -> float:
+    """Area of a polygon, or of several; the rings of each are its outline and its holes."""
+    polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+    return sum(_ring_area(outline) - sum(map(_ring_area, holes)) for outline, *holes in polygons)
 
 
 def _ring_area(ring: Sequence[Sequence[float]]) -> float:
@@ -436,10 +454,13 @@ def _ring_area(ring: Sequence[Sequence[float]]) -> float:
     return float(abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2)
 
 
-def _listed(geometry: Any) -> dict[str, Any]:
-    """A plain GeoJSON geometry, lists for tuples."""
-    listed: dict[str, Any] = json.loads(json.dumps({"type": geometry["type"], "coordinates": geometry["coordinates"]}))
-    return listed
+def _plain(geometry: Mapping[str, Any]) -> dict[str, Any]:
+    """A GeoJSON geometry of dicts and lists."""
+
+    def listed(value: Any) -> Any:
+        return [listed(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return {"type": geometry["type"], "coordinates": listed(geometry["coordinates"])}
 
 
 @contextmanager

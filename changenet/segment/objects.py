@@ -102,5 +102,6 @@ def match_objects(
 def _overlaps(a_HW: NDArray[np.int32], b_HW: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs (object of a, object of b) that share pixels, int64 ``(P, 2)``, and how many, ``(P,)``."""
     both = (a_HW > 0) & (b_HW > 0)
-    pairs, shared = np.unique(np.stack([a_HW[both], b_HW[both]], axis=1).astype(np.int64), axis=0, return_counts=True)
-    return pairs, shared
+    base = int(b_HW.max(initial=0)) + 1
+    pairs, shared = np.unique(a_HW[both].astype(np.int64) * base + b_HW[both], return_counts=True)
+    return np.stack([pairs // base, pairs % base], axis=1), shared

@@ -130,6 +130,8 @@ class TestReadRaster:
         Image.fromarray(np.array([[0, 30_000, 65_535]], np.uint16)).save(tmp_path / "deep.png")
         with pytest.raises(DatasetError, match=r"0 \.\. 65535 · set dataset"):
             read_raster(tmp_path / "deep.png")
+        assert resolve_scaling(tmp_path / "deep.png", Percentiles(0, 50)) == (0, 30_000)
+        assert read_info(tmp_path / "deep.png").dtype == "uint16"
         assert read_raster(tmp_path / "deep.png", scaling=(0, 60_000)).rgb[0, :, 0].tolist() == [0, 128, 255]
 
     def test_a_tiff_without_a_place(self, tmp_path, recwarn):
@@ -241,8 +243,9 @@ class TestPolygons:
     def test_hand_computed(self):
         collection = polygons(self.MASK, FRAME, class_names={1: "new building", 2: "gone"})
         first, second = collection["features"]
-        ring = {"id": 1, "class": 1, "name": "new building", "pixels": 9, "area": 2.25, "area_m2": 2.25}
-        assert first["properties"] == ring
+        ground = first["properties"].pop("area_m2")  # at its central meridian UTM shrinks lengths by 0.9996
+        assert ground == pytest.approx(2.25 / 0.9996**2, rel=1e-5)
+        assert first["properties"] == {"id": 1, "class": 1, "name": "new building", "pixels": 9, "area": 2.25}
         assert first["geometry"]["type"] == "MultiPolygon"  # the ninth pixel touches by a corner
         outline, hole = max(first["geometry"]["coordinates"], key=len)
         assert {tuple(p) for p in outline} == {(x, y) for x in (5e5, 5e5 + 1.5) for y in (5e6, 5e6 - 1.5)}
@@ -271,7 +274,7 @@ class TestPolygons:
         with pytest.raises(DatasetError, match="no coordinate system"):
             polygons(self.MASK, None, wgs84=True)
 
-    def test_area_of_degrees_and_feet(self):
+    def test_area_on_the_ground(self):
         # a millidegree at 60° north: 111.41 m of latitude by 55.80 m of longitude (WGS 84)
         frame = GeoFrame(LONLAT, (1e-3, 0, 10.0, 0, -1e-3, 60.0))
         found = polygons(np.array([[1]], np.uint8), frame)["features"][0]["properties"]
@@ -279,7 +282,17 @@ class TestPolygons:
         assert found["area_m2"] == pytest.approx(111.41 * 55.80, rel=1e-3)
         feet = GeoFrame(rasterio.crs.CRS.from_epsg(2263).to_wkt(), (1.0, 0, 1e6, 0, -1.0, 2e5))  # New York, US feet
         found = polygons(np.array([[1]], np.uint8), feet)["features"][0]["properties"]
-        assert found["area_m2"] == pytest.approx((1200 / 3937) ** 2)
+        assert found["area_m2"] == pytest.approx((1200 / 3937) ** 2, rel=1e-3)
+        y = 8_399_737.89  # Mercator at 60° north, where it doubles lengths (on the ellipsoid nearly)
+        mercator = GeoFrame(rasterio.crs.CRS.from_epsg(3857).to_wkt(), (1.0, 0, 1e6, 0, -1.0, y))
+        found = polygons(np.array([[1]], np.uint8), mercator)["features"][0]["properties"]
+        assert (found["area"], found["area_m2"]) == (1.0, pytest.approx(0.25, rel=0.01))
+
+    def test_a_local_grid_has_no_place_on_earth(self):
+        local = GeoFrame('LOCAL_CS["site",UNIT["metre",1]]', (1.0, 0, 0, 0, -1.0, 0))
+        assert "area_m2" not in polygons(np.array([[1]], np.uint8), local)["features"][0]["properties"]
+        with pytest.raises(DatasetError, match="no coordinate system"):
+            polygons(np.array([[1]], np.uint8), local, wgs84=True)
 
     def test_without_a_place(self):
         feature = polygons(np.array([[0, 1]], np.uint8), None)["features"][0]

@@ -93,6 +93,8 @@ class TestPage:
         for heading in ("Classes", "Objects", "Images", "Worst images", "Best images", "Training", "Run"):
             assert f"<h2>{heading}</h2>" in html
         assert "model_epoch_001.pth" in html
+        assert html.count('class="gallery wide"') == 2
+        assert "% of images" in html
 
     def test_confusion_matrix_is_normalised_by_row(self, page):
         html = page.read_text(encoding="utf-8")
