@@ -145,6 +145,8 @@ def read_raster(
             chosen = _bands(file, bands, path)
             box = window and _inside(window, file.height, file.width)
             values, valid = file.read(chosen, window=box), file.dataset_mask(window=box) > 0
+            if _has_palette(file):
+                values = _looked_up(values[0], file.colormap(1))
             frame = _frame(file)
     else:
         values, valid = _read_plain(path)
@@ -197,22 +199,22 @@ def _percentiles(
 
 
 def check_alignment(infos: Sequence[RasterInfo]) -> Iterator[Problem]:
-    """What keeps files from showing the same ground pixel by pixel; the first one is what the others are held to.
+    """What keeps files (two images, then perhaps their mask) from showing the same ground pixel by pixel.
 
-    Sizes must agree; coordinate systems and transforms too (corners within 0.01 pixel) where both files state them. One
-    that states none, such as a plain mask, is taken to lie where the first lies: a warning says so for images.
+    All are held to the first: sizes must agree, and coordinate systems and transforms too (corners within 0.01 pixel)
+    where both files state them. One that states none is taken to cover the same ground: usual for a mask, and for an
+    image a warning.
     """
     first, *others = infos
-    for other in others:
+    for i, other in enumerate(others, 1):
         where = f"{other.path} and {first.path}"
         if (other.height, other.width) != (first.height, first.width):
             found = f"{other.height} × {other.width} and {first.height} × {first.width} pixels"
             yield Problem(where, found, "cut both to the same extent and resolution, as with `rio warp --like`")
         elif other.frame and first.frame:
             yield from _frame_problems(where, other.frame, first.frame, (first.height, first.width))
-        elif first.frame or other.frame:
-            without = other if first.frame else first
-            found = f"{without.path.name} states no coordinates"
+        elif i == 1 and (first.frame or other.frame):
+            found = f"{(other if first.frame else first).path.name} states no coordinates"
             yield Problem(where, found, "they are taken to cover the same ground; check that they do", "warning")
 
 
@@ -410,6 +412,15 @@ def _bands(file: Any, bands: Sequence[int] | None, path: Path) -> list[int]:
     if len(colours) == 2:
         raise DatasetError(str(path), "two bands", "name one or three in dataset.segment.raster.bands")
     return colours[:3]
+
+
+def _has_palette(file: Any) -> bool:
+    return bool(file.colorinterp[0].name == "palette" and file.dtypes[0] == "uint8")
+
+
+def _looked_up(index_HW: NDArray[np.uint8], colours: Mapping[int, tuple[int, ...]]) -> NDArray[np.uint8]:
+    table = np.array([colours.get(k, (0, 0, 0))[:3] for k in range(256)], dtype=np.uint8)
+    return table[index_HW].transpose(2, 0, 1)
 
 
 def _inside(window: Window, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -108,6 +108,10 @@ class TestReadRaster:
         with pytest.raises(DatasetError, match=r"bands \[5\] of 4"):
             read_raster(plain, bands=(5,))
 
+    def test_palettes_are_looked_up(self, tmp_path):
+        write_geotiff(tmp_path / "p.tif", np.array([[0, 1, 9]], np.uint8), FRAME, colours=[(1, 2, 3), (250, 128, 0)])
+        assert read_raster(tmp_path / "p.tif").rgb.tolist() == [[[1, 2, 3], [250, 128, 0], [0, 0, 0]]]
+
     def test_alpha_and_nan_are_no_data(self, tmp_path):
         values = np.full((4, 2, 2), 200, np.uint8)
         values[3, 0, 0] = 0
@@ -206,9 +210,12 @@ class TestAlignment:
         stretched = GeoFrame(UTM, (a * 1.01, b, c, d, e, f))
         assert self.found(self.info("B.tif", stretched)) == ["error: corners 2 pixels apart"]
 
-    def test_a_file_without_a_place_is_a_warning(self):
-        assert self.found(self.info("label.png", None)) == ["warning: label.png states no coordinates"]
+    def test_an_image_without_a_place_is_a_warning_and_a_mask_is_not(self):
+        assert self.found(self.info("B.png", None)) == ["warning: B.png states no coordinates"]
         assert list(check_alignment([self.info("a.png", None), self.info("b.png", None)])) == []
+        assert list(check_alignment([self.info("A.tif"), self.info("B.tif"), self.info("label.png", None)])) == []
+        wrong = self.info("label.png", None, size=(9, 9))
+        assert [p.level for p in check_alignment([self.info("A.tif"), self.info("B.tif"), wrong])] == ["error"]
 
 
 class TestWriteGeotiff:
