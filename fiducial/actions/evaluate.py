@@ -15,7 +15,7 @@ from fiducial.run.devices import resolve_devices, single
 from fiducial.run.evaluation import EvaluationModule
 from fiducial.run.ranks import global_rank
 from fiducial.run.run import Run
-from fiducial.run.trainer import evaluation_trainer, monitor_of
+from fiducial.run.trainer import evaluation_trainer, monitor_of, plain_interrupts
 from fiducial.task import Task, load
 
 SPLIT = {"evaluate": "test", "inference": "infer"}
@@ -45,7 +45,8 @@ def _run(task: Task, run: Run) -> dict[str, float]:
     trainer = evaluation_trainer(run, devices)
     module = EvaluationModule(predictor, runtime.evaluator())
     loader = runtime.loader(SPLIT[run.action], rank=global_rank(), world_size=devices.num_processes)
-    trainer.test(module, dataloaders=loader, verbose=False)
+    with plain_interrupts(trainer):
+        trainer.test(module, dataloaders=loader, verbose=False)
     if not trainer.is_global_zero:
         return {}
     facts = {**runtime.facts(run.action), **_facts(model_file, predictor)}

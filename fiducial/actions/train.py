@@ -14,7 +14,7 @@ from fiducial.run.devices import resolve_devices
 from fiducial.run.resume import place_of
 from fiducial.run.run import Run
 from fiducial.run.seeds import seed_run
-from fiducial.run.trainer import training_trainer
+from fiducial.run.trainer import plain_interrupts, training_trainer
 from fiducial.task import Task, load
 
 
@@ -33,11 +33,8 @@ def train(task: Task, run: Run) -> None:
     trainer = training_trainer(task, run, devices, num_batches=datamodule.num_batches)
     _announce(settings, module)
     try:
-        trainer.fit(module, datamodule=datamodule, ckpt_path=str(resume) if resume else None)
-    except SystemExit as error:
-        if trainer.interrupted:  # Lightning turns an interrupt into exit(1)
-            raise KeyboardInterrupt from error
-        raise
+        with plain_interrupts(trainer):
+            trainer.fit(module, datamodule=datamodule, ckpt_path=str(resume) if resume else None)
     except RuntimeError as error:
         if resume is not None and "state_dict" in str(error):
             fix = "use the spec of that run, or another results_dir (or delete the checkpoint) to start anew"

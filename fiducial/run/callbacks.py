@@ -107,36 +107,55 @@ class ProgressLines(Callback):
         self.last = self.start = 0.0
         self.done = 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.last = self.start = time.monotonic()
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _begin(self) -> None:
         self.last = self.start = time.monotonic()
         self.done = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin()  # an epoch that is resumed in its middle has no start
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        epoch, epochs, total = trainer.current_epoch, trainer.max_epochs or 0, int(trainer.num_training_batches)
+        if rate := self._due(batch_idx + 1 == total):
+            loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs)
+            left = (total - batch_idx - 1 + (epochs - epoch - 1) * total) / rate
+            where = (epoch, epochs - 1, batch_idx + 1, total)
+            LOGGER.info("epoch %d/%d step %d/%d loss %.4f %.2f batches/s left %s", *where, loss, rate, _clock(left))
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        total = int(trainer.num_test_batches[dataloader_idx])
+        if rate := self._due(batch_idx + 1 == total):
+            left = (total - batch_idx - 1) / rate
+            LOGGER.info("batch %d/%d %.2f batches/s left %s", batch_idx + 1, total, rate, _clock(left))
+
+    def _due(self, last: bool) -> float:
+        """Batches per second when a line is due after this batch, else 0."""
         self.done += 1
         now = time.monotonic()
-        total = int(trainer.num_training_batches)
-        if now - self.last < LINE_EVERY_S and batch_idx + 1 < total:
-            return
+        if now - self.last < LINE_EVERY_S and not last:
+            return 0.0
         self.last = now
-        rate = self.done / max(now - self.start, 1e-9)
-        epochs_left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
-        left = (total - batch_idx - 1 + epochs_left * total) / rate
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        LOGGER.info(
-            "epoch %d/%s step %d/%d loss %.4f %.2f batches/s left %s",
-            trainer.current_epoch,
-            (trainer.max_epochs or 0) - 1,
-            batch_idx + 1,
-            total,
-            float(loss),
-            rate,
-            timedelta(seconds=round(left)),
-        )
+        return self.done / max(now - self.start, 1e-9)
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 class Interrupt(Callback):

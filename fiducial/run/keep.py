@@ -124,8 +124,11 @@ class PeriodicCheckpoint(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_value, self.best_file = state_dict["best_value"], state_dict["best_file"]
-        self.saved, self._step = list(state_dict["saved"]), int(state_dict["step"])
+        self._step = int(state_dict["step"])
+        # a run that continues in another folder, or after files were deleted, has only what is there
+        self.saved = [name for name in state_dict["saved"] if (self.folder / name).exists()]
+        if state_dict["best_file"] in self.saved:
+            self.best_value, self.best_file = state_dict["best_value"], state_dict["best_file"]
 
 
 class BestCheckpoint(Checkpoint):
@@ -186,4 +189,5 @@ class BestCheckpoint(Checkpoint):
         return {"ranked": [[value, name] for value, name in self.ranked]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.ranked = [(float(value), str(name)) for value, name in state_dict["ranked"]]
+        there = [(value, name) for value, name in state_dict["ranked"] if (self.folder / name).exists()]
+        self.ranked = [(float(value), str(name)) for value, name in there]

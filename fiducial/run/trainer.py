@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +64,22 @@ def evaluation_trainer(run: Run, devices: Devices) -> pl.Trainer:
         use_distributed_sampler=False,
         default_root_dir=str(run.folder),
         logger=False,
+        callbacks=[progress()],
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=False,
+        enable_progress_bar=on_terminal(),
     )
+
+
+@contextmanager
+def plain_interrupts(trainer: pl.Trainer) -> Iterator[None]:
+    """An interrupt as KeyboardInterrupt again: Lightning turns it into ``exit(1)``."""
+    try:
+        yield
+    except SystemExit as error:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _strategy(devices: Devices) -> Any:

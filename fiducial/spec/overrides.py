@@ -23,6 +23,9 @@ def apply_overrides(
 
     Returns: the problems (text that does not parse, sweeps, a value below a scalar).
     """
+    overrides = list(overrides)
+    if not overrides:  # not worth the import
+        return []
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
     from hydra.errors import HydraException

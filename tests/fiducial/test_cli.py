@@ -149,11 +149,18 @@ def python(code, **env):
 
 
 class TestLight:
-    @pytest.mark.parametrize("argv", [["--help"], ["train", "--help"]])
-    def test_help_without_torch(self, argv):
+    @pytest.mark.parametrize(
+        ("argv", "text"),
+        [
+            (["--help"], "usage: changenet"),
+            (["train", "--help"], "usage: changenet train"),
+            (["check", "train", "--spec-only", "--config", "changenet/demo"], "fan_tiny_8_p4_hybrid"),
+        ],
+    )
+    def test_answers_without_torch(self, argv, text):
         done = python(PROBE.format(argv=argv))
         assert done.returncode == 0, done.stderr
-        assert "usage: changenet" in done.stdout
+        assert text in done.stdout
 
     def test_imports_are_silent(self):
         done = python("import fiducial, changenet, sys; assert 'torch' not in sys.modules")

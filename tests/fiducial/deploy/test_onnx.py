@@ -149,6 +149,17 @@ class TestActions:
         assert text in err
         assert "Traceback" not in err
 
+    def test_interrupted(self, act, capfd):
+        tiny_runtime.STOP["predict"] = KeyboardInterrupt()
+        assert act("inference", "inference.checkpoint=CHECKPOINT") == 130
+        assert capfd.readouterr().err.rstrip().endswith("Execution status: FAIL")
+        record = read_status(Path("r/inference/status.json"))[-1]
+        assert record["message"] == "User/System interruption: Inference was interrupted"
+
+    def test_progress(self, act, capfd):
+        assert act("inference", "inference.checkpoint=CHECKPOINT") == 0
+        assert "batch 3/3 " in capfd.readouterr().err
+
     def test_no_model(self, act, capfd):
         assert act("inference", "inference.checkpoint=none.pth") == 1
         err = capfd.readouterr().err

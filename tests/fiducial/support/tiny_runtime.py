@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import numpy as np
@@ -111,8 +112,9 @@ class Data(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        shards = BatchShards(10, 4, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
-        return DataLoader(Rows(10), batch_sampler=shards)
+        rows = int(os.environ.get("TINY_VAL", "10"))
+        shards = BatchShards(rows, 4, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
+        return DataLoader(Rows(rows), batch_sampler=shards)
 
 
 class Predictor:
@@ -131,6 +133,9 @@ class Evaluator:
         self.parts: list[Any] = []
 
     def update(self, output: torch.Tensor, batch: Any) -> None:
+        stop = STOP.pop("predict", None)
+        if stop is not None:
+            raise stop
         self.parts += zip(batch["row"].tolist(), output.tolist(), strict=True)
 
     def finish(self) -> list[Any]:
@@ -155,7 +160,8 @@ class Runtime:
         return Rows(self.spec.dataset.rows)
 
     def loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader:
-        return DataLoader(Rows(10), batch_sampler=BatchShards(10, 4, rank=rank, world_size=world_size))
+        rows = int(os.environ.get("TINY_VAL", "10"))
+        return DataLoader(Rows(rows), batch_sampler=BatchShards(rows, 4, rank=rank, world_size=world_size))
 
     def torch_predictor(self, checkpoint: Any) -> Predictor:
         network = self.network()
