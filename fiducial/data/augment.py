@@ -7,7 +7,7 @@ the spec's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +69,7 @@ class Geometry:
         if self.angle is not None:
             image = image.rotate(self.angle, Image.Resampling.NEAREST, expand=False)
         if self.crop is not None:
-            image = image.resize(size, resample, box=self.crop.box)
+            image = image.crop(self.crop.box).resize(size, resample)  # resize(box=) would look past its edge
         return image
 
 
@@ -96,15 +96,16 @@ class ColorJitter:
         return cls(brightness, contrast, saturation, hue, tuple(int(i) for i in rng.permutation(4)))
 
     def __call__(self, image: Image.Image, order: Sequence[int] | None = None) -> Image.Image:
-        """The changed image; ``order`` replaces the drawn order of the four steps."""
-        from torchvision.transforms import functional  # type: ignore[import-untyped]
+        """The changed image; ``order`` replaces the drawn order. Steps that would change nothing are left out."""
+        from torchvision.transforms import functional as f  # type: ignore[import-untyped]
 
-        steps: tuple[Callable[[Image.Image], Image.Image], ...] = (
-            lambda x: functional.adjust_brightness(x, self.brightness),
-            lambda x: functional.adjust_contrast(x, self.contrast),
-            lambda x: functional.adjust_saturation(x, self.saturation),
-            lambda x: functional.adjust_hue(x, self.hue),
+        steps = (
+            (f.adjust_brightness, self.brightness, 1.0),
+            (f.adjust_contrast, self.contrast, 1.0),
+            (f.adjust_saturation, self.saturation, 1.0),
+            (f.adjust_hue, self.hue, 0.0),
         )
         for index in order or self.order:
-            image = steps[index](image)
+            adjust, value, neutral = steps[index]
+            image = image if value == neutral else adjust(image, value)
         return image
