@@ -1,6 +1,6 @@
 """What classify's shortcuts are worth: each against the plain way of doing the same, in one run.
 
-    python scripts/bench/classify.py [--radio] [--only abe] [--turns 5] [--threads 2] [--workers 2] [--quick]
+    python scripts/bench/classify.py [--radio] [--only abe] [--turns 3] [--threads 2] [--workers 2] [--quick]
 
 (a) the loader, which keeps decoded goldens, against a loop that opens and resizes every image of every row
 (b) evaluate with a golden's part of the network computed once, against computing it for every row
@@ -60,7 +60,7 @@ ROUNDING = 1e-3
 class Scale:
     """How much is measured."""
 
-    goldens: int = 4
+    goldens: int = 2
     rows_per_golden: int = 20
     photo: int = 512
     tile: int = 128
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="abcde", help="letters of the parts to run")
     parser.add_argument("--radio", action="store_true", help="also part f")
-    parser.add_argument("--turns", type=int, default=5, help="times that each way is run; f: once")
+    parser.add_argument("--turns", type=int, default=3, help="times that each way is run; f: once")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch on the CPU")
     parser.add_argument("--workers", type=int, default=2, help="loader processes, in part a")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: says whether it runs, not how fast")
@@ -442,7 +442,9 @@ def assert_close(a: Tensor, b: Tensor) -> None:
 
 if __name__ == "__main__":
     import logging
+    import warnings
 
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's, about itself
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("fiducial").setLevel(logging.WARNING)
     sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import statistics
@@ -78,6 +79,7 @@ def measure(run: Callable[[], object]) -> Turn:
     at its peak, and what loader processes that are still there hold for themselves (Linux; NaN elsewhere).
     """
     on_gpu = torch.cuda.is_available()
+    gc.collect()  # what the last call left, loader processes too
     if on_gpu:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
