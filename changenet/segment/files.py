@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from fiducial.data.archives import ARCHIVE_SUFFIXES
@@ -125,7 +125,7 @@ def read_list(path: Path, images_dir: Path) -> list[tuple[int, str]]:
 def _label_path(folder: Path, name: str, suffix: str) -> Path:
     """TAO's name of the mask (``.jpg`` replaced by the suffix), else the image's stem with the suffix."""
     path = folder / name.replace(".jpg", suffix)
-    by_stem = (folder / name).with_suffix(suffix)
+    by_stem = folder / f"{PurePath(name).with_suffix('').as_posix()}{suffix}"
     return path if path.is_file() or not by_stem.is_file() else by_stem
 
 

@@ -32,9 +32,8 @@ def cross_entropy(logit_BKhw: Tensor, label_BHW: Tensor, *, weight_K: Tensor | N
     total = F.cross_entropy(logit_BKHW, label_BHW, weight_K, ignore_index=IGNORED, reduction="sum")
     counted_BHW = label_BHW != IGNORED
     if weight_K is None:
-        count = counted_BHW.sum()
-    else:
-        count = (weight_K[label_BHW.clamp(max=len(weight_K) - 1)] * counted_BHW).sum()
+        return total / counted_BHW.sum().clamp(min=1)
+    count = (weight_K[label_BHW * counted_BHW] * counted_BHW).sum()
     return total / count.clamp(min=torch.finfo(total.dtype).tiny)
 
 

@@ -1,0 +1,125 @@
+"""Lists, layouts and archives of a segment dataset."""
+
+import tarfile
+
+import pytest
+
+from changenet.config import ExperimentSpec
+from changenet.segment.files import read_list, read_split
+from fiducial.errors import DatasetError, SourceError
+
+
+def data_of(root, **options):
+    tree = {"task": "segment", "dataset": {"segment": {"root_dir": str(root), **options}}}
+    return ExperimentSpec.model_validate(tree).dataset.segment
+
+
+class TestReadList:
+    def test_comments_columns_blank_lines_and_names_with_spaces(self, tmp_path, make_image):
+        make_image(tmp_path / "A" / "two words.png", [[0]])
+        make_image(tmp_path / "A" / "odd #1.png", [[0]])
+        path = tmp_path / "list.txt"
+        path.write_text("# header\na.png\n\n  b.png label.png\nc.png # the third\ntwo words.png\nodd #1.png\n")
+        entries = [(2, "a.png"), (4, "b.png"), (5, "c.png"), (6, "two words.png"), (7, "odd #1.png")]
+        assert read_list(path, tmp_path / "A") == entries
+
+    def test_one_entry(self, tmp_path):
+        (tmp_path / "list.txt").write_text("only.png")
+        assert read_list(tmp_path / "list.txt", tmp_path) == [(1, "only.png")]
+
+    def test_windows_text(self, tmp_path):
+        (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\nb.png\r\n")
+        assert [name for _, name in read_list(tmp_path / "list.txt", tmp_path)] == ["a.png", "b.png"]
+
+    @pytest.mark.parametrize("content", [b"", b"\n \n", b"# nothing\n", b"\xff\xfe\x00"])
+    def test_nothing_to_read(self, tmp_path, content):
+        (tmp_path / "list.txt").write_bytes(content)
+        with pytest.raises(DatasetError, match=r"list\.txt"):
+            read_list(tmp_path / "list.txt", tmp_path)
+
+
+class TestReadSplit:
+    def test_paths(self, scene_data):
+        split = read_split(data_of(scene_data), "val")
+        assert split.list_path == scene_data / "list" / "val.txt"
+        assert split.names == ["val_0.png", "val_1.png", "val_2.png"]
+        pair = split.pairs[1]
+        assert (pair.line, pair.before) == (2, scene_data / "A" / "val_1.png")
+        assert (pair.after, pair.label) == (scene_data / "B" / "val_1.png", scene_data / "label" / "val_1.png")
+        assert split.where(pair) == f"{split.list_path}:2"
+
+    def test_inference_reads_no_masks(self, scene_data):
+        assert {pair.label for pair in read_split(data_of(scene_data), "infer").pairs} == {None}
+
+    @pytest.mark.parametrize(
+        ("image", "suffix", "mask"),
+        [
+            ("x.jpg", ".png", "x.png"),  # TAO's rule
+            ("x.jpg.old.jpg", "_m.png", "x_m.png.old_m.png"),
+            ("x.png", ".png", "x.png"),
+            ("x.tif", ".png", "x.png"),  # by its stem, where TAO looks for x.tif
+            ("x.JPG", ".png", "x.png"),
+        ],
+    )
+    def test_name_of_the_mask(self, tmp_path, make_image, make_list, image, suffix, mask):
+        make_image(tmp_path / "label" / mask, [[0]])
+        for folder in "AB":
+            (tmp_path / folder).mkdir()
+        make_list(tmp_path, "test", [image])
+        assert read_split(data_of(tmp_path, label_suffix=suffix), "test").pairs[0].label.name == mask
+
+    def test_own_folder_names(self, scene_data, tmp_path):
+        names = {"A": "before", "B": "after", "list": "splits", "label": "truth"}
+        for old, new in names.items():
+            (tmp_path / new).symlink_to(scene_data / old)
+        data = data_of(
+            tmp_path,
+            image_folder_name="before",
+            change_image_folder_name="after",
+            list_folder_name="splits",
+            annotation_folder_name="truth",
+        )
+        assert read_split(data, "test").pairs[0].label == tmp_path / "truth" / "test_0.png"
+
+    def test_missing_list_names_those_there(self, scene_data):
+        with pytest.raises(DatasetError, match=r"holdout\.txt.*test\.txt, train\.txt, val\.txt.*test_split"):
+            read_split(data_of(scene_data, test_split="holdout"), "test")
+
+    def test_missing_folder_names_those_there(self, scene_data):
+        with pytest.raises(SourceError, match="no folder 'before'.*there is A, B"):
+            read_split(data_of(scene_data, image_folder_name="before"), "test")
+
+    def test_root_not_set(self):
+        with pytest.raises(DatasetError, match="root_dir"):
+            read_split(data_of(""), "test")
+
+    def test_calibration_reads_the_list_predict(self, scene_data, tmp_path, make_list):
+        for folder in "AB":
+            (tmp_path / folder).symlink_to(scene_data / folder)
+        make_list(tmp_path, "predict", ["val_0.png"])
+        data = data_of("", quant_calibration_dataset={"images_dir": str(tmp_path)})
+        assert read_split(data, "calibration").names == ["val_0.png"]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FIDUCIAL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("cache")
+class TestArchives:
+    @pytest.mark.parametrize("outer", [".", "LEVIR"])
+    def test_one_archive(self, scene_data, tmp_path, outer):
+        with tarfile.open(tmp_path / "set.tar.gz", "w:gz") as tar:
+            tar.add(scene_data, outer)
+        pairs = read_split(data_of(tmp_path / "set.tar.gz"), "train").pairs
+        assert len(pairs) == 6
+        assert all(path.is_file() for pair in pairs for path in (pair.before, pair.after, pair.label))
+
+    @pytest.mark.parametrize("inside", ["{part}", "."])
+    def test_an_archive_for_each_part(self, scene_data, tmp_path, inside):
+        for part in ("A", "B", "list", "label"):
+            with tarfile.open(tmp_path / f"{part}.tar.gz", "w:gz") as tar:
+                tar.add(scene_data / part, inside.format(part=part))
+        pairs = read_split(data_of(tmp_path), "train").pairs
+        assert all(path.is_file() for pair in pairs for path in (pair.before, pair.after, pair.label))

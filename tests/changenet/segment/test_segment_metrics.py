@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+
+from changenet.segment.metric_names import METRIC_NAMES, direction, find_metric
+from changenet.segment.metrics import EPSILON, class_order, confusion, per_class, summary
+
+
+class TestConfusion:
+    def test_hand_counted_per_image(self):
+        label = torch.tensor([[[0, 0, 1, 255]], [[1, 1, 1, 0]]], dtype=torch.uint8)
+        said = torch.tensor([[[0, 1, 1, 1]], [[0, 1, 1, 0]]])
+        assert confusion(said, label, 2).tolist() == [[[1, 1], [0, 1]], [[1, 0], [1, 2]]]
+
+    def test_labels_outside_the_classes_are_left_out(self):
+        assert confusion(torch.zeros(1, 1, 3).long(), torch.tensor([[[3, 7, 254]]]), 3).sum() == 0
+
+    def test_sum_is_the_matrix_of_all(self):
+        label, said = torch.randint(0, 4, (2, 3, 5, 5))
+        one = confusion(said.reshape(1, 15, 5), label.reshape(1, 15, 5), 4)[0]
+        assert torch.equal(confusion(said, label, 4).sum(0), one)
+
+
+class TestSummary:
+    MATRIX = np.array([[50, 10], [5, 35]])
+
+    def test_hand_computed(self):
+        found = summary(self.MATRIX)
+        iou = (50 / (65 + EPSILON), 35 / (50 + EPSILON))
+        assert found["iou_1"] == pytest.approx(iou[1], rel=1e-12)
+        assert found["miou"] == pytest.approx(sum(iou) / 2, rel=1e-12)
+        assert found["acc"] == pytest.approx(85 / (100 + EPSILON), rel=1e-12)
+        assert found["precision_1"] == pytest.approx(35 / 45)
+        assert found["recall_1"] == pytest.approx(35 / 40)
+        assert found["F1_1"] == pytest.approx(2 * 35 / (45 + 40), rel=1e-6)
+
+    def test_change_comes_first(self):
+        per = [name for name in summary(np.eye(3, dtype=int)) if name.startswith("iou_")]
+        assert per == ["iou_1", "iou_2", "iou_0"]
+        assert class_order(3) == [1, 2, 0]
+
+    def test_absent_classes_are_0(self):
+        rates = per_class(np.array([[9, 0], [0, 0]]))
+        assert {name: float(value[1]) for name, value in rates.items()} == dict.fromkeys(rates, 0.0)
+
+    def test_nothing_at_all(self):
+        assert set(summary(np.zeros((2, 2), dtype=int)).values()) == {0.0}
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["val_miou", "miou", "val_iou_1", "iou_0", "train_acc", "val_F1_12", "val_loss"])
+    def test_known(self, name):
+        assert find_metric(name) is not None
+
+    @pytest.mark.parametrize("name", ["val_iou", "loss", "val_fscore", "val_iou_x", "test_loss", "val_object_f1", ""])
+    def test_unknown(self, name):
+        assert find_metric(name) is None
+
+    def test_direction(self):
+        assert (direction("val_loss"), direction("val_iou_1"), direction("mf1")) == ("min", "max", "max")
+        assert direction("unheard_of") == "min"
+
+    def test_summary_reports_every_named_metric(self):
+        named = {m.name for m in METRIC_NAMES if not m.per_class and not m.name.startswith("object")} - {"loss"}
+        per = {f"{m.name}_{k}" for m in METRIC_NAMES if m.per_class for k in range(2)}
+        assert set(summary(np.eye(2, dtype=int))) == named | per

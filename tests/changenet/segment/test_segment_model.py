@@ -1,0 +1,154 @@
+"""The segment network against stored outputs, and its own promises."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from changenet.segment.model import ChangeDecoder, ChangeSegmenter, average_predictions, build_segmenter
+
+ROOT = Path(__file__).parents[3]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from parity_cases import load_runners, run_case  # noqa: E402
+
+CASES = (
+    "segment_data",
+    "segment_losses",
+    "segment_metrics_2class",
+    "segment_metrics_4class",
+    "train_segment_fan_tiny",
+    pytest.param("segment_fan_tiny_256", marks=pytest.mark.slow),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stored_numbers(name):
+    load_runners()
+    outcome = run_case(ROOT / "tests" / "golden" / f"{name}.json")
+    assert outcome.status == "pass", outcome.note
+
+
+class ToyPyramid(nn.Module):
+    """Four maps of strides 4, 8, 16, 32, with batch norm: like a ViT adapter, but tiny."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 4, stride, stride=stride) for stride in (4, 8, 16, 32))
+        self.norm = nn.BatchNorm2d(4)
+        self.num_passes = 0
+
+    def forward(self, x):
+        self.num_passes += 1
+        return [self.norm(conv(x)) for conv in self.convs]
+
+
+def toy(**options):
+    torch.manual_seed(0)
+    model = ChangeSegmenter(ToyPyramid(), ChangeDecoder((4, 4, 4, 4), 6, 3), **options).double()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name.endswith("running_var"):
+            nn.init.uniform_(tensor, 0.5, 1.5)
+        elif tensor.is_floating_point() and tensor.ndim:
+            nn.init.normal_(tensor, std=0.3)
+    return model.eval()
+
+
+def pair(batch=2, height=64, width=96):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(batch, 3, height, width, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+
+class TestDecoder:
+    def test_fusing_is_the_convolution_of_the_joined_maps(self):
+        decoder = toy().decoder
+        maps = [torch.randn(2, 6, 16 // s, 24 // s, dtype=torch.float64) for s in (1, 2, 4, 8)]
+        joined = torch.cat([F.interpolate(x, size=(16, 24), mode="bilinear") for x in reversed(maps)], 1)
+        assert torch.allclose(decoder.fuse(tuple(maps)), decoder.linear_fuse(joined), rtol=1e-12, atol=1e-12)
+
+    def test_fusing_trains_as_the_convolution_of_the_joined_maps(self):
+        decoder = toy().train().decoder
+        maps = [torch.randn(2, 6, 16 // s, 16 // s, dtype=torch.float64) for s in (1, 2, 4, 8)]
+        joined = torch.cat([F.interpolate(x, size=(16, 16), mode="bilinear") for x in reversed(maps)], 1)
+        grads = []
+        for fused in (decoder.fuse(tuple(maps)), decoder.linear_fuse(joined)):
+            grads.append(torch.autograd.grad(fused.square().sum(), list(decoder.linear_fuse.parameters())))
+        for mine, theirs in zip(*grads, strict=True):
+            assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-9)
+
+    def test_residual_blocks_add_a_tenth(self):
+        block = toy().decoder.dense_1x[0]
+        x = torch.randn(1, 6, 8, 8, dtype=torch.float64)
+        assert torch.allclose(block(x), x + 0.1 * block.conv2(F.relu(block.conv1(x))))
+
+
+class TestSegmenter:
+    def test_sizes_of_the_predictions(self):
+        sizes = [tuple(x.shape) for x in toy()(*pair())]
+        assert sizes == [(2, 3, 2, 3), (2, 3, 4, 6), (2, 3, 8, 12), (2, 3, 16, 24), (2, 3, 64, 96)]
+
+    def test_final_is_the_last_prediction(self):
+        model, (before, after) = toy(), pair()
+        assert torch.equal(model.final(before, after), model(before, after)[-1])
+
+    def test_auxiliary_heads_run_only_when_wanted(self):
+        model, (before, after) = toy(), pair()
+        ran = []
+        model.decoder.make_pred_c1.register_forward_hook(lambda *_: ran.append(1))
+        assert len(model.predictions(before, after, auxiliary=False)) == 1
+        model.final(before, after)
+        assert not ran
+
+    def test_averaged_result(self):
+        plain, averaging, (before, after) = toy(), toy(average_scales=True), pair()
+        predictions = plain(before, after)
+        *same, mean = averaging(before, after)
+        assert all(torch.equal(a, b) for a, b in zip(same, predictions, strict=False))
+        by_hand = sum(F.interpolate(x, size=(64, 96), mode="nearest") for x in predictions) / 5
+        assert torch.allclose(mean, by_hand, rtol=1e-12)
+        assert torch.equal(averaging.final(before, after), mean)
+        assert torch.equal(average_predictions(predictions), mean)
+
+    def test_one_pass_in_eval_two_in_training(self):
+        model, (before, after) = toy(), pair()
+        model(before, after)
+        assert model.backbone.num_passes == 1
+        model.train()(before, after)
+        assert model.backbone.num_passes == 3
+
+    def test_pairs_do_not_meet_in_eval(self):
+        model, (before, after) = toy(), pair()
+        together = model.final(before, after)
+        alone = torch.cat([model.final(before[i : i + 1], after[i : i + 1]) for i in range(2)])
+        assert torch.allclose(together, alone, rtol=1e-10, atol=1e-12)
+
+    def test_order_of_the_images_counts(self):
+        model, (before, after) = toy(), pair()
+        assert not torch.allclose(model.final(before, after), model.final(after, before))
+
+    def test_gradient_reaches_what_the_loss_needs(self):
+        model, (before, after) = toy().train(), pair()
+        model.predictions(before, after, auxiliary=False)[-1].sum().backward()
+        without = {name for name, p in model.named_parameters() if p.grad is None}
+        assert without == {name for name, _ in model.named_parameters() if ".make_pred_c" in name}
+
+
+class TestBuild:
+    def test_keys_and_parameters_of_fan_tiny(self):
+        model = build_segmenter(backbone="fan_tiny_8_p4_hybrid", image_size=(256, 256))
+        assert sum(p.numel() for p in model.parameters()) == pytest.approx(19.30e6, rel=1e-3)
+        decoder = sum(p.numel() for p in model.decoder.parameters())
+        assert decoder == pytest.approx(12.02e6, rel=1e-3)
+
+    def test_other_sizes_than_the_one_it_was_built_for(self):
+        model = build_segmenter(backbone="fan_tiny_8_p4_hybrid", image_size=(32, 32), embed_dim=4).eval()
+        with torch.no_grad():
+            assert model.final(torch.zeros(1, 3, 32, 48), torch.zeros(1, 3, 32, 48)).shape == (1, 2, 32, 48)
