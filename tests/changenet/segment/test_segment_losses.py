@@ -40,13 +40,17 @@ class TestCrossEntropy:
     def test_equals_torch_also_with_weights(self):
         logits, label = random_case()
         weight = torch.tensor([1.0, 3.0, 0.5], dtype=torch.float64)
-        assert cross_entropy(logits, label).item() == pytest.approx(F.cross_entropy(logits, label, ignore_index=255).item())
+        assert cross_entropy(logits, label).item() == pytest.approx(
+            F.cross_entropy(logits, label, ignore_index=255).item()
+        )
         want = F.cross_entropy(logits, label, weight, ignore_index=255).item()
         assert cross_entropy(logits, label, weight_K=weight).item() == pytest.approx(want)
 
     def test_label_of_8_bits_and_half_logits(self):
         logits, label = random_case()
-        assert cross_entropy(logits.half(), label.byte()) == pytest.approx(cross_entropy(logits, label).item(), rel=1e-2)
+        assert cross_entropy(logits.half(), label.byte()) == pytest.approx(
+            cross_entropy(logits, label).item(), rel=1e-2
+        )
 
 
 class TestFocal:

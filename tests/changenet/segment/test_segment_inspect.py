@@ -1,0 +1,137 @@
+"""What is said of a dataset before the first batch."""
+
+import numpy as np
+import pytest
+
+from changenet.segment.inspect import check_data
+
+
+@pytest.fixture
+def root(tmp_path, make_scenes):
+    folder = tmp_path / "data"
+    for split, num in {"train": 4, "val": 2, "test": 2}.items():
+        make_scenes(folder, split, num)
+    return folder
+
+
+def said(spec, action="train", thorough=False, level=None):
+    report = check_data(spec, action, thorough)
+    return [str(problem) for problem in report.problems if level in (None, problem.level)]
+
+
+def test_a_good_set_has_no_problems(root, make_spec):
+    report = check_data(make_spec(root), "train", True)
+    assert report.problems == []
+    assert report.facts["train"]["rows"] == 4
+    assert report.facts["train"]["labels"] == {"unchanged": "85.94%", "changed": "14.06%"}
+    assert report.facts["train"]["masks read"] == 4
+
+
+def test_missing_files_are_named_with_their_line(root, make_spec):
+    (root / "B" / "train_1.png").unlink()
+    (root / "label" / "train_2.png").rename(root / "label" / "train_2.tiff")
+    found = said(make_spec(root))
+    assert len(found) == 2
+    assert "train.txt:2 · no later image" in found[0]
+    assert "train.txt:3 · no mask" in found[1]
+    assert "there is train_2.tiff: set dataset.segment.label_suffix" in found[1]
+
+
+def test_problems_of_all_splits_together(root, make_spec):
+    (root / "A" / "train_0.png").unlink()
+    (root / "A" / "val_0.png").unlink()
+    assert len(said(make_spec(root))) == 2
+
+
+def test_a_missing_root_is_named_once(tmp_path, make_spec):
+    found = said(make_spec(tmp_path / "nowhere"))
+    assert len(found) == 1
+    assert "root_dir" in found[0]
+
+
+def test_inference_needs_no_masks(root, make_spec):
+    for path in (root / "label").iterdir():
+        path.unlink()
+    (root / "label").rmdir()
+    assert said(make_spec(root), "inference") == []
+    assert any("label" in text for text in said(make_spec(root), "evaluate"))
+
+
+def test_masks_of_0_and_1_under_norm(root, make_spec, make_scenes):
+    make_scenes(root, "train", 4, label=lambda changed: changed)
+    found = said(make_spec(root), level="error")
+    assert len(found) == 4
+    assert "train.txt:1 · mask" in found[0]
+    assert "label_transform: None" in found[0]
+    assert said(make_spec(root, dataset__segment__label_transform="None", dataset__segment__num_classes=2))
+
+
+def test_smooth_masks_are_a_warning(root, make_spec, make_scenes):
+    def smooth(changed):
+        soft = 255 * changed
+        soft[0, :6] = 128
+        return soft
+
+    make_scenes(root, "train", 4, label=smooth)
+    found = said(make_spec(root), level="warning")
+    assert len(found) == 1
+    assert "4 masks hold values between 0 and 255 (0.59% of the pixels" in found[0]
+    assert said(make_spec(root), level="error") == []
+
+
+def test_colour_masks(root, make_spec, make_image):
+    make_image(root / "label" / "train_0.png", np.arange(32 * 32 * 3).reshape(32, 32, 3) % 256)
+    assert "train.txt:1" in said(make_spec(root), level="error")[0]
+    assert "a colour picture" in said(make_spec(root), level="error")[0]
+
+
+def test_class_numbers_too_high(root, make_spec, make_scenes):
+    for split in ("train", "val"):
+        make_scenes(root, split, 4, label=lambda changed: 3 * changed)
+    ids = {"dataset__segment__label_transform": "None", "dataset__segment__num_classes": 3}
+    found = said(make_spec(root, **ids), level="error")
+    assert len(found) == 8
+    assert "class numbers 3" in found[0]
+    assert said(make_spec(root, **{**ids, "dataset__segment__num_classes": 4})) == []
+
+
+def test_forgotten_norm(root, make_spec):
+    found = said(make_spec(root, dataset__segment__label_transform="None"), level="error")
+    assert all("label_transform: norm" in text for text in found)
+    assert len(found) == 2
+
+
+def test_sizes(root, make_spec, make_image):
+    make_image(root / "B" / "train_1.png", np.zeros((16, 32)))
+    found = said(make_spec(root))
+    assert "train.txt:2 · different sizes: earlier 32 x 32, later 16 x 32, mask 32 x 32" in found[0]
+    assert said(make_spec(root), level="error") == []
+    assert len(said(make_spec(root, dataset__segment__windows={"enable": True}), level="error")) == 1
+
+
+def test_damaged_images_are_found_thoroughly(root, make_spec):
+    path = root / "A" / "train_0.png"
+    path.write_bytes(path.read_bytes()[:200])
+    assert "train.txt:1" in said(make_spec(root), thorough=True, level="error")[0]
+
+
+def test_fewer_pairs_than_a_batch(root, make_spec):
+    found = said(make_spec(root, dataset__segment__batch_size=5))
+    assert "4 pairs are fewer than one batch of 5" in found[0]
+    assert said(make_spec(root, dataset__segment__batch_size=5), "evaluate") == []
+
+
+def test_the_same_image_in_two_splits(root, make_spec, make_list):
+    make_list(root, "val", ["val_0.png", "train_2.png"])
+    found = said(make_spec(root), thorough=True)
+    assert "val.txt:2 · train_2.png is also in" in found[0]
+
+
+def test_no_change_anywhere(root, make_spec, make_scenes):
+    make_scenes(root, "test", 2, label=lambda changed: 0 * changed)
+    assert "no changed pixel in the 2 masks" in said(make_spec(root), "evaluate", level="warning")[0]
+
+
+def test_no_validation_list(root, make_spec):
+    found = said(make_spec(root, dataset__segment__validation_split=""))
+    assert found == ["dataset.segment.validation_split · not set · training runs without validation"]
