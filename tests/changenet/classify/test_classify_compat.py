@@ -1,0 +1,48 @@
+"""Small things that docs/tao-compat.md promises."""
+
+import numpy as np
+import pytest
+import torch
+
+from changenet.__main__ import TASKS
+from changenet.classify.pictures import TrainingPictures
+from changenet.classify.runtime import ClassifyRuntime
+from changenet.classify.transform import IMAGENET, Normalization
+from fiducial import cli
+
+
+def test_image_ext_not_set(make_spec):
+    assert make_spec(dataset__classify__image_ext=None).dataset.classify.image_ext == ".jpg"
+
+
+@pytest.mark.parametrize(("frequency", "every"), [(1, 1), (5, 2)])
+def test_logging_frequency_is_lowered_to_the_epochs(make_spec, frequency, every):
+    board = {"enabled": True, "infrequent_logging_frequency": frequency}
+    pictures = ClassifyRuntime(make_spec(train__tensorboard=board)).module(pretrained=False).pictures
+    assert pictures.every == every
+
+
+@pytest.mark.parametrize("board", [{"enabled": False}, {"enabled": True, "infrequent_logging_frequency": 0}])
+def test_no_pictures(make_spec, board):
+    assert ClassifyRuntime(make_spec(train__tensorboard=board)).module(pretrained=False).configure_callbacks() == []
+
+
+def test_pictures_have_the_colours_of_the_files():
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 5, 3)).astype(np.uint8)
+    normalize = Normalization(*IMAGENET)
+    shown = TrainingPictures(1, normalize)._colours(normalize(pixels))
+    torch.testing.assert_close(shown, torch.from_numpy(pixels).permute(2, 0, 1) / 255, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("own", "expected"), [(-1, 4), (3, 3)])
+def test_batch_size_of_an_action(make_spec, own, expected):
+    spec = make_spec(evaluate__batch_size=own, inference__batch_size=own)
+    for split in ("test", "infer"):
+        assert len(next(iter(ClassifyRuntime(spec).loader(split)))["row"]) == expected
+
+
+def test_the_last_epoch_is_always_kept(make_spec_file, tmp_path):
+    spec = make_spec_file(train__num_epochs=3, train__checkpoint_interval=2)
+    assert cli.main(TASKS, ["train", "-e", str(spec)], prog="changenet") == 0
+    kept = sorted(path.name for path in (tmp_path / "results/train").glob("model_epoch_*.pth"))
+    assert kept == ["model_epoch_001_step_00012.pth", "model_epoch_002_step_00018.pth"]
