@@ -47,10 +47,11 @@ def _run(task: Task, run: Run) -> dict[str, float]:
     loader = runtime.loader(SPLIT[run.action], rank=global_rank(), world_size=devices.num_processes)
     with plain_interrupts(trainer):
         trainer.test(module, dataloaders=loader, verbose=False)
+    results = module.results
     if not trainer.is_global_zero:
         return {}
     facts = {**runtime.facts(run.action), **_facts(model_file, predictor)}
-    written: dict[str, float] = runtime.write(run.action, module.results, run.folder, facts)
+    written: dict[str, float] = runtime.write(run.action, results, run.folder, facts)
     return written
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fiducial.actions.preflight import preflight
 from fiducial.checkpoints.reading import read
 from fiducial.checkpoints.resolving import real_file
-from fiducial.errors import CheckpointError, SpecError
+from fiducial.errors import CheckpointError, DatasetError, SpecError
 from fiducial.run.console import LOGGER
 from fiducial.run.devices import resolve_devices
 from fiducial.run.resume import place_of
@@ -39,6 +39,9 @@ def train(task: Task, run: Run) -> None:
         if resume is not None and "state_dict" in str(error):
             fix = "use the spec of that run, or another results_dir (or delete the checkpoint) to start anew"
             raise CheckpointError(str(resume), f"the architecture has changed: {_first_lines(error)}", fix) from error
+        if "within local rank has zero length" in str(error):
+            found = f"fewer batches than the {devices.num_processes} processes"
+            raise DatasetError("validation data", found, "lower the batch size, or use fewer processes") from error
         raise
 
 

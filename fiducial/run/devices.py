@@ -46,6 +46,8 @@ def resolve_devices(section: Any, name: str) -> Devices:
         local, world = int(env.get("LOCAL_WORLD_SIZE", "1")), int(env.get("WORLD_SIZE", "1"))
         if gpus and local > gpus:
             raise SpecError("torchrun --nproc-per-node", f"{local} processes for {gpus} GPU(s)", f"use at most {gpus}")
+        if not gpus:
+            LOGGER.warning("no CUDA device: %d process(es) on the CPU", world)
         return Devices("gpu" if gpus else "cpu", local, world // local)
     by_launcher = _nodes(gpus)
     if by_launcher:

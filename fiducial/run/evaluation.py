@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,21 +14,25 @@ from fiducial.task import Evaluator, Predictor
 
 
 class EvaluationModule(pl.LightningModule):
-    """Hands every batch to the predictor and its output to the evaluator."""
+    """Hands every batch to the predictor and its output to the evaluator; a rank may have no batch at all."""
 
     def __init__(self, predictor: Predictor, evaluator: Evaluator) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._start = time.monotonic()
         self.predictor, self.evaluator = predictor, evaluator
         network = getattr(predictor, "network", None)
         self.network = network if isinstance(network, nn.Module) else nn.Identity()
-        self.results: Any = None
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.evaluator.update(self.predictor.predict(batch), batch)
 
-    def on_test_epoch_start(self) -> None:
+    def on_test_start(self) -> None:
         self._start = time.monotonic()
 
-    def on_test_epoch_end(self) -> None:
-        self.results = self.evaluator.finish()
+    @cached_property
+    def results(self) -> Any:
+        """What the evaluator makes of all batches: to be asked for after the test, on every rank."""
+        results = self.evaluator.finish()  # in no hook: Lightning calls none on a rank without batches
         LOGGER.info("%s: %.1f s for the whole split", self.predictor.runtime, time.monotonic() - self._start)
+        return results

@@ -69,7 +69,8 @@ class PeriodicCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # the last batch's file is left to the end of the epoch, when the validation is part of it: the same name
-        if self._due("step", trainer) and batch_idx + 1 < trainer.num_training_batches:
+        inside = batch_idx + 1 < trainer.num_training_batches
+        if inside and self._due("step", trainer) and trainer.global_step != self._step:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -79,7 +80,7 @@ class PeriodicCheckpoint(Checkpoint):
 
     def _due(self, unit: str, trainer: pl.Trainer) -> bool:
         count = trainer.global_step if unit == "step" else trainer.current_epoch + 1
-        return self.periodic and self.unit == unit and count % self.every == 0 and trainer.global_step != self._step
+        return self.periodic and self.unit == unit and count % self.every == 0
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if trainer.state.fn != "fit" or trainer.global_step in (0, self._step) or trainer.world_size > 1:

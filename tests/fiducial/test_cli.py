@@ -69,6 +69,21 @@ class TestArguments:
         assert "'other' is not available in this version · set task to one of: line" in capfd.readouterr().err
 
 
+class TestCheck:
+    def test_finds_problems_and_writes_nothing(self, spec, tmp_path, capfd):
+        assert run("check", "train", "-e", spec, "train.checkpoint_interval=20", "results_dir=r") == 1
+        said = capfd.readouterr()
+        assert "train.checkpoint_interval · above num_epochs · lower it" in said.err
+        assert "1 error(s), 0 warning(s)" in said.err
+        assert "rows: 12" in said.out
+        assert not (tmp_path / "r").exists()
+
+    def test_missing_keys(self, spec, capfd):
+        assert run("check", "evaluate", "-e", spec, "evaluate.checkpoint='???'") == 1
+        assert "evaluate.checkpoint · still ???" in capfd.readouterr().err
+        assert run("check", "evaluate", "--spec-only", "-e", spec, "evaluate.checkpoint='???'") == 0
+
+
 class TestDefaultSpecs:
     def test_printed(self, capfd):
         import yaml

@@ -54,6 +54,13 @@ class TestTwoProcesses:
         assert scores[0] == scores[1]  # 3 batches: one rank has two of them, the other one
         assert [row for row, _ in scores[0]] == list(range(10))
 
+        done = start(2, "evaluate", "results_dir=few", checkpoint, TINY_VAL="3")  # one batch
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "few/evaluate/evaluate.json").read_text())["rows"] == scores[0][:3]
+        done = start(2, "train", "results_dir=few", "dataset.rows=22", TINY_VAL="3")
+        assert done.returncode == 1
+        assert "validation data · fewer batches than the 2 processes" in done.stderr
+
     @pytest.mark.parametrize("rank", [0, 1])
     def test_a_failing_rank_ends_all(self, start, tmp_path, rank):
         begin = time.monotonic()

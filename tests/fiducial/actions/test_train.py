@@ -134,6 +134,9 @@ class TestResume:
         assert before + after == whole
         validated = [r["epoch"] for r in records(tmp_path) if r["message"] == "Eval metrics generated."]
         assert validated == [0, 1, 2, 3]
+        for epoch in range(4):
+            (file,) = (tmp_path / "a/train").glob(f"model_epoch_00{epoch}_step_{3 * epoch + 3:05d}.pth")
+            assert place_of(read(file).raw, file) == Place(epoch + 1)
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_after_a_signal(self, train, whole, tmp_path, number, capfd):
