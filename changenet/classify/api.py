@@ -6,38 +6,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
+from changenet.api import Picture, as_rgb, device_of
 from changenet.classify.data import registered
 from changenet.classify.model import score as score_of
 from changenet.classify.outputs import DECISIONS
 from changenet.classify.runtime import ClassifyRuntime
-from changenet.classify.task import CLASSIFY
 from changenet.classify.transform import Pixels, compose_lights
 from changenet.config import ExperimentSpec
-from fiducial.checkpoints.reading import read
-from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES, resolve_model_file
-from fiducial.data.images import read_rgb, to_rgb
-from fiducial.deploy.predictors import METADATA, OnnxPredictor
-from fiducial.errors import CheckpointError, DatasetError
-from fiducial.spec.compose import Source, compose, read_source
+from fiducial.errors import DatasetError
 
 if TYPE_CHECKING:
     from fiducial.task import Predictor
 
-__all__ = ["Inspector", "PairScore", "load"]
+__all__ = ["Inspector", "Lights", "PairScore"]
 
-Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
-"""A file, a PIL image, or a uint8 array ``(H, W, 3)`` RGB or ``(H, W)`` grey, 0..255."""
 Lights = Picture | Sequence[Picture] | Mapping[str, Picture]
 """One image: a picture, or one per light (in the order of ``Inspector.lights``, or by light name)."""
 
@@ -52,7 +43,7 @@ class PairScore:
 
 
 class Inspector:
-    """A trained classify model with the preprocessing it was trained with. Make one with :func:`load`.
+    """A trained classify model with the preprocessing it was trained with. Make one with :func:`changenet.load`.
 
     ``margin`` may be changed; scores above it are FAIL.
     """
@@ -67,6 +58,22 @@ class Inspector:
     def spec(self) -> ExperimentSpec:
         """The spec the model was trained with."""
         return self._runtime.spec
+
+    @staticmethod
+    def spec_of(about: Mapping[str, Any]) -> dict[str, Any]:
+        """A spec's tree from what an exported model says of itself."""
+        data = {key: about[key] for key in ("image_height", "image_width", "input_map", "concat_type", "grid_map")}
+        lights = len(about["input_map"] or ()) or 1
+        data |= {"num_golden": about["num_golden"], "align": about["align"], "num_input": lights}
+        data["augmentation_config"] = {"rgb_input_mean": about["mean"], "rgb_input_std": about["std"]}
+        return {
+            "task": "classify",
+            "model": {
+                "backbone": {"type": about["backbone"]},
+                "classify": {"difference_module": about["difference_module"], "eval_margin": about["eval_margin"]},
+            },
+            "dataset": {"classify": data},
+        }
 
     def score(self, test: Lights, golden: Lights | Sequence[Lights]) -> PairScore:
         """Compare one part with its golden (with several: a sequence of ``dataset.classify.num_golden`` goldens).
@@ -89,8 +96,8 @@ class Inspector:
         return results + (self._run(batch) if batch else [])
 
     def _run(self, batch: list[tuple[torch.Tensor, torch.Tensor]]) -> list[PairScore]:
-        device = next((p.device for p in getattr(self._predictor, "network", torch.nn.Module()).parameters()), None)
-        test, golden = (torch.stack(images).to(device or "cpu") for images in zip(*batch, strict=True))
+        device = device_of(self._predictor)
+        test, golden = (torch.stack(images).to(device) for images in zip(*batch, strict=True))
         unknown = torch.full((len(batch),), -1)  # nothing says which goldens are the same
         output = self._predictor.predict({"test": test, "golden": golden, "golden_id": unknown})
         margin = np.float32(self.margin)
@@ -123,84 +130,4 @@ class Inspector:
             names = f" ({', '.join(self.lights)})" if self.lights else ""
             raise DatasetError("image", f"{len(pictures)} pictures", f"the model takes {wanted} per image{names}")
         height, width = self._runtime.layout.tile
-        return [np.asarray(_rgb(p).resize((width, height), Image.Resampling.BILINEAR)) for p in pictures]
-
-
-def load(path: str | Path, *, spec: str | Path | None = None, device: str | torch.device | None = None) -> Inspector:
-    """Load a trained classify model.
-
-    ``path``: a run's results folder, a checkpoint (this project's or TAO's), or an exported ``.onnx`` file. ``spec``:
-    the training's YAML; only needed for TAO checkpoints that have no ``experiment.yaml`` beside them. ``device``: where
-    torch runs it, a GPU when there is one.
-
-    Raises: CheckpointError when there is no such model, it is damaged or unsafe, or what it is cannot be told.
-    """
-    found = resolve_model_file(
-        path,
-        results_dir=None,
-        prefix=CLASSIFY.prefix,
-        key="path",
-        suffixes=(*CHECKPOINT_SUFFIXES, ".onnx"),
-    ).path
-    if found.suffix.lower() == ".onnx":
-        runtime = ClassifyRuntime(_validated(_spec_of_onnx(found)))
-        return Inspector(runtime, OnnxPredictor(found, runtime))
-    checkpoint = read(found)
-    stored = checkpoint.meta.get("hyper_parameters") if "fiducial" in checkpoint.raw else None
-    runtime = ClassifyRuntime(_validated(_spec_tree(found, stored, spec)))
-    predictor = runtime.torch_predictor(checkpoint)
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    predictor.network.to(chosen)
-    return Inspector(runtime, predictor)
-
-
-def _rgb(picture: Picture) -> Image.Image:
-    if isinstance(picture, (str, Path)):
-        return read_rgb(picture)
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
-            found = f"{picture.dtype} array of shape {picture.shape}"
-            raise DatasetError("image", found, "give uint8 (H, W, 3) RGB or (H, W) grey")
-        picture = Image.fromarray(picture)
-    return to_rgb(picture)
-
-
-def _validated(tree: dict[str, Any]) -> ExperimentSpec:
-    return compose(ExperimentSpec, Source(tree)).spec
-
-
-def _spec_tree(path: Path, stored: Any, spec: str | Path | None) -> dict[str, Any]:
-    beside = path.resolve().parent / "experiment.yaml"
-    if spec is not None:
-        return read_source(ExperimentSpec, Path(spec), ["task=classify"]).tree
-    if isinstance(stored, Mapping) and "model" in stored:
-        return dict(stored)
-    if beside.is_file():
-        return read_source(ExperimentSpec, beside, ["task=classify"]).tree
-    raise CheckpointError(str(path), "does not say what it was trained with", "give spec=, the training's YAML file")
-
-
-def _spec_of_onnx(path: Path) -> dict[str, Any]:
-    import onnx
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's own exceptions
-        raise CheckpointError(str(path), f"not an ONNX file: {error}", "export the model again") from None
-    said = {item.key: item.value for item in model.metadata_props}
-    if METADATA not in said:
-        raise CheckpointError(
-            str(path), "does not say how its inputs are prepared", "export it with `changenet export`"
-        )
-    meta = json.loads(said[METADATA])
-    data = {key: meta[key] for key in ("image_height", "image_width", "input_map", "concat_type", "grid_map")}
-    data |= {"num_golden": meta["num_golden"], "align": meta["align"], "num_input": len(meta["input_map"] or ()) or 1}
-    data["augmentation_config"] = {"rgb_input_mean": meta["mean"], "rgb_input_std": meta["std"]}
-    return {
-        "task": "classify",
-        "model": {
-            "backbone": {"type": meta["backbone"]},
-            "classify": {"difference_module": meta["difference_module"], "eval_margin": meta["eval_margin"]},
-        },
-        "dataset": {"classify": data},
-    }
+        return [np.asarray(as_rgb(p).resize((width, height), Image.Resampling.BILINEAR)) for p in pictures]

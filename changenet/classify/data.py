@@ -17,11 +17,12 @@ from changenet.classify.transform import Normalization, PairAugment, Pixels, com
 from fiducial.data.images import ImageCache
 from fiducial.data.registration import apply_shift, shift_between
 from fiducial.data.samplers import Draw
+from fiducial.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PairBatch", "PairDataset", "PairReader"]
+__all__ = ["PairBatch", "PairDataset", "PairError", "PairReader"]
 
 _Resampling = Image.Resampling
 
@@ -39,6 +40,19 @@ class PairBatch(TypedDict):
     label: Tensor
     row: Tensor
     golden_id: Tensor
+
+
+class PairError(DatasetError):
+    """An image of a row that cannot be read.
+
+    It survives the way out of a loading process: there torch makes it again from nothing but its printed text.
+    """
+
+    def __init__(self, where: str, found: str | None = None, fix: str = "") -> None:
+        if found is None:
+            text = where.strip().rpartition(f"{type(self).__name__}: ")[2]
+            where, found, fix = (*text.split(" · ", 2), "", "")[:3]
+        super().__init__(where, found, fix)
 
 
 class PairReader:
@@ -86,7 +100,7 @@ class PairDataset(Dataset[dict[str, Any]]):
     ``augment`` None leaves images as they are. With several goldens, ``random_goldens`` draws them; else they are the
     first in sorted order, repeated when there are too few.
 
-    Raises: DatasetError naming the file, when an image cannot be read.
+    Raises: PairError naming the CSV line and the file, when an image cannot be read.
     """
 
     def __init__(
@@ -117,7 +131,11 @@ class PairDataset(Dataset[dict[str, Any]]):
         row = self.table.rows[index]
         rng = np.random.default_rng((self.seed, epoch, index))  # the same on any worker and rank
         resample = _Resampling.BICUBIC if self.augment else _Resampling.BILINEAR
-        images = self.reader.tiles(row, self._choose_goldens(row, rng), resample)
+        try:
+            images = self.reader.tiles(row, self._choose_goldens(row, rng), resample)
+        except DatasetError as error:
+            problem = error.problems[0]
+            raise PairError(f"{self.table.where(row)}: {problem.where}", problem.found, problem.fix) from None
         if self.augment:
             changed = self.augment([[Image.fromarray(tile) for tile in tiles] for tiles in images], rng)
             images = [[np.asarray(tile) for tile in tiles] for tiles in changed]
@@ -143,8 +161,7 @@ class PairDataset(Dataset[dict[str, Any]]):
 
 def shared_goldens(table: PairTable) -> list[int]:
     """For every row a number that is equal for equal goldens; -1 for a golden that no other row has."""
-    single = table.layout.num_golden == 1
-    keys = [(row.golden_path, row.object_name if single else "") for row in table.rows]
+    keys = [table.golden_key(row) for row in table.rows]
     count = Counter(keys)
     number = {key: place for place, key in enumerate(count)}
     return [number[key] if count[key] > 1 else -1 for key in keys]

@@ -58,7 +58,8 @@ class PairData(pl.LightningDataModule):
         )
         epoch, batch = self._position()
         sampler.set_epoch(epoch)
-        sampler.start(batch * self.batch_size * world_size)
+        # at most the whole epoch: the batch size may have been raised in the middle of one
+        sampler.start(min(batch * self.batch_size, len(sampler)) * world_size)
         return DataLoader(
             self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=True, **_options(self.workers)
         )

@@ -97,7 +97,7 @@ def _facts(table: PairTable) -> dict[str, Any]:
         "images": str(table.images_dir),
         "rows": len(table.rows),
         "labels": dict(labels.most_common()),
-        "goldens": len({(row.golden_path, row.object_name) for row in table.rows}),
+        "goldens": len({table.golden_key(row) for row in table.rows}),
     }
 
 

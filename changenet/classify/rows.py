@@ -126,6 +126,10 @@ class PairTable:
         """With several goldens: the names of the candidates in the row's folder, sorted."""
         return _names_in(self.images_dir / row.golden_path, self.layout)
 
+    def golden_key(self, row: PairRow) -> tuple[str, str]:
+        """Equal for rows that are compared with the same golden (with several: the same folder of them)."""
+        return row.golden_path, row.object_name if self.layout.num_golden == 1 else ""
+
     def where(self, row: PairRow) -> str:
         """``file.csv:12``, for messages."""
         return f"{self.csv_path}:{row.line}"

@@ -14,6 +14,7 @@ from changenet.classify.checks import effective_margin, validates
 from changenet.classify.data import PairDataset
 from changenet.classify.datamodule import PairData, ordered_loader
 from changenet.classify.lightning import ClassifyModule
+from changenet.classify.metrics import suggest_margin
 from changenet.classify.model import EuclideanClassifier, LearnableClassifier, build_classifier
 from changenet.classify.outputs import (
     PairEvaluator,
@@ -139,6 +140,7 @@ class ClassifyRuntime:
                 role,
                 backbone.pretrained_backbone_path,
                 image_size=self.layout.composed,
+                encryption_key=self.spec.encryption_key,
             )
             LOGGER.info("%s", report.summary())
 
@@ -277,6 +279,11 @@ class ClassifyRuntime:
             return {}
         report = write_evaluation(folder, self.spec, self.table("test"), results, self.margin, facts)
         LOGGER.info("%s", summary_line(report))
+        if report.total.num_defects:
+            margin = suggest_margin(results.score, results.label)
+            LOGGER.info(
+                "the largest eval_margin that misses no defect of this data: %.4g (now %g)", margin, self.margin
+            )
         LOGGER.info("report: %s", folder / "report.html")
         return report.kpis("test")
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import changenet
-from changenet.classify.api import load
+from changenet.api import load
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.config import ExperimentSpec
 from fiducial.deploy.onnx import ExportSettings, export_onnx

@@ -305,6 +305,19 @@ class TestBadInput:
         assert not list((tmp_path / "results/train").glob("*.pth"))
         assert read_status(tmp_path / "results/train/status.json")[-1]["status"] == "FAILURE"
 
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_damaged_image_while_training(self, make_spec_file, pair_data, tmp_path, capfd, workers):
+        """A quick look before training does not decode images; the message is the same from a loading process."""
+        shutil.copytree(pair_data, tmp_path / "data")
+        for path in (tmp_path / "data/train").rglob("*_WhiteLight.png"):
+            path.write_bytes(path.read_bytes()[:60])
+        files = {"csv_path": f"{tmp_path}/data/train.csv", "images_dir": f"{tmp_path}/data"}
+        spec = make_spec_file(dataset__classify__train_dataset=files, dataset__classify__workers=workers)
+        assert run("train", spec) == 1
+        said = capfd.readouterr().err
+        assert re.search(r"ERROR - \S+train\.csv:\d+: \S+_WhiteLight\.png · an image that cannot be read", said)
+        assert "Traceback" not in said
+
     def test_wrong_architecture_at_evaluation(self, trained, capfd):
         overrides = ("evaluate.checkpoint=latest", "model.classify.difference_module=euclidean")
         assert run("evaluate", trained[0], *overrides) == 1
