@@ -35,8 +35,8 @@ def train(task: Task, run: Run) -> None:
     try:
         with plain_interrupts(trainer):
             trainer.fit(module, datamodule=datamodule, ckpt_path=str(resume) if resume else None)
-    except RuntimeError as error:
-        if resume is not None and "state_dict" in str(error):
+    except (RuntimeError, ValueError) as error:
+        if resume is not None and any(part in str(error) for part in ("state_dict", "parameter group")):
             fix = "use the spec of that run, or another results_dir (or delete the checkpoint) to start anew"
             raise CheckpointError(str(resume), f"the architecture has changed: {_first_lines(error)}", fix) from error
         if "within local rank has zero length" in str(error):

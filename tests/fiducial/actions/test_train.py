@@ -208,6 +208,17 @@ class TestResume:
         assert code == 1
         assert "the architecture has changed" in records(tmp_path)[-1]["message"]
 
+    def test_changed_optimizer(self, train, tmp_path, monkeypatch):
+        train("a", "train.num_epochs=1")
+        monkeypatch.setattr(
+            tiny_runtime.Module,
+            "configure_optimizers",
+            lambda self: tiny_runtime.torch.optim.AdamW([self.model.out.bias]),
+        )
+        code, _ = train("a")
+        assert code == 1
+        assert "the architecture has changed" in records(tmp_path)[-1]["message"]
+
     def test_workers(self, train, whole):
         tiny_runtime.STOP[1, 1] = RuntimeError("broken")
         before = train("a", "dataset.workers=1")[1]
