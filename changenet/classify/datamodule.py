@@ -45,8 +45,9 @@ class PairData(pl.LightningDataModule):
         return len(self.train_set) // self.batch_size
 
     def train_dataloader(self) -> DataLoader[Any]:
-        weights = fpratio_weights([row.label for row in self.train_set.table.rows], self.fpratio)
-        LOGGER.info("Sampling Defective components at %05.2f:1 rate", weights.max())
+        labels = [row.label for row in self.train_set.table.rows]
+        weights = fpratio_weights(labels, self.fpratio)
+        LOGGER.info("Sampling Defective components at %05.2f:1 rate", weights[labels.index(1)])
         rank, world_size = self._ranks()
         sampler = EpochSampler(
             len(self.train_set),

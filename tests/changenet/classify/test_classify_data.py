@@ -198,6 +198,17 @@ class TestLoaders:
         batches = list(ordered_loader(make_dataset("val"), batch_size=4, workers=0))
         assert [batch["row"].tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
 
+    def test_the_weight_of_a_defect_is_printed_as_tao_does(self, make_dataset, caplog, monkeypatch):
+        monkeypatch.setattr("fiducial.run.console.LOGGER.propagate", True)
+        with caplog.at_level("INFO"):
+            PairData(make_dataset("train"), None, batch_size=4, workers=0, fpratio=0.25).train_dataloader()
+        assert "Sampling Defective components at 00.50:1 rate" in caplog.text  # 0.25 * 16 good / 8 defects
+
+    def test_resuming_with_larger_batches_does_not_leave_the_epoch(self, make_dataset, monkeypatch):
+        data = PairData(make_dataset("train"), None, batch_size=8, workers=0, fpratio=0.25)
+        monkeypatch.setattr(data, "_position", lambda: (2, 5))  # five batches of four were done
+        assert list(data.train_dataloader()) == []
+
     def test_training_draws_defects_as_often_as_asked(self, make_dataset):
         data = PairData(make_dataset("train", seed=1), None, batch_size=4, workers=0, fpratio=1.0)
         loader = data.train_dataloader()
