@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fiducial.checkpoints.keys import KeyMap
 
-__all__ = ["KEY_MAPS", "backbone_of", "value_at"]
+__all__ = ["KEY_MAPS", "backbone_of", "task_of", "value_at"]
 
 KEY_MAPS = (
     KeyMap(
@@ -19,6 +19,20 @@ KEY_MAPS = (
 _PREFIX = "model.backbone."
 _FAN = {(192, 8): "tiny_8", (384, 10): "small_12", (448, 16): "base_16", (480, 22): "large_16"}
 _RADIO = {768: "base", 1024: "large", 1280: "huge"}
+
+
+_TASK_LAYERS = {
+    "decoder.change_probability.conv2d.weight": "segment",
+    "decoder.classifier.0.weight": "classify",
+    "fc1.0.weight": "classify",
+}
+"""Layers that only one task has."""
+
+
+def task_of(keys: Iterable[str]) -> str | None:
+    """``classify`` or ``segment`` by the names of a checkpoint's tensors; None for other networks."""
+    names = {key.removeprefix("model.") for key in keys}
+    return next((task for layer, task in _TASK_LAYERS.items() if layer in names), None)
 
 
 def backbone_of(shape: Mapping[str, tuple[int, ...]]) -> str | None:

@@ -173,8 +173,8 @@ class SceneReader:
         if pair in self._kept:
             self._kept.move_to_end(pair)
             return self._kept[pair]
-        before, valid = self._picture(pair.before)
-        after, also_valid = self._picture(pair.after)
+        before, valid = self.picture(pair.before)
+        after, also_valid = self.picture(pair.after)
         label = self.label(pair.label) if pair.label else None
         for known in (valid, also_valid):
             if known is not None and label is not None and known.shape == label.shape:
@@ -189,10 +189,11 @@ class SceneReader:
 
     def valid(self, pair: ScenePair) -> NDArray[np.bool_] | None:
         """Where both images have data; None where files cannot say that there is none."""
-        masks = [mask for path in (pair.before, pair.after) if (mask := self._picture(path)[1]) is not None]
+        masks = [mask for path in (pair.before, pair.after) if (mask := self.picture(path)[1]) is not None]
         return np.logical_and.reduce(masks) if masks and masks[0].shape == masks[-1].shape else None
 
-    def _picture(self, path: Path) -> tuple[Pixels, NDArray[np.bool_] | None]:
+    def picture(self, path: Path) -> tuple[Pixels, NDArray[np.bool_] | None]:
+        """One image as uint8 RGB ``(H, W, 3)``, and where it has data, ``(H, W)``; None where its file cannot say."""
         if path.suffix.lower() not in TIFF and self.scaling is None:
             return np.asarray(read_rgb(path)), None
         raster = read_raster(path, scaling=resolve_scaling(path, self.scaling, self.bands), bands=self.bands)

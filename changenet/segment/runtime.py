@@ -147,12 +147,10 @@ class SegmentRuntime:
         if cut.enable:
             overlap = 0 if name == "val" else round(cut.overlap * data.img_size)
             windowing = Windowing(overlap, cut.per_image, cut.on_change)
-        # TAO-compat: mean and std of the spec count in training only
-        normalize = Normalization() if tao and not training else self.normalization
         return SceneDataset(
             self.split(name),
             SceneReader.of(data),
-            normalize,
+            self.normalization_for(training=training),
             side=data.img_size,
             augment=SceneAugment(data.augmentation, tao) if training else None,
             windowing=windowing,
@@ -161,6 +159,11 @@ class SegmentRuntime:
             original_size=data.outputs.original_size and name in _SECTIONS,
             seed=self.spec.train.seed,
         )
+
+    def normalization_for(self, *, training: bool) -> Normalization:
+        """What images are normalised with."""
+        # TAO-compat: mean and std of the spec count in training only
+        return Normalization() if self.spec.compat == "tao" and not training else self.normalization
 
     def loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
         """Batches of ``test`` or ``infer`` in the order of the list."""
@@ -253,6 +256,10 @@ class SegmentRuntime:
             "img_size": self.data.img_size,
             "num_classes": self.data.num_classes,
             "multi_scale_infer": multi_scale_infer(self.spec),
+            "windows": plain(self.data.windows),
+            "raster": plain(self.data.raster),
+            "color_map": self.data.color_map,
+            "data_name": self.data.data_name,
         }
 
     def evaluator(self) -> SegmentEvaluator:

@@ -1,0 +1,183 @@
+"""The segment task as a library: load a trained model, find what changed between two pictures.
+
+>>> detector = changenet.load("results/train")
+>>> change = detector.detect("2019.tif", "2024.tif")
+>>> change.mask, change.changed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from changenet.api import Picture, as_rgb, device_of
+from changenet.config import ExperimentSpec
+from changenet.difference import resize
+from changenet.segment.counts import IGNORED
+from changenet.segment.geo import GeoFrame, check_alignment, read_info, write_geotiff
+from changenet.segment.masks import palette, write_mask
+from changenet.segment.reading import TIFF, Pixels, Scene, SceneReader
+from changenet.segment.runtime import SegmentRuntime
+from changenet.segment.tiles import Window, blend, cut, windows
+from changenet.segment.transform import resized
+from fiducial.errors import DatasetError
+from fiducial.run.console import LOGGER
+
+if TYPE_CHECKING:
+    from fiducial.task import Predictor
+
+__all__ = ["Change", "ChangeDetector"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What changed between two pictures of ``(H, W)`` pixels."""
+
+    mask: Pixels
+    """Class numbers, uint8 ``(H, W)``: 0 is no change; 255 where a raster has no data."""
+    probability: NDArray[np.float32]
+    """Of each class, ``(K, H, W)`` in 0..1; means nothing where the mask is 255."""
+    frame: GeoFrame | None = None
+    """Where on earth the earlier picture lies, if it says so."""
+    colours: Sequence[tuple[int, int, int]] = field(default=(), repr=False)
+    """Of each class, in files."""
+
+    @property
+    def changed(self) -> NDArray[np.float32]:
+        """The probability of any change, ``(H, W)``."""
+        unchanged: NDArray[np.float32] = self.probability[0]
+        return 1 - unchanged
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask: ``.png`` holds class numbers that are shown in colour, ``.tif`` a GeoTIFF (needs rasterio).
+
+        Raises: ValueError for another suffix; MissingDependencyError.
+        """
+        path = Path(path)
+        if path.suffix.lower() in TIFF:
+            write_geotiff(path, self.mask, self.frame, colours=self.colours, nodata=IGNORED)
+        elif path.suffix.lower() == ".png":
+            write_mask(path, self.mask, self.colours)
+        else:
+            raise ValueError(f"masks are saved as .png or .tif, not as {path.name}")
+
+
+class ChangeDetector:
+    """A trained segment model with the preprocessing it was trained with. Make one with :func:`changenet.load`."""
+
+    def __init__(self, runtime: SegmentRuntime, predictor: Predictor) -> None:
+        self._runtime, self._predictor = runtime, predictor
+        self._data = runtime.data
+        self._reader = SceneReader.of(self._data)
+        self._normalize = runtime.normalization_for(training=False)
+        self._warned = self._data.windows.enable
+        self.colours = palette(self._data.num_classes, color_map=self._data.color_map, data_name=self._data.data_name)
+        """Colour of each class in saved masks."""
+
+    @property
+    def spec(self) -> ExperimentSpec:
+        """The spec the model was trained with."""
+        return self._runtime.spec
+
+    @staticmethod
+    def spec_of(about: Mapping[str, Any]) -> dict[str, Any]:
+        """A spec's tree from what an exported model says of itself."""
+        data = {key: about[key] for key in ("img_size", "num_classes", "multi_scale_infer")}
+        data |= {key: about[key] for key in ("windows", "raster", "color_map", "data_name")}
+        data["augmentation"] = {"mean": about["mean"], "std": about["std"]}
+        return {
+            "task": "segment",
+            "model": {"backbone": {"type": about["backbone"]}},
+            "dataset": {"segment": data},
+        }
+
+    def detect(self, before: Picture, after: Picture, *, tiled: bool = True, batch_size: int = 8) -> Change:
+        """Compare two pictures of one size; the result has their size too.
+
+        Pictures larger than the training's ``img_size`` are gone over in overlapping windows, ``batch_size`` at a time,
+        whose probabilities are blended. With ``tiled=False`` they are resized to ``img_size``, and the result back, as
+        training without ``dataset.segment.windows`` resizes them. Smaller ones are enlarged, or mirrored to the size of
+        a window where the model was trained on windows.
+
+        Raises: DatasetError when a picture cannot be read, or the two do not cover the same pixels.
+        """
+        frame = _common_frame(before, after)
+        (before_pixels, valid), (after_pixels, also_valid) = self._read(before), self._read(after)
+        size, after_size = before_pixels.shape[:2], after_pixels.shape[:2]
+        if size != after_size:
+            found = f"{size[0]} × {size[1]} and {after_size[0]} × {after_size[1]} pixels"
+            raise DatasetError("pictures", found, "give two of one size")
+        scene = Scene(before_pixels, after_pixels, None)
+        if tiled and (self._data.windows.enable or max(size) > self._data.img_size):
+            prob_KHW = self._in_windows(scene, batch_size)
+        else:
+            prob_KHW = self._resized(scene)
+        mask = prob_KHW.argmax(0).astype(np.uint8)
+        for known in (valid, also_valid):
+            if known is not None:
+                mask[~known] = IGNORED
+        return Change(mask, prob_KHW, frame, self.colours)
+
+    def _read(self, picture: Picture) -> tuple[Pixels, NDArray[np.bool_] | None]:
+        if isinstance(picture, (str, Path)):
+            return self._reader.picture(Path(picture))
+        return np.asarray(as_rgb(picture)), None
+
+    def _resized(self, scene: Scene) -> NDArray[np.float32]:
+        size = scene.before.shape[:2]
+        logit_1KSS = self._predict([resized(scene, self._data.img_size)])
+        prob: NDArray[np.float32] = resize(logit_1KSS, size)[0].softmax(0).cpu().numpy()
+        return prob
+
+    def _in_windows(self, scene: Scene, batch_size: int) -> NDArray[np.float32]:
+        (height, width), side = scene.before.shape[:2], self._data.img_size
+        if not self._warned:
+            LOGGER.warning(
+                "a picture of %d × %d pixels is cut into windows of %d, but the model was trained on whole pictures "
+                "resized to that; if those were larger, too, give tiled=False",
+                height,
+                width,
+                side,
+            )
+            self._warned = True
+        cover = windows(height, width, side, round(self._data.windows.overlap * side))
+
+        def parts() -> Iterator[tuple[Window, NDArray[np.float32]]]:
+            for start in range(0, len(cover), batch_size):
+                some = cover[start : start + batch_size]
+                logit_BKSS = self._predict([_window_of(scene, window) for window in some])
+                yield from zip(some, logit_BKSS.softmax(1).cpu().numpy(), strict=True)
+
+        return blend(parts(), self._data.num_classes, height, width)
+
+    def _predict(self, scenes: Sequence[Scene]) -> Tensor:
+        device = device_of(self._predictor)
+        batch = {
+            "A": torch.stack([self._normalize(scene.before) for scene in scenes]).to(device),
+            "B": torch.stack([self._normalize(scene.after) for scene in scenes]).to(device),
+        }
+        return self._predictor.predict(batch).float()
+
+
+def _window_of(scene: Scene, window: Window) -> Scene:
+    before, after = (cut(pixels, window) for pixels in (scene.before, scene.after))
+    return Scene(before, after, None)  # type: ignore[arg-type]
+
+
+def _common_frame(before: Picture, after: Picture) -> GeoFrame | None:
+    """Where files say that they lie. Raises: DatasetError when they say that they do not lie on one another."""
+    infos = [read_info(Path(picture)) for picture in (before, after) if isinstance(picture, (str, Path))]
+    problems = list(check_alignment(infos)) if len(infos) == 2 else []
+    errors = [problem for problem in problems if problem.level == "error"]
+    if errors:
+        raise DatasetError.of(errors)
+    for problem in problems:
+        LOGGER.warning("%s", problem)
+    return infos[0].frame if infos and isinstance(before, (str, Path)) else None
