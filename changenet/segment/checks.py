@@ -131,7 +131,9 @@ def _check_checkpointing(spec: ExperimentSpec) -> Iterator[Problem]:
     for interval, value in intervals.items():
         if value > train.num_epochs:
             found = f"{value} is more than train.num_epochs {train.num_epochs}"
-            yield Problem(f"train.{interval}", found, f"set it to at most {train.num_epochs}, or raise train.num_epochs")
+            yield Problem(
+                f"train.{interval}", found, f"set it to at most {train.num_epochs}, or raise train.num_epochs"
+            )
     monitors = {
         "train.checkpointer.monitor": train.checkpointer.monitor,
         "train.optim.monitor_name": train.optim.monitor_name,

@@ -45,6 +45,8 @@ MASKS, PROBABILITIES, POLYGONS = "masks", "probabilities", "polygons"
 STRIPS = "combined_visualisation"
 """TAO's name of the folder of picture strips."""
 _LARGEST_PICTURE = 1024
+_STAGE_OF = {"Eval metrics generated.": "val_", "Train metrics generated.": "train_"}
+"""Messages of a training's status records, which repeat older KPIs, and the KPIs that are new in them."""
 
 
 @dataclass(frozen=True)
@@ -326,10 +328,11 @@ def training_curves(status_path: Path) -> dict[str, dict[str, tuple[list[float],
             record = json.loads(line)
         except ValueError:
             continue  # the line of a run that was killed while writing
-        if not isinstance(record, dict) or "epoch" not in record:
+        stage = _STAGE_OF.get(record.get("message", "")) if isinstance(record, dict) else None
+        if stage is None or "epoch" not in record:
             continue
         for name, value in (record.get("kpi") or {}).items():
-            if isinstance(value, (int, float)):
+            if name.startswith(stage) and isinstance(value, (int, float)):
                 x, y = series.setdefault(name, ([], []))
                 x.append(float(record["epoch"]))
                 y.append(float(value))
