@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fiducial.backbones.deformable import MSDeformAttn
 from fiducial.deploy.predictors import METADATA
 from fiducial.errors import CheckpointError
+from fiducial.ops import Formulation, export_as, opset_for
 from fiducial.run.console import LOGGER
 from fiducial.task import Graph
 
 MIN_OPSET = 18
 """The exporter writes this operator set or a newer one."""
+MAX_BYTES = 1_800_000_000
+"""Weights that one ONNX file holds; protobuf ends at 2 GB."""
 RTOL, ATOL = 1e-3, 1e-4
 """How far onnxruntime may be from torch: relative to the largest output of the batch, and absolute."""
 
@@ -34,6 +39,22 @@ class ExportSettings:
     batch_size: int
     """-1 leaves the batch axis open."""
     verbose: bool = False
+    deformable_attention: Formulation = "gather"
+    """How the ViT backbones' deformable attention is written; the others do not have any."""
+
+    @property
+    def scripted(self) -> bool:
+        """Whether torch's older exporter is needed: the newer one knows neither formulation."""
+        return self.deformable_attention != "gather"
+
+    @property
+    def effective_opset(self) -> int:
+        """The requested operator set, or the oldest that can hold the graph, with a notice."""
+        if self.scripted:
+            return opset_for(self.deformable_attention, self.opset)
+        if self.opset < MIN_OPSET:
+            LOGGER.warning("export.opset_version: %d is too old for this graph: writing %d", self.opset, MIN_OPSET)
+        return max(self.opset, MIN_OPSET)
 
 
 def export_onnx(
@@ -48,21 +69,24 @@ def export_onnx(
     """Write ``network`` (in eval mode, float32) to ``path``; returns the largest difference from torch.
 
     ``samples`` are batches of real inputs, by graph input name; random ones are always compared too. The file appears
-    under its name only after the ONNX checker and onnxruntime agree with torch.
+    under its name only after the ONNX checker and onnxruntime agree with torch; weights that do not fit into one
+    (2 GB is protobuf's limit) go into ``<path>.data`` beside it. A graph with TensorRT's plugin node runs in TensorRT
+    alone: it is checked, but compared with nothing, and the result is NaN.
 
     Raises: CheckpointError when the graph is invalid or computes something else.
     """
-    opset = settings.opset
-    if opset < MIN_OPSET:
-        LOGGER.warning("export.opset_version: %d is too old for this graph: writing %d", opset, MIN_OPSET)
-        opset = MIN_OPSET
     network = network.eval()
     partial = path.with_name(f".{path.name}.partial")
+    uses_plugin = settings.deformable_attention == "plugin" and any(
+        isinstance(m, MSDeformAttn) for m in network.modules()
+    )
     try:
         with _exact_floats(), torch.no_grad():
-            _write(network, partial, graph, opset, settings)
-            _annotate(partial, metadata)
-            worst = _compare(network, partial, graph, settings.batch_size, samples)
+            _write(network, partial, graph, settings)
+            _annotate(partial, metadata, weights=f"{path.name}.data" if _is_large(network) else None)
+            worst = math.nan
+            if not uses_plugin:
+                worst = _compare(network, partial, graph, settings.batch_size, samples)
         os.replace(partial, path)
     finally:
         for leftover in (partial, partial.with_name(partial.name + ".data")):
@@ -70,45 +94,49 @@ def export_onnx(
     return worst
 
 
-def _write(network: nn.Module, path: Path, graph: Graph, opset: int, settings: ExportSettings) -> None:
+def _is_large(network: nn.Module) -> bool:
+    return sum(tensor.nbytes for tensor in network.state_dict().values()) > MAX_BYTES
+
+
+def _write(network: nn.Module, path: Path, graph: Graph, settings: ExportSettings) -> None:
     # an open axis is traced with two items: one would let the tracer fold the batch away
     size = settings.batch_size if settings.batch_size > 0 else 2
     inputs = tuple(torch.zeros(size, *item.shape) for item in graph.inputs.values())
-    dynamic = None
-    if settings.batch_size < 0:
-        dynamic = tuple({0: torch.export.Dim(graph.batch_axis, min=1)} for _ in inputs)
+    names: dict[str, Any] = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
+    common: dict[str, Any] = {**names, "opset_version": settings.effective_opset, "verbose": settings.verbose}
+    open_batch = settings.batch_size < 0
     network(*inputs)  # tables that depend on the size are made now, and become constants of the graph
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), export_as(settings.deformable_attention):
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network,
-            inputs,
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            opset_version=opset,
-            dynamic_shapes=dynamic,
-            dynamo=True,
-            verbose=settings.verbose,
-            external_data=False,
-        )
+        if settings.scripted:
+            axes = {name: {0: graph.batch_axis} for name in (*graph.inputs, *graph.outputs)} if open_batch else None
+            torch.onnx.export(network, inputs, str(path), dynamic_axes=axes, dynamo=False, **common)
+            return
+        batch = torch.export.Dim(graph.batch_axis, min=1)
+        dynamic = tuple({0: batch} for _ in inputs) if open_batch else None
+        program = torch.onnx.export(network, inputs, dynamic_shapes=dynamic, dynamo=True, **common)
     assert program is not None
-    program.save(str(path), external_data=False)
+    program.save(str(path), external_data=_is_large(network))
 
 
-def _annotate(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Add what the model says of its inputs, and run the ONNX checker."""
+def _annotate(path: Path, metadata: Mapping[str, Any], *, weights: str | None) -> None:
+    """Add what the model says of its inputs, and run the ONNX checker. ``weights`` names a file of their own."""
     import onnx
 
     model = onnx.load(str(path))
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA, json.dumps(dict(metadata))
+    if weights:
+        (path.parent / weights).unlink(missing_ok=True)  # onnx would append
+        onnx.save(model, str(path), save_as_external_data=True, location=weights)
+    else:
+        onnx.save(model, str(path))
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker has no common class for what it finds
         raise CheckpointError(
             str(path), f"the ONNX checker refuses the graph: {error}", "report this as a bug"
         ) from error
-    onnx.save(model, str(path))
 
 
 def _compare(

@@ -1,0 +1,50 @@
+"""Exporting networks with deformable attention, in each of its formulations."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from fiducial.backbones.dinov2 import DinoV2Pyramid, DinoV2Shape
+from fiducial.deploy import onnx as deploy
+from fiducial.deploy.onnx import ExportSettings, export_onnx
+from fiducial.task import Graph, GraphInput
+
+GRAPH = Graph({"x": GraphInput("x", (3, 64, 64))}, ("p0", "p1", "p2", "p3"), "batch")
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return DinoV2Pyramid(DinoV2Shape(dim=32, depth=4, heads=2, hidden=48), grid=4, heads=4, planes=8).eval()
+
+
+def written(network: torch.nn.Module, path: Path, formulation: str, batch_size: int = -1) -> tuple[float, set[str]]:
+    settings = ExportSettings(17, batch_size, deformable_attention=formulation)
+    worst = export_onnx(network, path, GRAPH, settings, metadata={"task": "test"}, samples=[])
+    return worst, {f"{node.domain}::{node.op_type}" for node in onnx.load(str(path)).graph.node}
+
+
+@pytest.mark.parametrize("formulation", ["gather", "grid_sample"])
+def test_runs_in_onnxruntime_as_in_torch(network, tmp_path, formulation):
+    worst, nodes = written(network, tmp_path / "model.onnx", formulation, batch_size=2)
+    assert worst < 1e-4  # compared with torch on random inputs before the file got its name
+    assert ("::GridSample" in nodes) == (formulation == "grid_sample")
+
+
+def test_plugin_is_one_node_of_tensorrt(network, tmp_path):
+    worst, nodes = written(network, tmp_path / "model.onnx", "plugin")
+    assert "nvidia::MultiscaleDeformableAttnPlugin_TRT" in nodes
+    assert math.isnan(worst)  # nothing but TensorRT runs it
+
+
+def test_weights_beyond_protobufs_limit_go_into_a_file_beside_the_graph(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(deploy, "MAX_BYTES", 1000)
+    worst, _ = written(network, tmp_path / "model.onnx", "gather", batch_size=1)
+    assert worst < 1e-4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert (tmp_path / "model.onnx.data").stat().st_size > 4 * sum(p.numel() for p in network.parameters()) // 2
