@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from changenet.segment.data import SceneBatch
@@ -66,13 +67,15 @@ class SegmentModule(pl.LightningModule):
         hyper_parameters: Mapping[str, Any] | None = None,
         record: Mapping[str, Any] | None = None,
         tao_model_type: str | None = None,
+        pictures: Callback | None = None,
         explain: Callable[[Mapping[str, Any]], Iterable[Problem]] = lambda checkpoint: (),
     ) -> None:
         super().__init__()
         self.model = model
         self.pixel_loss, self.scale_weights = loss, scale_weights
         self.optim, self.num_epochs = dict(optim), num_epochs
-        self.record, self.tao_model_type, self.explain = dict(record or {}), tao_model_type, explain
+        self.record, self.tao_model_type = dict(record or {}), tao_model_type
+        self.pictures, self.explain = pictures, explain
         self.save_hyperparameters(dict(hyper_parameters or {}), logger=False)
         self.tallies = {stage: Tally(num_classes) for stage in ("train", "val")}
 
@@ -107,6 +110,9 @@ class SegmentModule(pl.LightningModule):
             plain = {name.removeprefix("val_"): value for name, value in kpis.items() if name != "val_loss"}
             self.log_dict(plain, sync_dist=False, batch_size=1)
         return kpis
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [self.pictures] if self.pictures else []
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.optim["optim"], self.parameters(), **self.optim["arguments"])

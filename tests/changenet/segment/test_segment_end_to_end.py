@@ -112,6 +112,15 @@ class TestTrain:
         (kpi,) = new_kpis(read_status(tmp_path / "train" / "status.json"), "Eval")
         assert np.isfinite(kpi["val_loss"])
 
+    def test_pictures_and_histograms(self, trained, tmp_path):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        board = "train.tensorboard.enabled=true"
+        assert run("train", trained[0], board, "train.num_epochs=1", f"results_dir={tmp_path}") == 0
+        events = EventAccumulator(str(tmp_path / "train" / "lightning_logs" / "version_1")).Reload()
+        assert {"image/before", "image/after", "image/mask"} <= set(events.Tags()["images"])
+        assert "histogram/model.decoder.change_probability.conv2d.weight" in events.Tags()["histograms"]
+
     def test_multi_class(self, tmp_path, make_scenes, make_spec_file):
         for split in ("train", "val", "test"):
             make_scenes(tmp_path / "data", split, 3, label=lambda changed: 2 * changed)

@@ -86,7 +86,7 @@ class TestReadSplit:
             read_split(data_of(scene_data, test_split="holdout"), "test")
 
     def test_missing_folder_names_those_there(self, scene_data):
-        with pytest.raises(SourceError, match="no folder 'before'.*there is A, B"):
+        with pytest.raises(SourceError, match=r"no folder 'before'.*there is A, B"):
             read_split(data_of(scene_data, image_folder_name="before"), "test")
 
     def test_root_not_set(self):
