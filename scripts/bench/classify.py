@@ -1,6 +1,6 @@
 """What classify's shortcuts are worth: each against the plain way of doing the same, in one run.
 
-    python scripts/bench/classify.py [--radio] [--only abe] [--turns 3] [--threads 2] [--workers 2] [--quick]
+    python scripts/bench/classify.py [--radio] [--only abe] [--turns 3] [--threads 2] [--workers 2] [--cpu-time]
 
 (a) the loader, which keeps decoded goldens, against a loop that opens and resizes every image of every row
 (b) evaluate with a golden's part of the network computed once, against computing it for every row
@@ -11,8 +11,8 @@
 
 The data is drawn: photographs of 512 × 512 under four lights, 20 rows for every golden. Both ways must give the same
 pixels, or scores that differ by rounding only, before anything is timed. They take turns, and medians are printed;
-memory is what a call takes at its peak beyond what was there before. Runs on a GPU where there is one. The exit code is
-1 when a target is missed.
+memory is what a call takes at its peak beyond what was there before. On a machine that others use too, --threads 1
+--cpu-time gives steadier ratios. Runs on a GPU where there is one. The exit code is 1 when a target is missed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ import csv
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 import yaml  # noqa: E402
-from measure import Ratio, Turn, Way, compare, machine, measure, measure_program, print_line  # noqa: E402
+from measure import Meter, Ratio, Turn, Way, compare, machine, measure, measure_program, print_line  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
@@ -79,18 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=3, help="times that each way is run; f: once")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch on the CPU")
     parser.add_argument("--workers", type=int, default=2, help="loader processes, in part a")
+    parser.add_argument("--cpu-time", action="store_true", help="count computing, not waiting; not for a and e")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: says whether it runs, not how fast")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     scale, turns = (QUICK, 1) if options.quick else (Scale(), options.turns)
-    print(machine(options.threads))
+    meter = partial(measure, clock=time.process_time if options.cpu_time else time.perf_counter)
+    print(machine(options.threads) + ("; CPU time" if options.cpu_time else ""))
     parts: dict[str, Callable[[Path], list[Ratio]]] = {
-        "a": lambda data: loading(data, scale, turns, options.workers),
-        "b": lambda data: evaluating(data, scale, turns),
-        "c": lambda data: doubled_pass(data, scale, turns),
-        "d": lambda data: training_step(data, scale, turns),
+        "a": lambda data: loading(data, scale, turns, meter, options.workers),
+        "b": lambda data: evaluating(data, scale, turns, meter),
+        "c": lambda data: doubled_pass(data, scale, turns, meter),
+        "d": lambda data: training_step(data, scale, turns, meter),
         "e": lambda data: start_up(data, scale, turns),
-        "f": lambda data: evaluating_radio(data, scale),
+        "f": lambda data: evaluating_radio(data, scale, meter),
     }
     with tempfile.TemporaryDirectory() as folder:
         draw_data(Path(folder), scale)
@@ -127,7 +131,7 @@ class CountedPairs(PairDataset):
         return {**item, "cache": torch.tensor([goldens.hits - before[0], goldens.misses - before[1]])}
 
 
-def loading(data: Path, scale: Scale, turns: int, workers: int) -> list[Ratio]:
+def loading(data: Path, scale: Scale, turns: int, meter: Meter, workers: int) -> list[Ratio]:
     """Rows of a whole pass over the data, in order, as ``evaluate`` reads them."""
     runtime = runtime_of(data, scale, image_width=224 if scale.photo > 224 else scale.tile)
     table = runtime.table("test")
@@ -155,7 +159,7 @@ def loading(data: Path, scale: Scale, turns: int, workers: int) -> list[Ratio]:
         Way("goldens kept decoded", lambda: run(dataset(CountedPairs))),
         turns=turns,
         target=1.6,
-        meter=measure,
+        meter=meter,
     )
     hits, misses = (int(count) for count in torch.stack(counts).sum(0))
     print(f"    golden cache: {hits} of {hits + misses} pictures were there ({hits / (hits + misses):.0%})")
@@ -165,13 +169,13 @@ def loading(data: Path, scale: Scale, turns: int, workers: int) -> list[Ratio]:
 # --- (b), (f) --------------------------------------------------------------------------------------------------------
 
 
-def evaluating(data: Path, scale: Scale, turns: int) -> list[Ratio]:
+def evaluating(data: Path, scale: Scale, turns: int, meter: Meter) -> list[Ratio]:
     """``evaluate`` on the test split, with and without the cache of encoded goldens."""
     runtime = runtime_of(data, scale)
-    return [compare_evaluation("(b)", runtime, turns, target=1.4)]
+    return [compare_evaluation("(b)", runtime, turns, meter, target=1.4)]
 
 
-def evaluating_radio(data: Path, scale: Scale) -> list[Ratio]:
+def evaluating_radio(data: Path, scale: Scale, meter: Meter) -> list[Ratio]:
     """The same for C-RADIO base at 224 × 224 (four lights as a grid of 2 × 2); one golden with its rows."""
     ratios = []
     for difference, target in (("learnable", 1.5), ("euclidean", 1.8)):
@@ -186,11 +190,11 @@ def evaluating_radio(data: Path, scale: Scale) -> list[Ratio]:
             concat_type="grid",
             grid_map={"x": 2, "y": 2},
         )
-        ratios.append(compare_evaluation(f"(f) {difference}", runtime, 1, target=target))
+        ratios.append(compare_evaluation(f"(f) {difference}", runtime, 1, meter, target=target))
     return ratios
 
 
-def compare_evaluation(title: str, runtime: ClassifyRuntime, turns: int, *, target: float) -> Ratio:
+def compare_evaluation(title: str, runtime: ClassifyRuntime, turns: int, meter: Meter, *, target: float) -> Ratio:
     network = calibrated(runtime)
     kept: dict[int, PairResults] = {}
 
@@ -207,7 +211,7 @@ def compare_evaluation(title: str, runtime: ClassifyRuntime, turns: int, *, targ
         Way("goldens computed once", lambda: run(1024)),
         turns=turns,
         target=target,
-        meter=measure,
+        meter=meter,
     )
     score = kept[0].score
     difference = float((score - kept[1024].score).abs().max())
@@ -222,7 +226,7 @@ def compare_evaluation(title: str, runtime: ClassifyRuntime, turns: int, *, targ
 # --- (c) -------------------------------------------------------------------------------------------------------------
 
 
-def doubled_pass(data: Path, scale: Scale, turns: int) -> list[Ratio]:
+def doubled_pass(data: Path, scale: Scale, turns: int, meter: Meter) -> list[Ratio]:
     """The network's forward, which joins tests and goldens, against one pass for each of the two."""
     runtime = runtime_of(data, scale)
     network: Any = calibrated(runtime)
@@ -240,7 +244,7 @@ def doubled_pass(data: Path, scale: Scale, turns: int) -> list[Ratio]:
 
     assert_close(twice(), once())
     print(f"(c) forward in eval mode: batch {scale.batch}, {runtime.spec.model.backbone.type}")
-    return [compare(Way("two backbone passes", twice), Way("one doubled pass", once), turns=turns, meter=measure)]
+    return [compare(Way("two backbone passes", twice), Way("one doubled pass", once), turns=turns, meter=meter)]
 
 
 # --- (d) -------------------------------------------------------------------------------------------------------------
@@ -265,12 +269,12 @@ def attention(function: Callable[..., Tensor]) -> Iterator[None]:
         F.scaled_dot_product_attention = ours
 
 
-def training_step(data: Path, scale: Scale, turns: int) -> list[Ratio]:
+def training_step(data: Path, scale: Scale, turns: int, meter: Meter) -> list[Ratio]:
     """Forward, loss, backward and optimiser step."""
     runtime = runtime_of(data, scale)
     module = runtime.module(pretrained=False).to(device())
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.0)  # every step is the same step
-    test, golden = random_pairs(runtime, scale.batch // 2)
+    test, golden = random_pairs(runtime, max(2, scale.batch // 4))
     label = torch.arange(len(test), device=device()) % 2
     torch_attention = F.scaled_dot_product_attention
 
@@ -289,7 +293,7 @@ def training_step(data: Path, scale: Scale, turns: int) -> list[Ratio]:
         Way("softmax attention written out", lambda: step(explicit_attention)),
         Way("scaled_dot_product_attention", lambda: step(torch_attention)),
         turns=turns,
-        meter=measure,
+        meter=meter,
     )
     return [ratio]
 
