@@ -20,6 +20,7 @@ from changenet.segment.lightning import SegmentModule
 from changenet.segment.losses import pixel_loss
 from changenet.segment.model import ChangeSegmenter, build_segmenter
 from changenet.segment.outputs import ImageFiles, ImageRecord, SegmentEvaluator, write_evaluation, write_inference
+from changenet.segment.pictures import TrainingPictures
 from changenet.segment.reading import SceneReader
 from changenet.segment.transform import Normalization, SceneAugment
 from changenet.segment.weights import KEY_MAPS, differences, resized_positions
@@ -110,8 +111,16 @@ class SegmentRuntime:
             hyper_parameters=redact(plain(spec)),
             record={"mean": list(self.normalization.mean), "std": list(self.normalization.std)},
             tao_model_type="radio" if "radio" in backbone.type else None,
+            pictures=self._pictures(),
             explain=lambda checkpoint: differences(spec, checkpoint["state_dict"]),
         )
+
+    def _pictures(self) -> TrainingPictures | None:
+        board = self.spec.train.tensorboard
+        every = min(board.infrequent_logging_frequency, self.spec.train.num_epochs)
+        if not (board.enabled and every):
+            return None
+        return TrainingPictures(every, self.normalization, self.data.num_classes)
 
     def _load_pretrained(self, network: ChangeSegmenter) -> None:
         from fiducial.backbones.weights import load_backbone
