@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,9 @@ MASKS, PROBABILITIES, POLYGONS = "masks", "probabilities", "polygons"
 STRIPS = "combined_visualisation"
 """TAO's name of the folder of picture strips."""
 _LARGEST_PICTURE = 1024
+_THREADS = 4
+_MAX_PENDING = 16
+"""Images whose files may be unwritten at a time."""
 _STAGE_OF = {"Eval metrics generated.": "val_", "Train metrics generated.": "train_"}
 """Messages of a training's status records, which repeat older KPIs, and the KPIs that are new in them."""
 
@@ -75,11 +80,13 @@ class SegmentEvaluator:
     """Turns the logits of every batch into masks, whatever ran the model, and hands each finished image to ``take``.
 
     Windows of an image must come one after the other, on one rank; their probabilities are blended. ``keep_prob`` gives
-    ``take`` the probabilities too.
+    ``take`` the probabilities too. ``take`` is called in threads, so that the network need not wait for the files.
     """
 
     def __init__(self, num_classes: int, take: Callable[[Predicted], ImageRecord], *, keep_prob: bool = False) -> None:
         self.num_classes, self.take, self.keep_prob = num_classes, take, keep_prob
+        self._pool = ThreadPoolExecutor(_THREADS)
+        self._pending: deque[Future[ImageRecord]] = deque()
         self._records: list[ImageRecord] = []
         self._open: _OpenImage | None = None
 
@@ -97,7 +104,7 @@ class SegmentEvaluator:
             logit_KHW = resize(logit_KHW[None], sizes[i])[0]
             mask = logit_KHW.argmax(0).to(torch.uint8).cpu().numpy()
             prob = logit_KHW.softmax(0).cpu().numpy() if self.keep_prob else None
-            self._records.append(self.take(Predicted(index, mask, prob, label)))
+            self._hand_over(Predicted(index, mask, prob, label))
 
     def finish(self) -> list[ImageRecord]:
         """The records of all ranks, in the order of the list; forgets them.
@@ -106,11 +113,21 @@ class SegmentEvaluator:
         """
         if self._open is not None:
             raise MetricError("evaluation", f"the windows of image {self._open.index} are not complete", "run again")
+        self._wait(0)
         records = sorted((r for rank in gather(self._records) for r in rank), key=lambda r: r.index)
         self._records = []
         if not records:
             raise MetricError("evaluation", "no images were predicted", "check the list of the split")
         return records
+
+    def _hand_over(self, image: Predicted) -> None:
+        self._pending.append(self._pool.submit(self.take, image))
+        self._wait(_MAX_PENDING)
+
+    def _wait(self, num_left: int) -> None:
+        """Until at most this many images are unfinished."""
+        while len(self._pending) > num_left:
+            self._records.append(self._pending.popleft().result())
 
     def _add_window(
         self, index: int, size: tuple[int, int], corner: Sequence[int], logit_KSS: Tensor, label: Pixels | None
@@ -120,7 +137,7 @@ class SegmentEvaluator:
         window = Window(corner[0], corner[1], *logit_KSS.shape[-2:])
         if self._open.add(window, logit_KSS.softmax(0).cpu().numpy(), label):
             done, self._open = self._open.finish(), None
-            self._records.append(self.take(done))
+            self._hand_over(done)
 
 
 class _OpenImage:

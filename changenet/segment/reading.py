@@ -151,15 +151,15 @@ class SceneReader:
         self._kept: OrderedDict[ScenePair, Scene] = OrderedDict()
 
     @classmethod
-    def of(cls, data: SegmentDataset) -> SceneReader:
-        """The reader that a spec asks for."""
+    def of(cls, data: SegmentDataset, *, cached: bool = True) -> SceneReader:
+        """The reader that a spec asks for; without a cache several threads may share it."""
         raster = data.raster
         scaling: Scaling | None = None
         if raster.percentiles is not None:
             scaling = Percentiles(raster.percentiles[0], raster.percentiles[1])
         elif raster.scaling is not None:
             scaling = (raster.scaling[0], raster.scaling[1])
-        cache_mb = data.windows.cache_mb if data.windows.enable else 0
+        cache_mb = data.windows.cache_mb if data.windows.enable and cached else 0
         return cls(LabelEncoding.of(data), scaling=scaling, bands=raster.bands, cache_mb=cache_mb)
 
     def __getstate__(self) -> dict[str, object]:

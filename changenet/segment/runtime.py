@@ -286,7 +286,7 @@ class SegmentRuntime:
             Path(self.spec.results_dir or ".").expanduser().resolve(),
             self.data,
             self.split(split),
-            SceneReader.of(self.data),
+            SceneReader.of(self.data, cached=False),
             show=lambda index: self.data.outputs.pictures and index // batch % every == 0,
         )
 
