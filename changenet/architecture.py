@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fiducial.checkpoints.keys import KeyMap
+__all__ = ["backbone_of", "task_of", "value_at"]
 
-__all__ = ["KEY_MAPS", "backbone_of", "task_of", "value_at"]
-
-KEY_MAPS = (
-    KeyMap(
-        layout="C-RADIO adapter of TAO up to 6.25.7",
-        has=("model.backbone.radio.model.", "model.backbone.spm."),
-        renames=(("model.backbone.radio.model.", "model.backbone.radio.radio.radio.model."),),
-    ),
-)
 _PREFIX = "model.backbone."
 _FAN = {(192, 8): "tiny_8", (384, 10): "small_12", (448, 16): "base_16", (480, 22): "large_16"}
 _RADIO = {768: "base", 1024: "large", 1280: "huge"}

@@ -32,12 +32,16 @@ class Problem:
 class UserError(Exception):
     """Something the user can mend. ``str()`` lists every problem as *where · found · fix*.
 
-    Construct with one problem's three parts, or with :meth:`of` from several problems.
+    Construct with one problem's three parts, or with :meth:`of` from several problems. One text alone is taken apart
+    again: that is how torch hands over what was raised in a loader's process.
     """
 
     problems: tuple[Problem, ...]
 
-    def __init__(self, where: str, found: str, fix: str) -> None:
+    def __init__(self, where: str, found: str | None = None, fix: str = "") -> None:
+        if found is None:
+            text = where.strip().rpartition(f"{type(self).__name__}: ")[2]
+            where, found, fix = (*text.split(" · ", 2), "", "")[:3]
         self.problems = (Problem(where, found, fix),)
         super().__init__(str(self))
 
@@ -93,6 +97,4 @@ def optional(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingDependencyError(
-            module, f"not importable ({error})", f"pip install 'fiducial[{extra}]'"
-        ) from error
+        raise MissingDependencyError(module, f"not importable ({error})", f"pip install 'fiducial[{extra}]'") from error

@@ -22,7 +22,7 @@ from fiducial.errors import DatasetError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PairBatch", "PairDataset", "PairError", "PairReader"]
+__all__ = ["PairBatch", "PairDataset", "PairReader"]
 
 _Resampling = Image.Resampling
 
@@ -40,19 +40,6 @@ class PairBatch(TypedDict):
     label: Tensor
     row: Tensor
     golden_id: Tensor
-
-
-class PairError(DatasetError):
-    """An image of a row that cannot be read.
-
-    It survives the way out of a loading process: there torch makes it again from nothing but its printed text.
-    """
-
-    def __init__(self, where: str, found: str | None = None, fix: str = "") -> None:
-        if found is None:
-            text = where.strip().rpartition(f"{type(self).__name__}: ")[2]
-            where, found, fix = (*text.split(" · ", 2), "", "")[:3]
-        super().__init__(where, found, fix)
 
 
 class PairReader:
@@ -100,7 +87,7 @@ class PairDataset(Dataset[dict[str, Any]]):
     ``augment`` None leaves images as they are. With several goldens, ``random_goldens`` draws them; else they are the
     first in sorted order, repeated when there are too few.
 
-    Raises: PairError naming the CSV line and the file, when an image cannot be read.
+    Raises: DatasetError naming the CSV line and the file, when an image cannot be read.
     """
 
     def __init__(
@@ -135,7 +122,7 @@ class PairDataset(Dataset[dict[str, Any]]):
             images = self.reader.tiles(row, self._choose_goldens(row, rng), resample)
         except DatasetError as error:
             problem = error.problems[0]
-            raise PairError(f"{self.table.where(row)}: {problem.where}", problem.found, problem.fix) from None
+            raise DatasetError(f"{self.table.where(row)}: {problem.where}", problem.found, problem.fix) from None
         if self.augment:
             changed = self.augment([[Image.fromarray(tile) for tile in tiles] for tiles in images], rng)
             images = [[np.asarray(tile) for tile in tiles] for tiles in changed]

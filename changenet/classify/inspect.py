@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from changenet.classify.rows import (
     SPLITS,
     SPLITS_OF_ACTION,
-    Layout,
     PairRow,
     PairTable,
     check_labels,
@@ -25,7 +23,6 @@ from fiducial.errors import DatasetError, Problem, UserError
 from fiducial.task import DataReport
 
 if TYPE_CHECKING:
-    from changenet.classify.config import ClassifyDataset
     from changenet.config import ExperimentSpec
 
 MAX_SHIFT = 3.0
@@ -33,8 +30,6 @@ MAX_SHIFT = 3.0
 REGISTERED_ROWS = 64
 """Rows whose registration ``check`` measures, spread evenly over a split."""
 _THREADS = 8
-PREFETCHED = 2
-"""Batches that each worker keeps ready (torch's default)."""
 _Named = tuple[PairRow, Path]
 _Size = tuple[int, int]
 _Item = TypeVar("_Item")
@@ -71,7 +66,6 @@ def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
             report.facts[split]["sizes"] = dict(found.most_common())
             report.problems.extend(_check_images(table, present, sizes))
             report.problems.extend(_check_registration(table))
-    report.problems.extend(_check_shared_memory(dataset) if tables else ())
     if thorough:
         for split in ("val", "test"):
             other = tables.get(split) or _other_split(dataset, split)
@@ -181,21 +175,6 @@ def _how_to_find(row: PairRow, path: Path, ext: str) -> str:
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist: check images_dir and the CSV's paths"
     return "check object_name, the lights in input_map, and image_ext"
-
-
-def _check_shared_memory(dataset: ClassifyDataset) -> Iterator[Problem]:
-    """Workers hand batches over in /dev/shm, which containers make 64 MB small: they then die of a bus error."""
-    try:
-        stat = os.statvfs("/dev/shm")
-    except OSError:
-        return
-    height, width = Layout.of(dataset).composed
-    batch = dataset.batch_size * (1 + dataset.num_golden) * 3 * height * width * 4
-    needed, size = batch * dataset.workers * PREFETCHED, stat.f_frsize * stat.f_blocks
-    if needed > size:
-        found = f"{dataset.workers} workers need up to {needed >> 20} MB of shared memory, /dev/shm has {size >> 20} MB"
-        fix = "set fewer workers, or start the container with --shm-size=8g"
-        yield Problem("dataset.classify.workers", found, fix, "warning")
 
 
 def _check_overlap(train: PairTable, other: PairTable) -> Iterator[Problem]:

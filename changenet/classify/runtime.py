@@ -28,7 +28,9 @@ from changenet.classify.pictures import TrainingPictures
 from changenet.classify.predictor import PairPredictor
 from changenet.classify.rows import SPLITS, Layout, PairTable, read_pairs
 from changenet.classify.transform import Normalization, PairAugment, normalization
-from changenet.classify.weights import KEY_MAPS, SIZE_DEPENDENT, differences
+from changenet.classify.weights import SIZE_DEPENDENT, differences
+from fiducial.backbones.deformable import make_precise
+from fiducial.backbones.weights import KEY_MAPS
 from fiducial.checkpoints.loading import LoadReport, load_into
 from fiducial.checkpoints.reading import Checkpoint
 from fiducial.errors import CheckpointError
@@ -74,7 +76,7 @@ class ClassifyRuntime:
     def network(self) -> LearnableClassifier | EuclideanClassifier:
         """The untrained network the spec describes."""
         model, head = self.spec.model, self.spec.model.decode_head
-        return build_classifier(
+        network = build_classifier(
             backbone=model.backbone.type,
             difference_module=model.classify.difference_module,
             image_size=self.layout.composed,
@@ -87,6 +89,9 @@ class ClassifyRuntime:
             use_summary_token=head.use_summary_token,
             activation_checkpointing=model.backbone.activation_checkpointing,
         )
+        if model.precise_msda:
+            make_precise(network)
+        return network
 
     def module(self, *, pretrained: bool) -> ClassifyModule:
         """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""

@@ -1,4 +1,4 @@
-"""Reading a classify network out of a checkpoint: older layouts, and what the tensors say of the architecture."""
+"""What a classify checkpoint's tensors say of the architecture."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from changenet.architecture import backbone_of, value_at
 from changenet.classify.rows import Layout
 from fiducial.backbones.names import BACKBONES
-from fiducial.checkpoints.keys import KeyMap
 from fiducial.errors import Problem
 
 if TYPE_CHECKING:
@@ -43,14 +43,6 @@ ARCHITECTURE_KEYS = (
 SIZE_DEPENDENT = ("decoder.classifier.0.*", "decoder.position_embedding_c*", "fc1.0.*", "decoder.linear_fuse.0.*")
 """Layers whose shapes follow from the image size, the lights or the number of scales."""
 
-KEY_MAPS = (
-    KeyMap(
-        layout="C-RADIO adapter of TAO up to 6.25.7",
-        has=("model.backbone.radio.model.", "model.backbone.spm."),
-        renames=(("model.backbone.radio.model.", "model.backbone.radio.radio.radio.model."),),
-    ),
-)
-
 
 def architecture_of(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """What a checkpoint's tensors say of the spec it was trained with: spec key to value.
@@ -74,7 +66,7 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     elif "model.fc1.0.weight" in shape and "model.fc1.6.weight" in shape:
         known["model.classify.difference_module"] = "euclidean"
         known["model.classify.embedding_vectors"] = shape["model.fc1.6.weight"][0]
-    backbone = _backbone_of(shape)
+    backbone = backbone_of(shape)
     if backbone:
         known["model.backbone.type"] = backbone
         info = BACKBONES[backbone]
@@ -83,24 +75,6 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     if any(key.startswith("model.backbone.radio.") for key in shape):
         known["model.decode_head.use_summary_token"] = "model.backbone.fc_summary.weight" in shape
     return known
-
-
-def _backbone_of(shape: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The backbone's name by its depth and width; None where several fit or none does."""
-    prefix = "model.backbone."
-    inner = next((key for key in shape if key.startswith(prefix) and ".blocks.0.norm1.weight" in f".{key}"), None)
-    if inner is None:
-        return None
-    stem = inner.removesuffix("blocks.0.norm1.weight")
-    blocks = {key.removeprefix(stem).split(".")[1] for key in shape if key.startswith(f"{stem}blocks.")}
-    width, depth = shape[inner][0], len(blocks)
-    if f"{prefix}patch_embed.backbone.stem.0.weight" in shape:
-        by_size = {(192, 8): "tiny_8", (384, 10): "small_12", (448, 16): "base_16", (480, 22): "large_16"}
-        return f"fan_{by_size[width, depth]}_p4_hybrid" if (width, depth) in by_size else None
-    if "patch_generator.cls_token.token" in "".join(shape) and f"{stem}blocks.0.mlp.norm.weight" not in shape:
-        size = {768: "base", 1024: "large", 1280: "huge"}.get(width)
-        return f"c_radio_v2_vit_{size}_patch16_224" if size else None
-    return "vit_large_nvdinov2" if f"{stem}blocks.0.ls1.gamma" in shape and width == 1024 else None
 
 
 def differences(
@@ -130,13 +104,6 @@ def differences(
         same = list(theirs.items()) == list((mine or {}).items()) if isinstance(theirs, dict) else theirs == mine
         if theirs is not None and not same and not key.endswith(("image_ext", "mean", "std", "align")):
             yield Problem(key, f"{mine!r} in the spec, {theirs!r} in training", f"set {key} to the training's value")
-
-
-def value_at(spec: Any, key: str) -> Any:
-    """The value of a dotted key in a spec object."""
-    for part in key.split("."):
-        spec = getattr(spec, part)
-    return spec
 
 
 def _at(tree: Mapping[str, Any] | None, key: str) -> Any:

@@ -23,7 +23,9 @@ from changenet.segment.outputs import ImageFiles, ImageRecord, SegmentEvaluator,
 from changenet.segment.pictures import TrainingPictures
 from changenet.segment.reading import SceneReader
 from changenet.segment.transform import Normalization, SceneAugment
-from changenet.segment.weights import KEY_MAPS, differences, resized_positions
+from changenet.segment.weights import differences, resized_positions
+from fiducial.backbones.deformable import make_precise
+from fiducial.backbones.weights import KEY_MAPS
 from fiducial.checkpoints.loading import LoadReport, load_into
 from fiducial.checkpoints.reading import Checkpoint
 from fiducial.data.sharding import BatchShards
@@ -74,7 +76,7 @@ class SegmentRuntime:
     def network(self) -> ChangeSegmenter:
         """The untrained network the spec describes."""
         model, side = self.spec.model, self.data.img_size
-        return build_segmenter(
+        network = build_segmenter(
             backbone=model.backbone.type,
             image_size=(side, side),
             num_classes=self.data.num_classes,
@@ -83,6 +85,9 @@ class SegmentRuntime:
             average_scales=multi_scale_infer(self.spec),
             activation_checkpointing=model.backbone.activation_checkpointing,
         )
+        if model.precise_msda:
+            make_precise(network)
+        return network
 
     def module(self, *, pretrained: bool) -> SegmentModule:
         """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""

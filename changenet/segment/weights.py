@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from changenet.architecture import KEY_MAPS, backbone_of, value_at
+from changenet.architecture import backbone_of, value_at
 from fiducial.backbones.names import BACKBONES
 from fiducial.errors import Problem
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
 
-__all__ = ["KEY_MAPS", "architecture_of", "differences", "resized_positions"]
+__all__ = ["architecture_of", "differences", "resized_positions"]
 
 _POSITIONS = "backbone.pos_embed"
 

@@ -1,12 +1,10 @@
 """What check says about a data set."""
 
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from changenet.classify import inspect
 from changenet.classify.inspect import check_data
 
 
@@ -155,11 +153,3 @@ class TestThorough:
         assert len(problems) == 1
         assert "1 of 11 test images lie more than 3 pixels beside their golden (line 7 by 6.0)" in problems[0].found
         assert "dataset.classify.align: shift" in problems[0].fix
-
-    def test_small_shared_memory(self, spec_of, monkeypatch):
-        monkeypatch.setattr(inspect.os, "statvfs", lambda path: SimpleNamespace(f_frsize=1, f_blocks=2**20))
-        # 4 pairs of two images of 3 * 64 * 32 floats, two batches ahead in each of 16 workers: 6 MB
-        (problem,) = found(check_data(spec_of(dataset__classify__workers=16), "train", False), "warning")
-        assert problem.where == "dataset.classify.workers"
-        assert "up to 6 MB of shared memory, /dev/shm has 1 MB" in problem.found
-        assert check_data(spec_of(dataset__classify__workers=0), "train", False).problems == []
