@@ -95,7 +95,7 @@ def export_onnx(
 
 
 def _is_large(network: nn.Module) -> bool:
-    return sum(tensor.nbytes for tensor in network.state_dict().values()) > MAX_BYTES
+    return bool(sum(tensor.nbytes for tensor in network.state_dict().values()) > MAX_BYTES)
 
 
 def _write(network: nn.Module, path: Path, graph: Graph, settings: ExportSettings) -> None:
