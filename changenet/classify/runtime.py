@@ -265,7 +265,7 @@ class ClassifyRuntime:
             "image_height": self.data.image_height,
             "image_width": self.data.image_width,
             "input_map": self.data.input_map,
-            "concat_type": self.data.concat_type or "linear",
+            "concat_type": "grid" if self.layout.grid else "linear",
             "grid_map": self.data.grid_map,
             "num_golden": self.data.num_golden,
             "align": self.data.align,

@@ -5,9 +5,6 @@ Dims: B images, K classes, H and W rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,12 +12,13 @@ from torch import Tensor
 
 from changenet.segment.metric_names import PER_CLASS
 
-__all__ = ["EPSILON", "class_order", "confusion", "per_class", "plain_rates", "summary"]
+__all__ = ["EPSILON", "class_order", "confusion", "per_class", "summary"]
 
 EPSILON = float(np.finfo(np.float32).eps)
 """Added to every denominator, as in TAO: a class that is nowhere has 0, not NaN."""
 
 Counts = NDArray[np.int64]
+_MEANS = {"miou": "iou", "mf1": "F1", "mprecision": "precision", "mrecall": "recall"}
 
 
 def confusion(prediction_BHW: Tensor, label_BHW: Tensor, num_classes: int) -> Tensor:
@@ -61,33 +59,6 @@ def summary(matrix_KK: Counts) -> dict[str, float]:
     return named
 
 
-_MEANS = {"miou": "iou", "mf1": "F1", "mprecision": "precision", "mrecall": "recall"}
-
-
 def class_order(num_classes: int) -> list[int]:
     """Class numbers in the order of tables: the changes first, no change (0) last."""
     return [*range(1, num_classes), 0]
-
-
-def plain_rates(matrix_KK: Counts) -> dict[str, float | None]:
-    """``iou_k``, ``F1_k``, ``precision_k`` and ``recall_k`` without epsilon; None where there is nothing to divide by.
-
-    For single images, most of which lack some class.
-    """
-    matrix = np.asarray(matrix_KK)
-    named: dict[str, float | None] = {}
-    for k in class_order(len(matrix)):
-        right, true, said = int(matrix[k, k]), int(matrix[k].sum()), int(matrix[:, k].sum())
-        parts = {
-            "iou": (right, true + said - right),
-            "F1": (2 * right, true + said),
-            "precision": (right, said),
-            "recall": (right, true),
-        }
-        named |= {f"{name}_{k}": part / whole if whole else None for name, (part, whole) in parts.items()}
-    return named
-
-
-def finite(values: Mapping[str, float]) -> dict[str, Any]:
-    """The same for JSON: None in place of NaN."""
-    return {name: None if value != value else value for name, value in values.items()}

@@ -24,6 +24,8 @@ Predictions = tuple[Tensor, ...]
 """Logits ``(B, K, ., .)``, coarsest first; the last has the size of the image and is the result."""
 
 RESIDUAL_SCALE = 0.1
+PIXELS_AT_ONCE = 2**16
+"""Of the images whose last layers are computed together, where no gradient is wanted."""
 
 
 def _named_conv(conv: nn.Module) -> nn.Sequential:
@@ -39,8 +41,28 @@ class _Residual(nn.Module):
         self.conv2 = _named_conv(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x_BEHW: Tensor) -> Tensor:
-        branch: Tensor = self.conv2(F.relu(self.conv1(x_BEHW)))
+        branch: Tensor = self.conv2(self.hidden(x_BEHW))
         return torch.add(x_BEHW, branch, alpha=RESIDUAL_SCALE)
+
+    def hidden(self, x_BEHW: Tensor) -> Tensor:
+        """What ``conv2`` sees."""
+        return F.relu(self.conv1(x_BEHW), inplace=True)
+
+
+def _conv_after_conv(x_BEHW: Tensor, inner: nn.Conv2d, outer: nn.Conv2d) -> Tensor:
+    """``outer(inner(x))`` without outer's bias, for two 3×3 convolutions of padding 1, without the map between them.
+
+    Each of outer's nine taps is multiplied with inner's weights, which gives nine small convolutions; their maps, K
+    channels each, are moved to the taps' places and added. Beyond the border nothing is added, as with padding.
+    """
+    num_classes = outer.out_channels
+    tap_9KE = outer.weight.permute(2, 3, 0, 1).flatten(0, 2)
+    weight = (tap_9KE @ inner.weight.flatten(1)).view(-1, *inner.weight.shape[1:])
+    bias = None if inner.bias is None else tap_9KE @ inner.bias
+    part_B9KHW = F.conv2d(x_BEHW, weight, bias, padding=1)
+    place = torch.eye(9, dtype=weight.dtype, device=weight.device).view(1, 9, 1, 3, 3)
+    same_class = torch.eye(num_classes, dtype=weight.dtype, device=weight.device).view(-1, 1, num_classes, 1, 1)
+    return F.conv2d(part_B9KHW, (place * same_class).flatten(1, 2), padding=1)
 
 
 def _doubling(width: int) -> nn.Sequential:
@@ -84,10 +106,14 @@ class ChangeDecoder(DifferencePyramid):
 
     def final(self, maps: Pyramid) -> Tensor:
         """The prediction from all scales, four times as large as the finest map."""
-        x_BEHW = self.dense_2x(self.convd2x(self.fuse(maps)))
-        x_BEHW = self.dense_1x(self.convd1x(x_BEHW))
-        logit_BKHW: Tensor = self.change_probability(x_BEHW)
-        return logit_BKHW
+        x_BEHW = self.convd1x(self.dense_2x(self.convd2x(self.fuse(maps))))
+        residual, predict = cast(_Residual, self.dense_1x[0]), cast(nn.Conv2d, self.change_probability[0])
+        if 9 * predict.out_channels >= predict.in_channels:
+            logit_BKHW: Tensor = predict(residual(x_BEHW))
+            return logit_BKHW
+        # what predict makes of x + 0.1 conv2(hidden): at the size of the image, conv2 would cost the most of all layers
+        branch = _conv_after_conv(residual.hidden(x_BEHW), cast(nn.Conv2d, residual.conv2[0]), predict)
+        return torch.add(predict(x_BEHW), branch, alpha=RESIDUAL_SCALE)
 
     def fuse(self, maps: Pyramid) -> Tensor:
         """``linear_fuse`` of all maps, resized to the finest and joined along the channels, the coarsest first.
@@ -127,7 +153,13 @@ class ChangeSegmenter(nn.Module):
         """The last output of :meth:`forward`."""
         if self.average_scales:
             return self(before, after)[-1]  # type: ignore[no-any-return]
-        return self.decoder.final(self._maps(before, after))
+        maps = self._maps(before, after)
+        if self.training or torch.is_grad_enabled():
+            return self.decoder.final(maps)
+        # the last layers hold the largest maps by far: a few images at a time
+        count = max(1, PIXELS_AT_ONCE // (before.shape[-2] * before.shape[-1]))
+        parts = zip(*(torch.split(x_BEHW, count) for x_BEHW in maps), strict=True)
+        return torch.cat([self.decoder.final(part) for part in parts])
 
     def predictions(self, before: Tensor, after: Tensor, *, auxiliary: bool = True) -> Predictions:
         """The logits that losses are computed on: never averaged; without ``auxiliary``, the last alone."""

@@ -30,7 +30,7 @@ from changenet.segment.masks import (
     write_picture,
     write_probability,
 )
-from changenet.segment.metrics import per_class, summary
+from changenet.segment.metrics import class_order, per_class, summary
 from changenet.segment.objects import ObjectCounts, match_objects
 from changenet.segment.reading import TIFF, Pixels, SceneReader
 from changenet.segment.report import Views, write_report
@@ -300,7 +300,7 @@ def write_evaluation(
         "images": len(results),
         "confusion": matrix.tolist(),
         "classes": {
-            names[k]: {name: float(values[k]) for name, values in rates.items()} for k in _changes_first(len(matrix))
+            names[k]: {name: float(values[k]) for name, values in rates.items()} for k in class_order(len(matrix))
         },
         "objects": {name: getattr(objects, name) for name in ("matched", "missed", "false", "touched", "stray")},
         "kpis": kpis,
@@ -362,7 +362,3 @@ def _class_names(num_classes: int) -> list[str]:
     return (
         ["no change", "change"] if num_classes == 2 else ["no change", *(f"class {k}" for k in range(1, num_classes))]
     )
-
-
-def _changes_first(num_classes: int) -> list[int]:
-    return [*range(1, num_classes), 0]
