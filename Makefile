@@ -6,7 +6,10 @@ BIN := .venv/bin
 .PHONY: demo demo-segment test lint clean
 
 demo: .venv/installed
-	$(BIN)/python scripts/demo.py
+	$(BIN)/python scripts/demo.py classify
+
+demo-segment: .venv/installed
+	$(BIN)/python scripts/demo.py segment
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
