@@ -84,6 +84,21 @@ class TestDecoder:
         for mine, theirs in zip(*grads, strict=True):
             assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-9)
 
+    def test_last_layers_are_those_written_down_and_train_as_they_do(self):
+        torch.manual_seed(0)
+        decoder = ChangeDecoder((4, 4, 4, 4), 24, 2).double()
+        for parameter in decoder.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        maps = tuple(torch.randn(2, 24, 8 // s, 16 // s, dtype=torch.float64) for s in (1, 2, 4, 8))
+        x = decoder.dense_2x(decoder.convd2x(decoder.fuse(maps)))
+        written_down = decoder.change_probability(decoder.dense_1x(decoder.convd1x(x)))
+        results = []
+        for logits in (decoder.final(maps), written_down):
+            named = [p for name, p in decoder.named_parameters() if name.startswith(("dense", "convd", "change"))]
+            results.append((logits, *torch.autograd.grad(logits.square().sum(), named, retain_graph=True)))
+        for mine, theirs in zip(*results, strict=True):
+            assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-9)
+
     def test_residual_blocks_add_a_tenth(self):
         block = toy().decoder.dense_1x[0]
         x = torch.randn(1, 6, 8, 8, dtype=torch.float64)
@@ -98,6 +113,14 @@ class TestSegmenter:
     def test_final_is_the_last_prediction(self):
         model, (before, after) = toy(), pair()
         assert torch.equal(model.final(before, after), model(before, after)[-1])
+
+    @torch.no_grad()
+    def test_last_layers_of_a_few_images_at_a_time(self, monkeypatch):
+        model, (before, after) = toy(), pair(batch=3)
+        whole = model(before, after)[-1]
+        for pixels in (1, 2 * 64 * 96, 10**9):
+            monkeypatch.setattr("changenet.segment.model.PIXELS_AT_ONCE", pixels)
+            assert torch.allclose(model.final(before, after), whole, rtol=1e-12, atol=1e-12)
 
     def test_auxiliary_heads_run_only_when_wanted(self):
         model, (before, after) = toy(), pair()
