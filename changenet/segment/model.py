@@ -24,8 +24,10 @@ Predictions = tuple[Tensor, ...]
 """Logits ``(B, K, ., .)``, coarsest first; the last has the size of the image and is the result."""
 
 RESIDUAL_SCALE = 0.1
-PIXELS_AT_ONCE = 2**16
-"""Of the images whose last layers are computed together, where no gradient is wanted."""
+PIXELS_AT_ONCE = {"cpu": 2**16}
+MOST_PIXELS_AT_ONCE = 2**19
+"""Pixels of the pairs that go through the network together where no gradient is wanted: the last layers hold hundreds
+of channels of every pixel, and a CPU gains nothing from more."""
 
 
 def _named_conv(conv: nn.Module) -> nn.Sequential:
@@ -134,7 +136,8 @@ class ChangeDecoder(DifferencePyramid):
 class ChangeSegmenter(nn.Module):
     """A pyramid backbone and a :class:`ChangeDecoder`.
 
-    ``forward`` gives all predictions, ``final`` the result alone, which is cheaper. With ``average_scales`` the result
+    ``forward`` gives all predictions, ``final`` the result alone, which is cheaper and, without gradients, takes no
+    more memory for a large batch than for a small one. With ``average_scales`` the result
     is the mean of the logits of all scales (TAO's ``multi_scale_infer``).
     """
 
@@ -151,15 +154,17 @@ class ChangeSegmenter(nn.Module):
 
     def final(self, before: Tensor, after: Tensor) -> Tensor:
         """The last output of :meth:`forward`."""
+        if self.training or torch.is_grad_enabled():
+            return self._final(before, after)
+        most = PIXELS_AT_ONCE.get(before.device.type, MOST_PIXELS_AT_ONCE)
+        count = max(1, most // (before.shape[-2] * before.shape[-1]))
+        parts = zip(torch.split(before, count), torch.split(after, count), strict=True)
+        return torch.cat([self._final(*part) for part in parts])
+
+    def _final(self, before: Tensor, after: Tensor) -> Tensor:
         if self.average_scales:
             return self(before, after)[-1]  # type: ignore[no-any-return]
-        maps = self._maps(before, after)
-        if self.training or torch.is_grad_enabled():
-            return self.decoder.final(maps)
-        # the last layers hold the largest maps by far: a few images at a time
-        count = max(1, PIXELS_AT_ONCE // (before.shape[-2] * before.shape[-1]))
-        parts = zip(*(torch.split(x_BEHW, count) for x_BEHW in maps), strict=True)
-        return torch.cat([self.decoder.final(part) for part in parts])
+        return self.decoder.final(self._maps(before, after))
 
     def predictions(self, before: Tensor, after: Tensor, *, auxiliary: bool = True) -> Predictions:
         """The logits that losses are computed on: never averaged; without ``auxiliary``, the last alone."""

@@ -115,11 +115,11 @@ class TestSegmenter:
         assert torch.equal(model.final(before, after), model(before, after)[-1])
 
     @torch.no_grad()
-    def test_last_layers_of_a_few_images_at_a_time(self, monkeypatch):
+    def test_a_few_pairs_at_a_time(self, monkeypatch):
         model, (before, after) = toy(), pair(batch=3)
         whole = model(before, after)[-1]
         for pixels in (1, 2 * 64 * 96, 10**9):
-            monkeypatch.setattr("changenet.segment.model.PIXELS_AT_ONCE", pixels)
+            monkeypatch.setattr("changenet.segment.model.PIXELS_AT_ONCE", {"cpu": pixels})
             assert torch.allclose(model.final(before, after), whole, rtol=1e-12, atol=1e-12)
 
     def test_auxiliary_heads_run_only_when_wanted(self):
