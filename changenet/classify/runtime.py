@@ -36,7 +36,7 @@ from fiducial.checkpoints.reading import Checkpoint
 from fiducial.errors import CheckpointError
 from fiducial.run.console import LOGGER
 from fiducial.spec.knob import plain
-from fiducial.spec.redact import redact
+from fiducial.spec.redact import redact, redact_text
 from fiducial.task import Graph, GraphInput
 
 if TYPE_CHECKING:
@@ -97,8 +97,9 @@ class ClassifyRuntime:
         """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""
         spec, train, model = self.spec, self.spec.train, self.spec.model
         network = self.network()
-        if pretrained:
-            self._load_pretrained(network)
+        record: dict[str, Any] = {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
+        if pretrained and (loaded := self._load_pretrained(network)):
+            record["weights"] = loaded
         if model.backbone.freeze_backbone:
             network.backbone.freeze()  # type: ignore[operator]
         optim = train.optim
@@ -117,7 +118,7 @@ class ClassifyRuntime:
             compat_tao=spec.compat == "tao",
             groups=group_names(self.table("val"), self.data.group_by) if validates(spec) and per_group else None,
             hyper_parameters=redact(plain(spec)),
-            record={"mean": list(self.normalization.mean), "std": list(self.normalization.std)},
+            record=record,
             tao_model_type="radio_learnable" if self.learnable and "radio" in model.backbone.type else None,
             pictures=self._pictures(),
             explain=lambda checkpoint: differences(spec, checkpoint["state_dict"], checkpoint.get("hyper_parameters")),
@@ -128,16 +129,16 @@ class ClassifyRuntime:
         every = min(board.infrequent_logging_frequency, self.spec.train.num_epochs)
         return TrainingPictures(every, self.normalization) if board.enabled and every else None
 
-    def _load_pretrained(self, network: LearnableClassifier | EuclideanClassifier) -> None:
+    def _load_pretrained(self, network: LearnableClassifier | EuclideanClassifier) -> str:
+        """Load what the spec names; returns what came from where, in words (empty when it names nothing)."""
         from fiducial.backbones.weights import load_backbone
         from fiducial.checkpoints.reading import read
 
         backbone, whole = self.spec.model.backbone, self.spec.train.pretrained_model_path
         if whole:
             checkpoint = read(whole, key=self.spec.encryption_key, where="train.pretrained_model_path")
-            report = self.load_weights(network, checkpoint, strict=False)
-            LOGGER.info("%s from %s", report.summary(), checkpoint.path)
-        elif backbone.pretrained_backbone_path:
+            return f"{self.load_weights(network, checkpoint, strict=False).summary()} from {checkpoint.path}"
+        if backbone.pretrained_backbone_path:
             role = "pyramid" if self.learnable else "embedding"
             report = load_backbone(
                 network.backbone,
@@ -147,7 +148,8 @@ class ClassifyRuntime:
                 image_size=self.layout.composed,
                 encryption_key=self.spec.encryption_key,
             )
-            LOGGER.info("%s", report.summary())
+            return redact_text(f"{report.summary()} from {backbone.pretrained_backbone_path}")
+        return ""
 
     def datamodule(self) -> PairData:
         """The LightningDataModule of ``train``."""

@@ -32,7 +32,7 @@ from fiducial.data.sharding import BatchShards
 from fiducial.errors import CheckpointError, Problem
 from fiducial.run.console import LOGGER
 from fiducial.spec.knob import plain
-from fiducial.spec.redact import redact
+from fiducial.spec.redact import redact, redact_text
 from fiducial.task import Graph, GraphInput
 
 if TYPE_CHECKING:
@@ -93,8 +93,9 @@ class SegmentRuntime:
         """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""
         spec, train, backbone = self.spec, self.spec.train, self.spec.model.backbone
         network = self.network()
-        if pretrained:
-            self._load_pretrained(network)
+        record: dict[str, Any] = {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
+        if pretrained and (loaded := self._load_pretrained(network)):
+            record["weights"] = loaded
         if backbone.freeze_backbone:
             network.backbone.freeze()  # type: ignore[operator]
         optim, options = train.optim, train.segment
@@ -114,7 +115,7 @@ class SegmentRuntime:
             optim={"optim": optim.optim, "policy": optim.policy, "arguments": arguments},
             num_epochs=train.num_epochs,
             hyper_parameters=redact(plain(spec)),
-            record={"mean": list(self.normalization.mean), "std": list(self.normalization.std)},
+            record=record,
             tao_model_type="radio" if "radio" in backbone.type else None,
             pictures=self._pictures(),
             explain=lambda checkpoint: differences(spec, checkpoint["state_dict"]),
@@ -127,7 +128,8 @@ class SegmentRuntime:
             return None
         return TrainingPictures(every, self.normalization, self.data.num_classes)
 
-    def _load_pretrained(self, network: ChangeSegmenter) -> None:
+    def _load_pretrained(self, network: ChangeSegmenter) -> str:
+        """Load what the spec names; returns what came from where, in words (empty when it names nothing)."""
         from fiducial.backbones.weights import load_backbone
         from fiducial.checkpoints.reading import read
 
@@ -135,13 +137,13 @@ class SegmentRuntime:
         side = self.data.img_size
         if whole:
             checkpoint = read(whole, key=self.spec.encryption_key, where="train.pretrained_model_path")
-            report = self.load_weights(network, checkpoint)
-            LOGGER.info("%s from %s", report.summary(), checkpoint.path)
-        elif backbone.pretrained_backbone_path:
+            return f"{self.load_weights(network, checkpoint).summary()} from {checkpoint.path}"
+        if backbone.pretrained_backbone_path:
             report = load_backbone(
                 network.backbone, backbone.type, "pyramid", backbone.pretrained_backbone_path, image_size=(side, side)
             )
-            LOGGER.info("%s", report.summary())
+            return redact_text(f"{report.summary()} from {backbone.pretrained_backbone_path}")
+        return ""
 
     def datamodule(self) -> SceneData:
         """The LightningDataModule of ``train``."""

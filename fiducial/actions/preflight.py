@@ -25,7 +25,7 @@ def preflight(task: Task, run: Run) -> DataReport:
         raise DatasetError.of(data_errors)
     for split, facts in report.facts.items():
         labels = ", ".join(f"{label} {count}" for label, count in list(facts.get("labels", {}).items())[:SHOWN])
-        LOGGER.info("%s: %s rows; labels: %s", split, facts.get("rows"), labels)
+        LOGGER.info("%s: %s rows%s", split, facts.get("rows"), f"; labels: {labels}" if labels else "")
     return report
 
 

@@ -30,6 +30,9 @@ def train(task: Task, run: Run) -> None:
     runtime = load(task.runtime)(run.spec)
     datamodule = runtime.datamodule()
     module = runtime.module(pretrained=resume is None)
+    loaded = getattr(module, "record", {}).get("weights")
+    if loaded:
+        run.note(loaded)
     trainer = training_trainer(task, run, devices, num_batches=datamodule.num_batches)
     _announce(settings, module)
     try:
