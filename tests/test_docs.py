@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-CLASSIFY_PAGES = [ROOT / "docs" / f"{name}.md" for name in ("classify", "deployment", "troubleshooting", "performance")]
+USER_PAGES = [
+    ROOT / "docs" / f"{name}.md" for name in ("classify", "segment", "deployment", "troubleshooting", "performance")
+]
 SIDE = 32
 
 
@@ -26,19 +29,32 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def metrics_table() -> str:
+def classify_metrics() -> str:
     """The table of docs/classify.md."""
     from changenet.classify.metric_names import METRIC_NAMES
 
-    better = {"min": "lower", "max": "higher"}
     lines = ["| Metric | Better | Unit | Meaning | In TAO |", "|---|---|---|---|---|"]
     for metric in METRIC_NAMES:
         names = ", ".join(dict.fromkeys(f"`{metric.at(stage)}`" for stage in metric.stages))
-        cells = (names, better[metric.direction], metric.unit, metric.meaning, "yes" if metric.tao else "")
+        cells = (names, BETTER[metric.direction], metric.unit, metric.meaning, "yes" if metric.tao else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines).replace("|  |", "| |") + "\n"
 
 
+def segment_metrics() -> str:
+    """The table of docs/segment.md."""
+    from changenet.segment.metric_names import METRIC_NAMES
+
+    lines = ["| Metric | Better | Meaning | In TAO |", "|---|---|---|---|"]
+    for metric in METRIC_NAMES:
+        suffix = "_<k>" if metric.per_class else ""
+        names = ", ".join(f"`{stage}_{metric.name}{suffix}`" for stage in metric.stages)
+        lines.append(f"| {names} | {BETTER[metric.direction]} | {metric.meaning} | {'yes' if metric.tao else ''} |")
+    return "\n".join(lines).replace("|  |", "| |") + "\n"
+
+
+BETTER = {"min": "lower", "max": "higher"}
+TABLES = {"classify": classify_metrics, "segment": segment_metrics}
 METRICS = re.compile(r"(<!-- metrics: .*? -->\n)(.*?)(<!-- end of metrics -->)", re.DOTALL)
 
 
@@ -63,13 +79,14 @@ def test_relative_links_lead_somewhere(page):
             assert anchor in map(heading_id, headings), f"{page.name} links to {target}"
 
 
-def test_the_metrics_table_is_the_codes():
-    found = METRICS.search((ROOT / "docs" / "classify.md").read_text("utf-8"))
+@pytest.mark.parametrize("task", TABLES)
+def test_the_metrics_table_is_the_codes(task):
+    found = METRICS.search((ROOT / "docs" / f"{task}.md").read_text("utf-8"))
     assert found is not None
-    assert found[2] == metrics_table(), "run: python tests/test_docs.py"
+    assert found[2] == TABLES[task](), "run: python tests/test_docs.py"
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *CLASSIFY_PAGES], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *USER_PAGES], ids=lambda page: page.name)
 def test_keys_exist(page):
     from changenet.config import ExperimentSpec
     from fiducial.spec.knob import walk
@@ -92,6 +109,18 @@ def test_the_example_spec_is_valid():
         assert list(check_spec(spec, action)) == []
 
 
+def test_the_segment_specs_are_valid():
+    from changenet.config import ExperimentSpec
+    from changenet.segment.checks import check_spec
+
+    whole, part = map(yaml.safe_load, blocks(ROOT / "docs" / "segment.md", "yaml"))
+    data = {**whole["dataset"]["segment"], **part["dataset"]["segment"]}
+    for tree in (whole, {**whole, "dataset": {"segment": data}}):
+        spec = ExperimentSpec.model_validate(tree)
+        for action in ("train", "evaluate", "inference", "export"):
+            assert list(check_spec(spec, action)) == []
+
+
 def test_commands_parse():
     """Every line of the pages that runs ``changenet`` is one that the command line takes."""
     import shlex
@@ -102,7 +131,7 @@ def test_commands_parse():
     from fiducial.spec.compose import read_source
 
     found = 0
-    for page in (ROOT / "README.md", *CLASSIFY_PAGES):
+    for page in (ROOT / "README.md", *USER_PAGES):
         for line in "\n".join(blocks(page, "sh")).splitlines():
             _, program, arguments = line.partition("changenet ")
             if not program or line.startswith("#"):
@@ -156,6 +185,26 @@ def spec_tree(folder: Path) -> dict:
     }
 
 
+def save_segment_run(folder: Path) -> None:
+    """What a training of task segment leaves, without the training."""
+    import torch
+
+    from changenet.config import ExperimentSpec
+    from changenet.segment.runtime import SegmentRuntime
+    from fiducial.spec.knob import plain
+
+    backbone = {"backbone": {"type": "fan_tiny_8_p4_hybrid"}}
+    model = {**backbone, "decode_head": {"decoder_params": {"embed_dim": 8}}}
+    spec = ExperimentSpec.model_validate(
+        {"task": "segment", "model": model, "dataset": {"segment": {"img_size": SIDE}}}
+    )
+    weights = SegmentRuntime(spec).network().state_dict()
+    checkpoint = {"state_dict": {f"model.{key}": value for key, value in weights.items()}}
+    (folder / "train").mkdir(parents=True)
+    path = folder / "train" / "changenet_model_segment_latest.pth"
+    torch.save({**checkpoint, "hyper_parameters": plain(spec), "fiducial": {}, "epoch": 0}, path)
+
+
 def save_picture(path: Path, seed: int, side: int = 2 * SIDE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -164,13 +213,14 @@ def save_picture(path: Path, seed: int, side: int = 2 * SIDE) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """What the pages' code finds beside it: ``results/train``, ``model.onnx``, ``part.png`` and ``golden.png``."""
+    """What the pages' code finds beside it: runs of both tasks, ``model.onnx``, pictures."""
     from changenet.__main__ import TASKS
     from fiducial import cli
 
     folder = tmp_path_factory.mktemp("docs")
-    for name, seed in (("golden", 0), ("part", 1)):
+    for name, seed in (("golden", 0), ("part", 1), ("before", 2), ("after", 3)):
         save_picture(folder / f"{name}.png", seed)
+    save_segment_run(folder / "results-segment")
     rows = [("", "goldens", "PASS" if number % 2 else "MISSING", f"p{number}") for number in range(8)]
     for number in range(8):
         save_picture(folder / f"p{number}.png", number)
@@ -198,12 +248,21 @@ class TestCodeOfThePages:
     def test_readme(self, folder, monkeypatch, capsys):
         names = run("README.md", folder, monkeypatch)
         assert 0 <= names["result"].score <= 1
-        assert capsys.readouterr().out.split()[-1] in ("PASS", "FAIL")
+        assert capsys.readouterr().out.splitlines()[0].split()[-1] in ("PASS", "FAIL")
+        assert names["change"].mask.shape == (2 * SIDE, 2 * SIDE)
 
     def test_classify(self, folder, monkeypatch):
         names = run("docs/classify.md", folder, monkeypatch)
         assert [result.decision in ("PASS", "FAIL") for result in names["results"]] == [True, True]
         assert names["distance"].shape == (4,)
+
+    def test_segment(self, folder, monkeypatch):
+        names = run("docs/segment.md", folder, monkeypatch)
+        assert 0 <= names["share"] <= 1
+        assert (folder / "changes.geojson").is_file()
+        with Image.open(folder / "mask.png") as mask:
+            assert mask.size == (2 * SIDE, 2 * SIDE)
+        assert names["logits"].shape == (4, 2, 64, 64)
 
     def test_onnxruntime_alone_gives_the_same_score(self, folder, monkeypatch, capsys):
         import changenet
@@ -253,6 +312,11 @@ def test_the_onnx_example_prepares_lights_as_training_does(tmp_path, monkeypatch
     assert names["score"] == pytest.approx(float(np.abs(part - golden).sum()), rel=1e-4)
 
 
+def rewrite(page: Path, table: str) -> None:
+    page.write_text(METRICS.sub(lambda found: found[1] + table + found[3], page.read_text("utf-8")), "utf-8")
+
+
 if __name__ == "__main__":
-    page = ROOT / "docs" / "classify.md"
-    page.write_text(METRICS.sub(lambda m: m[1] + metrics_table() + m[3], page.read_text("utf-8")), "utf-8")
+    sys.path[0] = str(ROOT)  # not this folder, which has one named changenet
+    for task, table in TABLES.items():
+        rewrite(ROOT / "docs" / f"{task}.md", table())
