@@ -1,6 +1,7 @@
 """What the segment network costs, beside the straightforward way of computing the same, in one run.
 
     python scripts/bench/segment.py [--only fan|vit] [--turns 3] [--threads 2] [--quick]
+    python scripts/bench/segment.py --threads 1 --cpu-time      # on a machine that others use too
 
 The straightforward way is kept here (`Plain`): attention with its matrix of weights in memory, deformable attention
 sampled level by level (`grid_sample`), class tokens and their attention although no map depends on them, the two
@@ -23,6 +24,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,8 +45,9 @@ from changenet.segment.model import ChangeSegmenter, build_segmenter  # noqa: E4
 from fiducial.backbones import deformable  # noqa: E402
 from fiducial.backbones.fan import FanPyramid  # noqa: E402
 
-ROUNDING = 1e-3
-"""By which logits of the two ways may differ, of the largest logit; the same of gradients."""
+ROUNDING, GRADIENT_ROUNDING = 1e-3, 1e-2
+"""By which logits, and the loss and the gradient of each weight, may differ between the two ways, of their norm: in
+float32 a few ReLUs near 0 open in one and not in the other. (In float64 the tests hold them to 1e-9.)"""
 SCALE_WEIGHTS = (0.5, 0.5, 0.5, 0.8, 1.0)
 SPEED, MEMORY = 1.2, 0.8
 """Of inference on a CPU: at least so many times as fast, at most this part of the memory."""
@@ -78,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=sorted(CASES), help="one backbone instead of both")
     parser.add_argument("--turns", type=int, default=3, help="times that each way is run")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch on the CPU")
+    parser.add_argument("--cpu-time", action="store_true", help="seconds of this process, for use with --threads 1")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: says whether it runs, not how fast")
     parser.add_argument("--memory-of", nargs=2, metavar=("MODE", "WAY"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -87,23 +91,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(megabytes(cases[options.only], *options.memory_of)))
         return 0
     print(machine(options.threads))
+    clock = time.process_time if options.cpu_time else time.perf_counter
     met = True
     for name in [options.only] if options.only else cases:
         bench = Bench(cases[name])
         for mode in MODES:
             flags = ["--only", name, "--threads", str(options.threads), *(["--quick"] if options.quick else [])]
-            met &= report(bench, mode, flags, options.turns)
+            met &= report(bench, mode, flags, options.turns, clock)
     return int(not met and not options.quick)
 
 
-def report(bench: Bench, mode: str, flags: Sequence[str], turns: int) -> bool:
+def report(bench: Bench, mode: str, flags: Sequence[str], turns: int, clock: Callable[[], float]) -> bool:
     """Time both ways in turns, measure the memory of each apart, print both; whether the targets are met."""
     bench.assert_equal(mode)
     ways = {way: getattr(bench, mode)(way) for way in ("plain", "ours")}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(turns):
         for way, run in ways.items():
-            seconds[way].append(measure(run).seconds)
+            seconds[way].append(measure(run, clock).seconds)
     memory = {way: _in_own_process([*flags, "--memory-of", mode, way]) for way in ways}
     faster = statistics.median(p / o for p, o in zip(seconds["plain"], seconds["ours"], strict=True))
     share = memory["ours"] / memory["plain"]
@@ -182,8 +187,11 @@ class Bench:
             results.append([getattr(self, mode)(way)()])
             if mode == "training":
                 results[-1] += [p.grad.clone() for p in self.network.parameters() if p.grad is not None]
-        for a, b in zip(*results, strict=True):
-            torch.testing.assert_close(a, b, rtol=ROUNDING, atol=ROUNDING * max(1e-3, float(a.abs().max())))
+        total = max(float(x.norm()) for x in results[0])
+        rounding = ROUNDING if mode == "inference" else GRADIENT_ROUNDING
+        for a, b in zip(*results, strict=True):  # gradients that should be 0 are rounding alone
+            if float((a - b).norm()) > rounding * max(float(a.norm()), 1e-3 * total):
+                raise AssertionError(f"{mode}: the two ways differ by {(a - b).norm():.1e} of {a.norm():.1e}")
 
 
 # --- the straightforward way -----------------------------------------------------------------------------------------
