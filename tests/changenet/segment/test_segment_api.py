@@ -162,7 +162,7 @@ class TestSizes:
             for _ in range(2):
                 detector.detect(*pictures(40, 40))
                 detector.detect(*pictures(40, 40), tiled=False)
-        assert [record.getMessage().count("tiled=False") for record in caplog.records] == [1]
+        assert sum("tiled=False" in record.getMessage() for record in caplog.records) == 1
 
     def test_not_tiled_is_what_inference_writes_without_windows(self, detector, network):
         before, after = pictures(2 * SIDE, 2 * SIDE)
