@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from changenet.checks import check_export, check_training, monitors
 from changenet.classify.metric_names import metrics_of
 from changenet.classify.rows import Layout
 from fiducial.backbones.names import BACKBONES, BackboneInfo
@@ -20,9 +21,6 @@ DEFAULT_SCORE_MARGIN = 0.5
 _WINDOW = 7  # cells of the attention windows of the multi-golden decoder
 _LARGE_CLASSIFIER = 100_000_000
 """Weights of one layer worth a word: with gradients and AdamW's two averages 1.6 GB."""
-_PRECISIONS = frozenset(
-    {"32-true", "32", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true", "64", "transformer-engine"}
-)
 
 
 def check_spec(spec: ExperimentSpec, action: str) -> Iterator[Problem]:
@@ -32,9 +30,11 @@ def check_spec(spec: ExperimentSpec, action: str) -> Iterator[Problem]:
     yield from _check_margin(spec, action)
     if action == "train":
         yield from _check_training(spec)
-        yield from _check_checkpointing(spec)
+        yield from check_training(spec)
+        yield from _check_monitors(spec)
     if action == "export":
-        yield from _check_export(spec)
+        height, width = Layout.of(spec.dataset.classify).composed
+        yield from check_export(spec, (height, width), f"the dataset composes {height} x {width}")
 
 
 def effective_margin(spec: ExperimentSpec) -> float:
@@ -169,12 +169,6 @@ def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
     if data.batch_size < 2:
         fix = "training needs at least 2 (batch statistics)"
         yield Problem("dataset.classify.batch_size", f"found {data.batch_size}", fix)
-    if model.backbone.freeze_backbone and not (model.backbone.pretrained_backbone_path or train.pretrained_model_path):
-        found = "true, but model.backbone.pretrained_backbone_path is not set"
-        yield Problem("model.backbone.freeze_backbone", found, "give weights, or set freeze_backbone: false")
-    if train.precision not in _PRECISIONS:
-        fix = f"use one of {', '.join(sorted(_PRECISIONS))}"
-        yield Problem("train.precision", f"found {train.precision!r}", fix)
     if not data.fpratio_sampling:
         yield Problem("dataset.classify.fpratio_sampling", "0: no defect is ever drawn", "set 0.1 to 0.5", "warning")
     frequency = train.tensorboard.infrequent_logging_frequency
@@ -184,42 +178,11 @@ def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
         yield Problem(where, found, "lower it", "warning")
 
 
-def _check_checkpointing(spec: ExperimentSpec) -> Iterator[Problem]:
-    train = spec.train
-    intervals = {"validation_interval": train.validation_interval}
-    if train.checkpoint_interval_unit == "epoch":
-        intervals["checkpoint_interval"] = train.checkpoint_interval
-    for interval, value in intervals.items():
-        if value > train.num_epochs:
-            found = f"{value} is more than train.num_epochs {train.num_epochs}"
-            yield Problem(
-                f"train.{interval}", found, f"set it to at most {train.num_epochs}, or raise train.num_epochs"
-            )
-    for key, name in (
-        ("train.checkpointer.monitor", train.checkpointer.monitor),
-        ("train.optim.monitor_name", train.optim.monitor_name),
-    ):
-        if name and name.partition("/")[0] not in metrics_of("train") | metrics_of("val"):
+def _check_monitors(spec: ExperimentSpec) -> Iterator[Problem]:
+    for key, name in monitors(spec).items():
+        if name.partition("/")[0] not in metrics_of("train") | metrics_of("val"):
             fix = "use a metric that training logs: val_loss, val_far, val_auroc, val_acc, … (docs/classify.md)"
             yield Problem(key, f"unknown metric {name!r}", fix)
-        elif name and name.startswith("val_") and not validates(spec):
+        elif name.startswith("val_") and not validates(spec):
             fix = "give dataset.classify.validation_dataset, or watch train_loss"
             yield Problem(key, f"{name} without validation data: no best checkpoint is kept", fix, "warning")
-    path = train.resume_training_checkpoint_path
-    if path and not path.endswith((".pth", ".tlt", ".ckpt")):
-        yield Problem("train.resume_training_checkpoint_path", f"found {path!r}", "give a .pth or .tlt checkpoint")
-
-
-def _check_export(spec: ExperimentSpec) -> Iterator[Problem]:
-    export = spec.export
-    if export.input_channel != 3:
-        yield Problem("export.input_channel", f"found {export.input_channel}", "these networks take 3 colour channels")
-    if export.format != "onnx":
-        yield Problem("export.format", f"found {export.format!r}", "only onnx can be written")
-    if export.batch_size == 0:
-        yield Problem("export.batch_size", "found 0", "-1 leaves the batch size open, 1 or more fixes it")
-    height, width = Layout.of(spec.dataset.classify).composed
-    if (export.input_height, export.input_width) != (height, width):
-        found = f"{export.input_height} x {export.input_width}, but the dataset composes {height} x {width}"
-        fix = f"set export.input_height={height} export.input_width={width}; exporting the dataset's size"
-        yield Problem("export.input_height, input_width", found, fix, "warning")

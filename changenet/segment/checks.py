@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from changenet.checks import check_export, check_training, monitors
 from changenet.segment.metric_names import find_metric
 from fiducial.backbones.names import BACKBONES
 from fiducial.errors import Problem
@@ -12,9 +13,6 @@ from fiducial.errors import Problem
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
 
-_PRECISIONS = frozenset(
-    {"32-true", "32", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true", "64", "transformer-engine"}
-)
 _FAN_STRIDES = [4, 8, 16, 16]
 """The default of ``model.decode_head.feature_strides``."""
 
@@ -25,9 +23,13 @@ def check_spec(spec: ExperimentSpec, action: str) -> Iterator[Problem]:
     yield from _check_data(spec)
     if action == "train":
         yield from _check_training(spec)
-        yield from _check_checkpointing(spec)
+        yield from check_training(spec)
+        yield from _check_monitors(spec)
     if action == "export":
-        yield from _check_export(spec)
+        side = spec.dataset.segment.img_size
+        yield from check_export(spec, (side, side), f"dataset.segment.img_size is {side}")
+        if spec.export.serialize_nvdsinfer:
+            yield Problem("export.serialize_nvdsinfer", "true", "DeepStream files are written for classify", "warning")
 
 
 def multi_scale_train(spec: ExperimentSpec) -> bool:
@@ -94,7 +96,7 @@ def _check_data(spec: ExperimentSpec) -> Iterator[Problem]:
 
 
 def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
-    train, data, backbone = spec.train, spec.dataset.segment, spec.model.backbone
+    train, data = spec.train, spec.dataset.segment
     options = train.segment
     if options.class_weights is not None:
         where = "train.segment.class_weights"
@@ -110,12 +112,6 @@ def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
     if spec.compat == "tao" and (data.multi_scale_train or data.multi_scale_infer):
         found = "compat: tao trains and predicts on the finest scale alone, as TAO's code does"
         yield Problem("dataset.segment.multi_scale_train", found, "compat: off uses all scales", "warning")
-    if backbone.freeze_backbone and not (backbone.pretrained_backbone_path or train.pretrained_model_path):
-        found = "true, but model.backbone.pretrained_backbone_path is not set"
-        yield Problem("model.backbone.freeze_backbone", found, "give weights, or set freeze_backbone: false")
-    if train.precision not in _PRECISIONS:
-        fix = f"use one of {', '.join(sorted(_PRECISIONS))}"
-        yield Problem("train.precision", f"found {train.precision!r}", fix)
     frequency = train.tensorboard.infrequent_logging_frequency
     if train.tensorboard.enabled and frequency > train.num_epochs:
         where = "train.tensorboard.infrequent_logging_frequency"
@@ -123,46 +119,11 @@ def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
         yield Problem(where, found, "lower it", "warning")
 
 
-def _check_checkpointing(spec: ExperimentSpec) -> Iterator[Problem]:
-    train = spec.train
-    intervals = {"validation_interval": train.validation_interval}
-    if train.checkpoint_interval_unit == "epoch":
-        intervals["checkpoint_interval"] = train.checkpoint_interval
-    for interval, value in intervals.items():
-        if value > train.num_epochs:
-            found = f"{value} is more than train.num_epochs {train.num_epochs}"
-            yield Problem(
-                f"train.{interval}", found, f"set it to at most {train.num_epochs}, or raise train.num_epochs"
-            )
-    monitors = {
-        "train.checkpointer.monitor": train.checkpointer.monitor,
-        "train.optim.monitor_name": train.optim.monitor_name,
-    }
-    for where, name in monitors.items():
-        if not name:
-            continue
+def _check_monitors(spec: ExperimentSpec) -> Iterator[Problem]:
+    for where, name in monitors(spec).items():
         metric = find_metric(name)
         number = name.rpartition("_")[2]
         too_high = bool(metric and metric.per_class and int(number) >= spec.dataset.segment.num_classes)
         if metric is None or metric.stages == ("test",) or name.startswith("test_") or too_high:
             fix = "use a metric that training logs: val_loss, val_miou, val_mf1, val_iou_1, val_F1_1, …"
             yield Problem(where, f"unknown metric {name!r}", fix)
-    path = train.resume_training_checkpoint_path
-    if path and not path.endswith((".pth", ".tlt", ".ckpt")):
-        yield Problem("train.resume_training_checkpoint_path", f"found {path!r}", "give a .pth or .tlt checkpoint")
-
-
-def _check_export(spec: ExperimentSpec) -> Iterator[Problem]:
-    export, side = spec.export, spec.dataset.segment.img_size
-    if export.input_channel != 3:
-        yield Problem("export.input_channel", f"found {export.input_channel}", "these networks take 3 colour channels")
-    if export.format != "onnx":
-        yield Problem("export.format", f"found {export.format!r}", "only onnx can be written")
-    if export.batch_size == 0:
-        yield Problem("export.batch_size", "found 0", "-1 leaves the batch size open, 1 or more fixes it")
-    if (export.input_height, export.input_width) != (side, side):
-        found = f"{export.input_height} x {export.input_width}, but dataset.segment.img_size is {side}"
-        fix = f"set export.input_height={side} export.input_width={side}; exporting the dataset's size"
-        yield Problem("export.input_height, input_width", found, fix, "warning")
-    if export.serialize_nvdsinfer:
-        yield Problem("export.serialize_nvdsinfer", "true", "DeepStream files are written for classify", "warning")
