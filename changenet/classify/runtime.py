@@ -27,8 +27,9 @@ from changenet.classify.outputs import (
 from changenet.classify.pictures import TrainingPictures
 from changenet.classify.predictor import PairPredictor
 from changenet.classify.rows import SPLITS, Layout, PairTable, read_pairs
-from changenet.classify.transform import Normalization, PairAugment, normalization
+from changenet.classify.transform import PairAugment, normalization
 from changenet.classify.weights import SIZE_DEPENDENT, differences
+from changenet.normalization import Normalization
 from fiducial.backbones.deformable import make_precise
 from fiducial.backbones.weights import KEY_MAPS
 from fiducial.checkpoints.loading import LoadReport, load_into

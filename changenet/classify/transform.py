@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torch import Tensor
 
 from changenet.classify.rows import Layout
+from changenet.normalization import Normalization
 from fiducial.data.augment import ColorJitter, Geometry, blur, draw_crop
 
 if TYPE_CHECKING:
@@ -25,20 +24,6 @@ Pixels = npt.NDArray[np.uint8]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _SCHEMA_STD = (0.226, 0.226, 0.226)  # what the packaged schema shows for ImageNet's
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """Per-channel mean and std of images in 0..1, RGB."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __call__(self, pixels: Pixels) -> Tensor:
-        """``(..., H, W, 3)`` uint8 to ``(..., 3, H, W)`` float32: ``(x / 255 - mean) / std``."""
-        x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, -3))).float().div_(255)
-        mean, std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (self.mean, self.std))
-        return x.sub_(mean).div_(std)
 
 
 def normalization(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from changenet.normalization import Normalization
 from changenet.segment.checks import multi_scale_infer, multi_scale_train
 from changenet.segment.data import ImageShards, SceneDataset, Windowing, scene_loader
 from changenet.segment.datamodule import SceneData
@@ -22,7 +23,7 @@ from changenet.segment.model import ChangeSegmenter, build_segmenter
 from changenet.segment.outputs import ImageFiles, ImageRecord, SegmentEvaluator, write_evaluation, write_inference
 from changenet.segment.pictures import TrainingPictures
 from changenet.segment.reading import SceneReader
-from changenet.segment.transform import Normalization, SceneAugment
+from changenet.segment.transform import TAO_NORMALIZATION, SceneAugment
 from changenet.segment.weights import differences, resized_positions
 from fiducial.backbones.deformable import make_precise
 from fiducial.backbones.weights import KEY_MAPS
@@ -179,7 +180,7 @@ class SegmentRuntime:
     def normalization_for(self, *, training: bool) -> Normalization:
         """What images are normalised with."""
         # TAO-compat: mean and std of the spec count in training only
-        return Normalization() if self.spec.compat == "tao" and not training else self.normalization
+        return TAO_NORMALIZATION if self.spec.compat == "tao" and not training else self.normalization
 
     def loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
         """Batches of ``test`` or ``infer`` in the order of the list."""

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
+from changenet.normalization import Normalization
 from changenet.segment.counts import IGNORED
 from changenet.segment.reading import Pixels, Scene
 from fiducial.data.augment import ColorJitter, Geometry, blur, draw_crop
@@ -20,25 +19,11 @@ from fiducial.data.augment import ColorJitter, Geometry, blur, draw_crop
 if TYPE_CHECKING:
     from changenet.segment.config import SegmentAugmentation
 
-__all__ = ["Normalization", "SceneAugment", "resized"]
+__all__ = ["TAO_NORMALIZATION", "SceneAugment", "resized"]
 
 _BICUBIC, _NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
-TAO_MEAN = TAO_STD = (0.5, 0.5, 0.5)
+TAO_NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 """What TAO normalises with outside of training, whatever the spec says."""
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """Per-channel mean and std of images in 0..1, RGB."""
-
-    mean: tuple[float, float, float] = TAO_MEAN
-    std: tuple[float, float, float] = TAO_STD
-
-    def __call__(self, pixels: Pixels) -> Tensor:
-        """``(H, W, 3)`` uint8 to ``(3, H, W)`` float32: ``(x / 255 - mean) / std``."""
-        x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255)
-        mean, std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (self.mean, self.std))
-        return x.sub_(mean).div_(std)
 
 
 def resized(scene: Scene, side: int) -> Scene:

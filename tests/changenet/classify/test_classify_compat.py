@@ -7,7 +7,8 @@ import torch
 from changenet.__main__ import TASKS
 from changenet.classify.pictures import TrainingPictures
 from changenet.classify.runtime import ClassifyRuntime
-from changenet.classify.transform import IMAGENET, Normalization
+from changenet.classify.transform import IMAGENET
+from changenet.normalization import Normalization
 from fiducial import cli
 
 
@@ -30,8 +31,11 @@ def test_no_pictures(make_spec, board):
 def test_pictures_have_the_colours_of_the_files():
     pixels = np.random.default_rng(0).integers(0, 255, (4, 5, 3)).astype(np.uint8)
     normalize = Normalization(*IMAGENET)
-    shown = TrainingPictures(1, normalize)._colours(normalize(pixels))
-    torch.testing.assert_close(shown, torch.from_numpy(pixels).permute(2, 0, 1) / 255, atol=1e-6, rtol=0)
+    image = normalize(pixels)[None]
+    shown = TrainingPictures(1, normalize).images({"test": image, "golden": image})
+    assert list(shown) == ["compare_sample", "golden_sample"]
+    for picture in shown.values():
+        torch.testing.assert_close(picture, torch.from_numpy(pixels).permute(2, 0, 1) / 255, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("own", "expected"), [(-1, 4), (3, 3)])

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 from changenet.classify.data import PairDataset, PairReader, shared_goldens
 from changenet.classify.datamodule import PairData, ordered_loader
 from changenet.classify.rows import read_pairs
-from changenet.classify.transform import IMAGENET, Normalization, PairAugment
+from changenet.classify.transform import IMAGENET, PairAugment
+from changenet.normalization import Normalization
 from fiducial.data.samplers import Draw
 from fiducial.errors import DatasetError
 

@@ -10,11 +10,11 @@ from changenet.classify.rows import Layout
 from changenet.classify.transform import (
     CLIP,
     IMAGENET,
-    Normalization,
     PairAugment,
     compose_lights,
     normalization,
 )
+from changenet.normalization import Normalization
 
 OFF = {"enable": False}
 STILL = {
