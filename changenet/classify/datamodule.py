@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
 from changenet.classify.data import PairDataset
+from changenet.training import ChangeNetData
 from fiducial.data.samplers import EpochSampler, fpratio_weights
 from fiducial.data.sharding import BatchShards
 from fiducial.run.console import LOGGER
-from fiducial.run.seeds import Position
 
 __all__ = ["PairData", "ordered_loader"]
 
@@ -25,7 +24,7 @@ def ordered_loader(
     return DataLoader(dataset, batch_sampler=shards, **_options(workers))
 
 
-class PairData(pl.LightningDataModule):
+class PairData(ChangeNetData):
     """Training and validation pairs. ``batch_size`` is one process's; without ``val_set`` nothing is validated.
 
     Training rows are drawn with replacement so that defects are ``fpratio`` times as frequent as good pairs. There is
@@ -48,7 +47,7 @@ class PairData(pl.LightningDataModule):
         labels = [row.label for row in self.train_set.table.rows]
         weights = fpratio_weights(labels, self.fpratio)
         LOGGER.info("Sampling Defective components at %05.2f:1 rate", weights[labels.index(1)])
-        rank, world_size = self._ranks()
+        rank, world_size = self.ranks()
         sampler = EpochSampler(
             len(self.train_set),
             batch_size=self.batch_size,
@@ -57,7 +56,7 @@ class PairData(pl.LightningDataModule):
             rank=rank,
             world=world_size,
         )
-        epoch, batch = self._position()
+        epoch, batch = self.position()
         sampler.set_epoch(epoch)
         # at most the whole epoch: the batch size may have been raised in the middle of one
         sampler.start(min(batch * self.batch_size, len(sampler)) * world_size)
@@ -68,19 +67,10 @@ class PairData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         if self.val_set is None:
             return []
-        rank, world_size = self._ranks()
+        rank, world_size = self.ranks()
         return ordered_loader(
             self.val_set, batch_size=self.batch_size, workers=self.workers, rank=rank, world_size=world_size
         )
-
-    def _ranks(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-    def _position(self) -> tuple[int, int]:
-        """The epoch and batch that training continues with."""
-        callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
-        found = next((callback for callback in callbacks if isinstance(callback, Position)), None)
-        return (found.epoch, found.batch) if found else (0, 0)
 
 
 def _options(workers: int) -> dict[str, Any]:

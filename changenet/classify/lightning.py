@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from changenet.classify.data import PairBatch
 from changenet.classify.losses import contrastive_loss
 from changenet.classify.metrics import classify_report
 from changenet.classify.outputs import PairEvaluator
-from fiducial.errors import CheckpointError, Problem
-from fiducial.optim import build_optimizer, build_schedule
+from changenet.training import ChangeNetModule, TrainingPlan
 
 TAO_MARGIN = 2.0
 """What TAO's training and validation metrics use, whatever the spec says."""
 
 
-class ClassifyModule(pl.LightningModule):
-    """Trains ``model``, named so because the name is part of the checkpoint's keys.
+class ClassifyModule(ChangeNetModule):
+    """Trains a classifier. ``groups`` are the component types of the validation rows, for metrics per type."""
 
-    ``hyper_parameters`` is the spec as plain data, ``record`` what else the checkpoint should say of itself (the
-    normalisation in force). ``groups`` are the component types of the validation rows, for metrics per type.
-    ``pictures`` write to TensorBoard. ``explain`` says which spec keys the content of a checkpoint contradicts.
-    """
+    tao_model = "visual_changenet_classify"
 
     def __init__(
         self,
         model: nn.Module,
+        plan: TrainingPlan,
         *,
         learnable: bool,
         cls_weight: Sequence[float],
         contrastive_margin: float,
         eval_margin: float,
-        optim: Mapping[str, Any],
-        num_epochs: int,
         compat_tao: bool = False,
         groups: Sequence[str] | None = None,
         hyper_parameters: Mapping[str, Any] | None = None,
-        record: Mapping[str, Any] | None = None,
-        tao_model_type: str | None = None,
-        pictures: Callback | None = None,
-        explain: Callable[[Mapping[str, Any]], Iterable[Problem]] = lambda checkpoint: (),
     ) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, plan, hyper_parameters=hyper_parameters)
         # TAO's key `criterion.weight` exists for cross entropy only
         self.criterion = nn.CrossEntropyLoss(torch.tensor(list(cls_weight))) if learnable else None
         self.contrastive_margin, self.compat_tao = contrastive_margin, compat_tao
         self.eval_margin = TAO_MARGIN if compat_tao else eval_margin
-        self.optim, self.num_epochs, self.groups = dict(optim), num_epochs, groups
-        self.record, self.tao_model_type = dict(record or {}), tao_model_type
-        self.pictures, self.explain = pictures, explain
-        self.save_hyperparameters(dict(hyper_parameters or {}), logger=False)
+        self.groups = groups
         self.evaluators = {"train": PairEvaluator(), "val": PairEvaluator()}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
@@ -86,9 +71,6 @@ class ClassifyModule(pl.LightningModule):
         kpis = {f"{stage}_loss": float("nan") if results.loss is None else results.loss}
         return kpis | report.kpis("train" if stage == "train" else "val", per_group=names is not None)
 
-    def configure_callbacks(self) -> list[Callback]:
-        return [self.pictures] if self.pictures else []
-
     def preview(self, batch: PairBatch) -> dict[str, Tensor]:
         """The first pair of a batch, ``(3, H, W)`` in 0 … 1, as it was before normalisation (for TensorBoard)."""
         golden = batch["golden"][0]
@@ -97,20 +79,3 @@ class ClassifyModule(pl.LightningModule):
         return {
             name: (image.cpu() * std[:, None, None] + mean[:, None, None]).clamp(0, 1) for name, image in images.items()
         }
-
-    def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.optim["optim"], self.parameters(), **self.optim["arguments"])
-        schedule = build_schedule(optimizer, self.optim["policy"], self.num_epochs)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises: CheckpointError naming the spec keys that have changed since the run to continue."""
-        problems = list(self.explain(checkpoint))
-        if problems:
-            raise CheckpointError.of(problems)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["tao_model"] = "visual_changenet_classify"
-        if self.tao_model_type:
-            checkpoint["tao_model_type"] = self.tao_model_type
-        checkpoint["fiducial"] = self.record

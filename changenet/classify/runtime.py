@@ -30,6 +30,7 @@ from changenet.classify.rows import SPLITS, Layout, PairTable, read_pairs
 from changenet.classify.transform import PairAugment, normalization
 from changenet.classify.weights import SIZE_DEPENDENT, differences
 from changenet.normalization import Normalization
+from changenet.training import TrainingPlan, optimizer_options, picture_interval
 from fiducial.backbones.deformable import make_precise
 from fiducial.backbones.weights import KEY_MAPS
 from fiducial.checkpoints.loading import LoadReport, load_into
@@ -103,32 +104,26 @@ class ClassifyRuntime:
             record["weights"] = loaded
         if model.backbone.freeze_backbone:
             network.backbone.freeze()  # type: ignore[operator]
-        optim = train.optim
-        arguments: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay, "momentum": optim.momentum}
-        if optim.betas is not None:
-            arguments["betas"] = tuple(optim.betas)
-        per_group = "/" in (train.checkpointer.monitor or "") or "/" in optim.monitor_name
+        every = picture_interval(spec)
+        per_group = "/" in (train.checkpointer.monitor or "") or "/" in train.optim.monitor_name
         return ClassifyModule(
             network,
+            TrainingPlan(
+                optim=optimizer_options(spec),
+                num_epochs=train.num_epochs,
+                record=record,
+                tao_model_type="radio_learnable" if self.learnable and "radio" in model.backbone.type else None,
+                pictures=TrainingPictures(every, self.normalization) if every else None,
+                explain=lambda found: differences(spec, found["state_dict"], found.get("hyper_parameters")),
+            ),
             learnable=self.learnable,
             cls_weight=train.classify.cls_weight,
             contrastive_margin=model.classify.train_margin_euclid,
             eval_margin=self.margin,
-            optim={"optim": optim.optim, "policy": optim.policy, "arguments": arguments},
-            num_epochs=train.num_epochs,
             compat_tao=spec.compat == "tao",
             groups=group_names(self.table("val"), self.data.group_by) if validates(spec) and per_group else None,
             hyper_parameters=redact(plain(spec)),
-            record=record,
-            tao_model_type="radio_learnable" if self.learnable and "radio" in model.backbone.type else None,
-            pictures=self._pictures(),
-            explain=lambda checkpoint: differences(spec, checkpoint["state_dict"], checkpoint.get("hyper_parameters")),
         )
-
-    def _pictures(self) -> TrainingPictures | None:
-        board = self.spec.train.tensorboard
-        every = min(board.infrequent_logging_frequency, self.spec.train.num_epochs)
-        return TrainingPictures(every, self.normalization) if board.enabled and every else None
 
     def _load_pretrained(self, network: LearnableClassifier | EuclideanClassifier) -> str:
         """Load what the spec names; returns what came from where, in words (empty when it names nothing)."""

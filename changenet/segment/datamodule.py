@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from changenet.segment.data import SceneDataset, scene_loader
+from changenet.training import ChangeNetData
 from fiducial.data.samplers import EpochSampler
 from fiducial.data.sharding import BatchShards
-from fiducial.run.seeds import Position
 
 __all__ = ["SceneData"]
 
 
-class SceneData(pl.LightningDataModule):
+class SceneData(ChangeNetData):
     """Training and validation pairs. ``batch_size`` is one process's; without ``val_set`` nothing is validated.
 
     There is one drawn order per epoch for all processes, each taking its own positions of it; a resumed epoch goes on
@@ -33,7 +32,7 @@ class SceneData(pl.LightningDataModule):
         return len(self.train_set) // self.batch_size
 
     def train_dataloader(self) -> DataLoader[Any]:
-        rank, world_size = self._ranks()
+        rank, world_size = self.ranks()
         sampler = EpochSampler(
             len(self.train_set),
             batch_size=self.batch_size,
@@ -41,7 +40,7 @@ class SceneData(pl.LightningDataModule):
             rank=rank,
             world=world_size,
         )
-        epoch, batch = self._position()
+        epoch, batch = self.position()
         sampler.set_epoch(epoch)
         sampler.start(batch * self.batch_size * world_size)
         return scene_loader(
@@ -51,15 +50,6 @@ class SceneData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         if self.val_set is None:
             return []
-        rank, world_size = self._ranks()
+        rank, world_size = self.ranks()
         shards = BatchShards(len(self.val_set), self.batch_size, rank=rank, world_size=world_size)
         return scene_loader(self.val_set, workers=self.workers, batch_sampler=shards)
-
-    def _ranks(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-    def _position(self) -> tuple[int, int]:
-        """The epoch and batch that training continues with."""
-        callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
-        found = next((callback for callback in callbacks if isinstance(callback, Position)), None)
-        return (found.epoch, found.batch) if found else (0, 0)

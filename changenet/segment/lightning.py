@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from changenet.segment.data import SceneBatch
 from changenet.segment.losses import Loss, multi_scale
 from changenet.segment.metrics import confusion, summary
 from changenet.segment.model import ChangeSegmenter, Predictions, average_predictions
-from fiducial.errors import CheckpointError, Problem
-from fiducial.optim import build_optimizer, build_schedule
+from changenet.training import ChangeNetModule, TrainingPlan
 from fiducial.run.ranks import gather
 
 
@@ -47,36 +44,27 @@ class Tally:
         return {f"{stage}_loss": mean, **{f"{stage}_{name}": value for name, value in summary(matrix).items()}}
 
 
-class SegmentModule(pl.LightningModule):
-    """Trains ``model``, named so because the name is part of the checkpoint's keys.
+class SegmentModule(ChangeNetModule):
+    """Trains a segmenter.
 
     ``scale_weights``: of the five predictions in the loss, coarsest first; None trains on the last alone.
-    ``hyper_parameters`` is the spec as plain data, ``record`` what else the checkpoint should say of itself.
-    ``explain`` finds what in the spec does not fit a checkpoint to continue from.
     """
+
+    tao_model = "visual_changenet_segment"
+    model: ChangeSegmenter
 
     def __init__(
         self,
         model: ChangeSegmenter,
+        plan: TrainingPlan,
         *,
         num_classes: int,
         loss: Loss,
         scale_weights: Sequence[float] | None,
-        optim: Mapping[str, Any],
-        num_epochs: int,
         hyper_parameters: Mapping[str, Any] | None = None,
-        record: Mapping[str, Any] | None = None,
-        tao_model_type: str | None = None,
-        pictures: Callback | None = None,
-        explain: Callable[[Mapping[str, Any]], Iterable[Problem]] = lambda checkpoint: (),
     ) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, plan, hyper_parameters=hyper_parameters)
         self.pixel_loss, self.scale_weights = loss, scale_weights
-        self.optim, self.num_epochs = dict(optim), num_epochs
-        self.record, self.tao_model_type = dict(record or {}), tao_model_type
-        self.pictures, self.explain = pictures, explain
-        self.save_hyperparameters(dict(hyper_parameters or {}), logger=False)
         self.tallies = {stage: Tally(num_classes) for stage in ("train", "val")}
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
@@ -110,23 +98,3 @@ class SegmentModule(pl.LightningModule):
             plain = {name.removeprefix("val_"): value for name, value in kpis.items() if name != "val_loss"}
             self.log_dict(plain, sync_dist=False, batch_size=1)
         return kpis
-
-    def configure_callbacks(self) -> list[Callback]:
-        return [self.pictures] if self.pictures else []
-
-    def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.optim["optim"], self.parameters(), **self.optim["arguments"])
-        schedule = build_schedule(optimizer, self.optim["policy"], self.num_epochs)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises: CheckpointError naming the spec keys that have changed since the run to continue."""
-        problems = list(self.explain(checkpoint))
-        if problems:
-            raise CheckpointError.of(problems)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["tao_model"] = "visual_changenet_segment"
-        if self.tao_model_type:
-            checkpoint["tao_model_type"] = self.tao_model_type
-        checkpoint["fiducial"] = self.record

@@ -25,6 +25,7 @@ from changenet.segment.pictures import TrainingPictures
 from changenet.segment.reading import SceneReader
 from changenet.segment.transform import TAO_NORMALIZATION, SceneAugment
 from changenet.segment.weights import differences, resized_positions
+from changenet.training import TrainingPlan, optimizer_options, picture_interval
 from fiducial.backbones.deformable import make_precise
 from fiducial.backbones.weights import KEY_MAPS
 from fiducial.checkpoints.loading import LoadReport, load_into
@@ -99,12 +100,17 @@ class SegmentRuntime:
             record["weights"] = loaded
         if backbone.freeze_backbone:
             network.backbone.freeze()  # type: ignore[operator]
-        optim, options = train.optim, train.segment
-        arguments: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay, "momentum": optim.momentum}
-        if optim.betas is not None:
-            arguments["betas"] = tuple(optim.betas)
+        options, every = train.segment, picture_interval(spec)
         return SegmentModule(
             network,
+            TrainingPlan(
+                optim=optimizer_options(spec),
+                num_epochs=train.num_epochs,
+                record=record,
+                tao_model_type="radio" if "radio" in backbone.type else None,
+                pictures=TrainingPictures(every, self.normalization, self.data.num_classes) if every else None,
+                explain=lambda found: differences(spec, found["state_dict"]),
+            ),
             num_classes=self.data.num_classes,
             loss=pixel_loss(
                 options.loss,
@@ -113,21 +119,8 @@ class SegmentRuntime:
                 compat_tao=spec.compat == "tao",
             ),
             scale_weights=options.weights if multi_scale_train(spec) else None,
-            optim={"optim": optim.optim, "policy": optim.policy, "arguments": arguments},
-            num_epochs=train.num_epochs,
             hyper_parameters=redact(plain(spec)),
-            record=record,
-            tao_model_type="radio" if "radio" in backbone.type else None,
-            pictures=self._pictures(),
-            explain=lambda checkpoint: differences(spec, checkpoint["state_dict"]),
         )
-
-    def _pictures(self) -> TrainingPictures | None:
-        board = self.spec.train.tensorboard
-        every = min(board.infrequent_logging_frequency, self.spec.train.num_epochs)
-        if not (board.enabled and every):
-            return None
-        return TrainingPictures(every, self.normalization, self.data.num_classes)
 
     def _load_pretrained(self, network: ChangeSegmenter) -> str:
         """Load what the spec names; returns what came from where, in words (empty when it names nothing)."""

@@ -19,7 +19,7 @@ def test_image_ext_not_set(make_spec):
 @pytest.mark.parametrize(("frequency", "every"), [(1, 1), (5, 2)])
 def test_logging_frequency_is_lowered_to_the_epochs(make_spec, frequency, every):
     board = {"enabled": True, "infrequent_logging_frequency": frequency}
-    pictures = ClassifyRuntime(make_spec(train__tensorboard=board)).module(pretrained=False).pictures
+    (pictures,) = ClassifyRuntime(make_spec(train__tensorboard=board)).module(pretrained=False).configure_callbacks()
     assert pictures.every == every
 
 

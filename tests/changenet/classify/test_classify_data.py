@@ -207,7 +207,7 @@ class TestLoaders:
 
     def test_resuming_with_larger_batches_does_not_leave_the_epoch(self, make_dataset, monkeypatch):
         data = PairData(make_dataset("train"), None, batch_size=8, workers=0, fpratio=0.25)
-        monkeypatch.setattr(data, "_position", lambda: (2, 5))  # five batches of four were done
+        monkeypatch.setattr(data, "position", lambda: (2, 5))  # five batches of four were done
         assert list(data.train_dataloader()) == []
 
     def test_training_draws_defects_as_often_as_asked(self, make_dataset):

@@ -1,5 +1,7 @@
 """The training loop's own decisions, and both sides of ``compat``."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from changenet.classify.lightning import ClassifyModule
 from changenet.classify.losses import contrastive_loss
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.classify.transform import CLIP, IMAGENET
+from changenet.training import TrainingPlan
 from fiducial.errors import CheckpointError, Problem
 
 RADIO = {
@@ -26,16 +29,18 @@ class Distances(nn.Module):
         return test[:, 0, 0, 0]
 
 
-def module(**changes) -> ClassifyModule:
+SGD = {"optim": "sgd", "policy": "step", "arguments": {"lr": 1.0, "weight_decay": 0.0, "momentum": 0.0}}
+PLAN = TrainingPlan(SGD, num_epochs=3)
+
+
+def module(plan: TrainingPlan = PLAN, **changes) -> ClassifyModule:
     defaults = {
         "learnable": False,
         "cls_weight": [1.0, 3.0],
         "contrastive_margin": 2.0,
         "eval_margin": 0.5,
-        "optim": {"optim": "sgd", "policy": "step", "arguments": {"lr": 1.0, "weight_decay": 0.0, "momentum": 0.0}},
-        "num_epochs": 3,
     }
-    return ClassifyModule(Distances(), **{**defaults, **changes})
+    return ClassifyModule(Distances(), plan, **{**defaults, **changes})
 
 
 def batch(distances: list[float], labels: list[int]) -> dict:
@@ -118,7 +123,8 @@ class TestCheckpoint:
         assert stored["model"]["backbone"]["type"] == "fan_tiny_8_p4_hybrid"
 
     def test_resuming_explains_itself(self):
-        trained = module(explain=lambda checkpoint: [Problem("a.key", str(checkpoint["epoch"]), "fix")])
+        changed = replace(PLAN, explain=lambda checkpoint: [Problem("a.key", str(checkpoint["epoch"]), "fix")])
+        trained = module(changed)
         with pytest.raises(CheckpointError, match=r"a\.key · 3 · fix"):
             trained.on_load_checkpoint({"epoch": 3})
         module().on_load_checkpoint({"epoch": 3})
