@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,38 +14,31 @@ from changenet.classify.metrics import tao_counts
 from changenet.classify.model import build_classifier, score
 from fiducial.backbones.names import BACKBONES
 from fiducial.data.samplers import fpratio_weights
-from fiducial.optim import POLICIES, build_optimizer, build_schedule, lr_factor
+from fiducial.optim import POLICIES, build_optimizer, build_schedule
 from parity_cases import Case, NotBuilt, Output, runs
-
-PREFIX = "model."
-"""Of the network's keys in a checkpoint of TAO."""
+from parity_cases.steps import Network, train
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A network with the weights of a case, and its batch."""
+    """A network and its batch."""
 
-    model: nn.Module
+    network: Network
     test: Tensor
     golden: Tensor
     label: Tensor
     class_weight: Tensor | None
     margin: float
-    keys: Sequence[str]
-    """Of the parameters (no buffers), as the checkpoint names and orders them."""
 
-    def parameter(self, key: str) -> Tensor:
-        return self.model.get_parameter(key.removeprefix(PREFIX))
+    def output(self) -> Tensor:
+        output: Tensor = self.network.model(self.test, self.golden)
+        return output
 
     def loss(self, output: Tensor) -> Tensor:
         """What TAO trains with: weighted cross entropy, or the contrastive loss over all B × B combinations."""
         if output.ndim == 2:
             return F.cross_entropy(output, self.label.long(), self.class_weight)
         return contrastive_loss(output, self.label, margin=self.margin, broadcast=True)
-
-    def gradient(self, key: str) -> Tensor:
-        parameter = self.parameter(key)
-        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 @runs("classify_run")
@@ -54,13 +47,12 @@ def classify(case: Case) -> Mapping[str, Output]:
     pair = _pair(case)
     needs_grad = case.wants("grad")
     with torch.set_grad_enabled(needs_grad):
-        output = pair.model(pair.test, pair.golden)
+        output = pair.output()
         loss = pair.loss(output)
     results: dict[str, Output] = {"logits": output, "siam_score": score(output), "loss": loss}
     if needs_grad:
         loss.backward()
-        results["grad_norms"] = _norms([pair.gradient(key) for key in pair.keys])
-        results |= {f"grad:{key}": pair.gradient(key) for key in case.manifest.get("grad_of", [])}
+        results |= pair.network.gradients(case)
     return results
 
 
@@ -68,29 +60,7 @@ def classify(case: Case) -> Mapping[str, Output]:
 def classify_training(case: Case) -> Mapping[str, Output]:
     """losses before each step, param_change_norms and after:<key> at the end; the rate is that of epoch 0."""
     pair = _pair(case)
-    train = case.config["train"]
-    optim = train["optim"]
-    optimizer = build_optimizer(
-        optim["optim"],
-        pair.model.parameters(),
-        lr=optim["lr"] * lr_factor(optim["policy"], 0, train["num_epochs"]),
-        weight_decay=optim["weight_decay"],
-        momentum=optim["momentum"],
-    )
-    before = {key: pair.parameter(key).detach().clone() for key in pair.keys}
-    losses = []
-    for _ in range(case.manifest["steps"]):
-        optimizer.zero_grad()
-        loss = pair.loss(pair.model(pair.test, pair.golden))
-        loss.backward()
-        _zero_class_token_gradients(pair.model)
-        optimizer.step()
-        losses.append(loss.detach())
-    return {
-        "losses": torch.stack(losses),
-        "param_change_norms": _norms([pair.parameter(key).detach() - before[key] for key in pair.keys]),
-        **{f"after:{key}": pair.parameter(key) for key in case.manifest.get("after_of", [])},
-    }
+    return train(pair.network, case, lambda: pair.loss(pair.output()))
 
 
 @runs("contrastive")
@@ -165,28 +135,11 @@ def _pair(case: Case) -> _Pair:
     )
     weights = case.weights()
     class_weight = weights.pop("criterion.weight", None)
-    model.load_state_dict({key.removeprefix(PREFIX): value for key, value in weights.items()})
-    model.train(case.manifest.get("mode") == "train")
-    parameters = {PREFIX + name for name, _ in model.named_parameters()}
     return _Pair(
-        model=model,
+        network=Network.load(model, weights, case),
         test=test,
         golden=inputs["img1"],
         label=inputs["label"].flatten(),
         class_weight=class_weight,
         margin=options["train_margin_euclid"],
-        keys=[key for key in weights if key in parameters],
     )
-
-
-def _norms(tensors: Sequence[Tensor]) -> Tensor:
-    """The L2 norms, summed in float64: some have tens of millions of elements."""
-    return torch.stack([tensor.double().norm() for tensor in tensors])
-
-
-def _zero_class_token_gradients(model: nn.Module) -> None:
-    """FAN's class token changes no map, so that we neither run nor train its layers. TAO runs them and drops the token:
-    their gradients are zeros, and the optimiser's weight decay moves them."""
-    for name, parameter in model.named_parameters():
-        if parameter.grad is None and name.startswith("backbone.cls_"):
-            parameter.grad = torch.zeros_like(parameter)

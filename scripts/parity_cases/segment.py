@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from changenet.config import ExperimentSpec
 from changenet.segment.counts import IGNORED
@@ -20,32 +20,21 @@ from changenet.segment.losses import cross_entropy, mmiou, multi_scale
 from changenet.segment.metrics import confusion, summary
 from changenet.segment.model import ChangeSegmenter, average_predictions, build_segmenter
 from fiducial.backbones.names import BACKBONES
-from fiducial.optim import build_optimizer, lr_factor
 from parity_cases import Case, NotBuilt, Output, recipe, runs
-
-PREFIX = "model."
-"""Of the network's keys in a checkpoint of TAO."""
+from parity_cases.steps import Network, train
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A network with the weights of a case, and its batch."""
+    """A network and its batch."""
 
+    network: Network
     model: ChangeSegmenter
     before: Tensor
     after: Tensor
     label: Tensor
     weights: Sequence[float]
     """Of the five predictions in the loss."""
-    keys: Sequence[str]
-    """Of the parameters (no buffers), as the checkpoint names and orders them."""
-
-    def parameter(self, key: str) -> nn.Parameter:
-        return self.model.get_parameter(key.removeprefix(PREFIX))
-
-    def gradient(self, key: str) -> Tensor:
-        parameter = self.parameter(key)
-        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 @runs("segment_run")
@@ -68,8 +57,7 @@ def segment(case: Case) -> Mapping[str, Output]:
         "mmiou_loss": mmiou(final, label, absent_classes=True),
     }
     if needs_grad:
-        results["grad_norms"] = _norms([pair.gradient(key) for key in pair.keys])
-        results |= {f"grad:{key}": pair.gradient(key) for key in case.manifest.get("grad_of", [])}
+        results |= pair.network.gradients(case)
     return results
 
 
@@ -77,31 +65,13 @@ def segment(case: Case) -> Mapping[str, Output]:
 def segment_training(case: Case) -> Mapping[str, Output]:
     """losses before each step, param_change_norms and after:<key> at the end; the rate is that of epoch 0."""
     pair = _pair(case)
-    train = case.config["train"]
-    optim = train["optim"]
-    kind = {"ce": cross_entropy, "mmiou": partial(mmiou, absent_classes=True)}[train["segment"]["loss"]]
-    optimizer = build_optimizer(
-        optim["optim"],
-        pair.model.parameters(),
-        lr=optim["lr"] * lr_factor(optim["policy"], 0, train["num_epochs"]),
-        weight_decay=optim["weight_decay"],
-        momentum=optim["momentum"],
-    )
-    before = {key: pair.parameter(key).detach().clone() for key in pair.keys}
-    losses = []
-    for _ in range(case.manifest["steps"]):
-        optimizer.zero_grad()
+    kind = {"ce": cross_entropy, "mmiou": partial(mmiou, absent_classes=True)}[case.config["train"]["segment"]["loss"]]
+
+    def loss_now() -> Tensor:
         (final,) = pair.model.predictions(pair.before, pair.after, auxiliary=False)
-        loss = kind(final, pair.label)
-        loss.backward()
-        _zero_class_token_gradients(pair.model)
-        optimizer.step()
-        losses.append(loss.detach())
-    return {
-        "losses": torch.stack(losses),
-        "param_change_norms": _norms([pair.parameter(key).detach() - before[key] for key in pair.keys]),
-        **{f"after:{key}": pair.parameter(key) for key in case.manifest.get("after_of", [])},
-    }
+        return kind(final, pair.label)
+
+    return train(pair.network, case, loss_now)
 
 
 @runs("ce_losses")
@@ -187,30 +157,13 @@ def _pair(case: Case) -> _Pair:
         embed_dim=head["decoder_params"]["embed_dim"],
         use_summary_token=head.get("use_summary_token", False),
     )
-    weights = case.weights()
-    model.load_state_dict({key.removeprefix(PREFIX): value for key, value in weights.items()})
     if backbone.get("freeze_backbone"):
         model.backbone.freeze()  # type: ignore[operator]
-    model.train(case.manifest.get("mode") == "train")
-    parameters = {PREFIX + name for name, _ in model.named_parameters()}
     return _Pair(
+        network=Network.load(model, case.weights(), case),
         model=model,
         before=before,
         after=inputs["B"],
         label=inputs["L"][:, 0],
         weights=case.config["train"]["segment"]["weights"],
-        keys=[key for key in weights if key in parameters],
     )
-
-
-def _norms(tensors: Sequence[Tensor]) -> Tensor:
-    """The L2 norms, summed in float64: some have tens of millions of elements."""
-    return torch.stack([tensor.double().norm() for tensor in tensors])
-
-
-def _zero_class_token_gradients(model: nn.Module) -> None:
-    """FAN's class token changes no map, so that we neither run nor train its layers. TAO runs them and drops the token:
-    their gradients are zeros, and the optimiser's weight decay moves them."""
-    for name, parameter in model.named_parameters():
-        if parameter.grad is None and name.startswith("backbone.cls_"):
-            parameter.grad = torch.zeros_like(parameter)
