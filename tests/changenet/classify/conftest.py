@@ -1,22 +1,14 @@
 """A tiny data set of pairs, and a spec that trains on it in seconds."""
 
 import csv
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from makers import with_changes, write_image
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 LIGHTS = ("SolderLight", "WhiteLight")
-
-
-def write_image(path: Path, pixels) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(path)
-    return path
 
 
 def write_csv(path: Path, rows: list[dict]) -> Path:
@@ -86,13 +78,7 @@ def tiny_spec(data: Path, results: Path, **changes) -> dict:
         "train": {"num_epochs": 2, "classify": {"loss": "ce", "cls_weight": [1.0, 2.0]}, "optim": {"lr": 1e-3}},
         "evaluate": {"bootstrap": 20},
     }
-    for name, value in changes.items():
-        *folders, last = name.split("__")
-        place = spec
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = value
-    return spec
+    return with_changes(spec, changes)
 
 
 @pytest.fixture(scope="session")
@@ -107,11 +93,6 @@ def pair_data(tmp_path_factory) -> Path:
 @pytest.fixture
 def make_pairs():
     return write_pairs
-
-
-@pytest.fixture
-def make_image():
-    return write_image
 
 
 @pytest.fixture

@@ -1,21 +1,13 @@
 """A tiny data set of scenes before and after, and a spec that trains on it in seconds."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from makers import with_changes, write_image
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 SIDE = 32
-
-
-def write_image(path: Path, pixels) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(path)
-    return path
 
 
 def write_scenes(root: Path, split: str, num: int, *, size=(SIDE, SIDE), seed=0, label=lambda changed: 255 * changed):
@@ -56,13 +48,7 @@ def tiny_spec(data: Path, results: Path, **changes) -> dict:
         "dataset": {"segment": {"root_dir": str(data), "img_size": SIDE, "batch_size": 2, "workers": 0}},
         "train": {"num_epochs": 2, "optim": {"lr": 1e-3}},
     }
-    for name, value in changes.items():
-        *folders, last = name.split("__")
-        place = spec
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = value
-    return spec
+    return with_changes(spec, changes)
 
 
 @pytest.fixture(scope="session")
@@ -77,11 +63,6 @@ def scene_data(tmp_path_factory) -> Path:
 @pytest.fixture
 def make_scenes():
     return write_scenes
-
-
-@pytest.fixture
-def make_image():
-    return write_image
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Rules that span spec keys."""
 
 import pytest
+from makers import with_changes
 
 from changenet.config import ExperimentSpec
 from changenet.segment.checks import check_spec, multi_scale_infer, multi_scale_train
@@ -9,13 +10,7 @@ from changenet.segment.checks import check_spec, multi_scale_infer, multi_scale_
 def spec_of(**changes):
     tree = {"task": "segment", "dataset": {"segment": {"img_size": 64}}}
     tree["export"] = {"input_width": 64, "input_height": 64}
-    for name, value in changes.items():
-        *folders, last = name.split("__")
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = value
-    return ExperimentSpec.model_validate(tree)
+    return ExperimentSpec.model_validate(with_changes(tree, changes))
 
 
 def problems(action="train", **changes):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from toy_pyramid import ToyPyramid
 
 from changenet.segment.model import ChangeDecoder, ChangeSegmenter, average_predictions, build_segmenter
 
@@ -35,20 +36,6 @@ def test_stored_numbers(name):
     load_runners()
     outcome = run_case(ROOT / "tests" / "golden" / f"{name}.json")
     assert outcome.status == "pass", outcome.note
-
-
-class ToyPyramid(nn.Module):
-    """Four maps of strides 4, 8, 16, 32, with batch norm: like a ViT adapter, but tiny."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, 4, stride, stride=stride) for stride in (4, 8, 16, 32))
-        self.norm = nn.BatchNorm2d(4)
-        self.num_passes = 0
-
-    def forward(self, x):
-        self.num_passes += 1
-        return [self.norm(conv(x)) for conv in self.convs]
 
 
 def toy(**options):
