@@ -1,7 +1,8 @@
 """Everything is declared in pyproject.toml; this only puts ``configs/`` and ``csrc/`` inside the wheel.
 
-A wheel built where ``python -m fiducial.ops.build --output csrc/build`` has been run carries the compiled kernels too, and
-is tagged for its platform; any other is pure Python and compiles them where it is installed, or uses the torch kernel.
+A wheel built where ``python -m fiducial.ops.build --output csrc/build`` has been run carries the compiled kernels too,
+and is tagged for its platform; any other is pure Python and compiles them where it is installed, or uses the torch
+kernel.
 """
 
 import shutil
