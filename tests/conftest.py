@@ -1,5 +1,6 @@
 """Fixtures of several folders."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -33,3 +34,17 @@ def dump(tmp_path_factory):
         return dumped
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def quiet_console():
+    """The project's logger as it is before any command line ran: a test's own stderr is closed when the next one runs."""
+    _reset_logger()
+    yield
+    _reset_logger()
+
+
+def _reset_logger():
+    logger = logging.getLogger("fiducial")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
