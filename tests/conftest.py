@@ -38,7 +38,7 @@ def dump(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quiet_console():
-    """The project's logger as it is before any command line ran: a test's own stderr is closed when the next one runs."""
+    """The project's logger as before any command line ran: a test's own stderr is closed when the next one runs."""
     _reset_logger()
     yield
     _reset_logger()
