@@ -286,6 +286,11 @@ class TestExport:
         assert run("evaluate", trained[0], *overrides) == 1
         assert "input input_1 is [3, 64, 32], the spec composes [3, 128, 32]" in capfd.readouterr().err
 
+    def test_another_order_of_the_lights_is_refused(self, trained, exported, capfd):
+        overrides = (f"evaluate.checkpoint={exported}", "dataset.classify.input_map={WhiteLight: 1, SolderLight: 0}")
+        assert run("evaluate", trained[0], *overrides) == 1
+        assert "input_map · {'WhiteLight': 1, 'SolderLight': 0} in the spec" in capfd.readouterr().err
+
 
 class TestBadInput:
     def test_results_folder_that_cannot_be_made(self, make_spec_file, tmp_path, capfd):
