@@ -43,6 +43,7 @@ from changenet.difference import resize, stack_coarse_first  # noqa: E402
 from changenet.segment.losses import cross_entropy, multi_scale  # noqa: E402
 from changenet.segment.model import ChangeSegmenter, build_segmenter  # noqa: E402
 from fiducial.backbones import deformable  # noqa: E402
+from fiducial.backbones.deformable import MSDeformAttn  # noqa: E402
 from fiducial.backbones.fan import FanPyramid  # noqa: E402
 
 ROUNDING, GRADIENT_ROUNDING = 1e-3, 1e-2
@@ -292,7 +293,10 @@ def _with_class_token(block: Any, patches: Tensor, token: Tensor) -> Tensor:
 
 
 def _trained_looking(network: ChangeSegmenter) -> ChangeSegmenter:
-    """With batch norm statistics that are not those of a fresh network."""
+    """With batch norm statistics and sampling offsets that are not those of a fresh network.
+
+    Fresh offsets hit the centres of pixels, where the gradient to them jumps, and rounding alone chooses the side.
+    """
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -301,6 +305,9 @@ def _trained_looking(network: ChangeSegmenter) -> ChangeSegmenter:
             module.momentum = 0.0  # training steps leave them as they are
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.running_var.uniform_(0.5, 2.0, generator=generator)
+        elif isinstance(module, MSDeformAttn):
+            bias = module.sampling_offsets.bias
+            bias.data += torch.empty_like(bias).uniform_(-0.5, 0.5, generator=generator)
     return network
 
 
