@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fiducial.ops.linear import Linear
+
 __all__ = [
     "DifferenceBlock",
     "DifferencePyramid",
@@ -52,7 +54,7 @@ class PixelLinear(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(in_channels, out_channels)
+        self.proj = Linear(in_channels, out_channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x_BHWE: Tensor = self.proj(x_BCHW.permute(0, 2, 3, 1))

@@ -109,8 +109,11 @@ def backbone_info(name: str) -> BackboneInfo:
 
 
 def _build(name: str, role: str, image_size: tuple[int, int], options: dict[str, Any]) -> nn.Module:
+    from fiducial.ops.linear import use_fast_linears  # brings torch, which this module does without
+
     module, function = backbone_info(name).builder.split(":")
     built: nn.Module = getattr(importlib.import_module(module), function)(name, role, image_size=image_size, **options)
+    use_fast_linears(built)
     return built
 
 

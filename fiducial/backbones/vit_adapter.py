@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from timm.layers.drop import DropPath
@@ -317,11 +317,9 @@ class ViTAdapter(Freezable):
 
     def _head(self, maps: list[Tensor], tokens_BNC: Tensor) -> list[Tensor]:
         if self.use_summary_token:
-            summary_BC11 = self.fc_summary(tokens_BNC[:, : self.prefix_tokens].flatten(1))[:, :, None, None]
-            maps = [
-                self.get_submodule(f"conv{level}")(torch.cat((summary_BC11.expand_as(c), c), dim=1))
-                for level, c in enumerate(maps, start=1)
-            ]
+            summary_BC = self.fc_summary(tokens_BNC[:, : self.prefix_tokens].flatten(1))
+            mixers = [self.get_submodule(f"conv{level}") for level in range(1, 5)]
+            maps = [mix_summary(cast(nn.Conv2d, conv), summary_BC, c) for conv, c in zip(mixers, maps, strict=True)]
         return [self.get_submodule(f"norm{level}")(c) for level, c in enumerate(maps, start=1)]
 
     def _initialise(self) -> None:
@@ -331,6 +329,16 @@ class ViTAdapter(Freezable):
         for module in self.interactions.modules():
             if isinstance(module, MSDeformAttn):
                 module.reset_parameters()
+
+
+def mix_summary(conv: nn.Conv2d, summary_BC: Tensor, map_BCHW: Tensor) -> Tensor:
+    """A 1 x 1 convolution of a map that has the summary joined before its channels, at every cell.
+
+    The summary's share is the same for all cells: it is computed once and added.
+    """
+    of_summary, of_map = torch.split(conv.weight, summary_BC.shape[1], dim=1)
+    share_BC = F.linear(summary_BC, of_summary.flatten(1), conv.bias)
+    return F.conv2d(map_BCHW, of_map) + share_BC[:, :, None, None]
 
 
 def _initialise_layer(layer: nn.Module) -> None:

@@ -4,10 +4,11 @@
     python scripts/bench/segment.py --threads 1 --cpu-time      # on a machine that others use too
 
 The straightforward way is kept here (`Plain`): attention with its matrix of weights in memory, deformable attention
-sampled level by level (`grid_sample`), class tokens and their attention although no map depends on them, the two
-images' maps joined before every convolution that compares them, the maps of all scales enlarged and joined before the
-1×1 convolution, and the predictions of single scales always computed. It runs on the same weights, and both ways must
-give the same logits, losses and gradients before anything is timed.
+sampled level by level (`grid_sample`), class tokens and their attention although no map depends on them, the summary
+token repeated for every cell and joined before the ViT's maps, the two images' maps joined before every convolution
+that compares them, the maps of all scales enlarged and joined before the 1×1 convolution, and the predictions of single
+scales always computed. It runs on the same weights, and both ways must give the same logits, losses and gradients
+before anything is timed.
 
 Seconds are medians of runs in turns (plain, ours, plain, ours, …), the ratio that of neighbouring turns. Memory is
 measured for each way in a process of its own, after one run that warms up: the most that a run holds beyond what was
@@ -30,6 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]  # runs from a checkout, installed or not
@@ -42,9 +44,10 @@ from torch import Tensor, nn  # noqa: E402
 from changenet.difference import resize, stack_coarse_first  # noqa: E402
 from changenet.segment.losses import cross_entropy, multi_scale  # noqa: E402
 from changenet.segment.model import ChangeSegmenter, build_segmenter  # noqa: E402
-from fiducial.backbones import deformable  # noqa: E402
+from fiducial.backbones import deformable, vit_adapter  # noqa: E402
 from fiducial.backbones.deformable import MSDeformAttn  # noqa: E402
 from fiducial.backbones.fan import FanPyramid  # noqa: E402
+from fiducial.ops.linear import Linear  # noqa: E402
 
 ROUNDING, GRADIENT_ROUNDING = 1e-3, 1e-2
 """By which logits, and the loss and the gradient of each weight, may differ between the two ways, of their norm: in
@@ -205,7 +208,7 @@ class Plain:
         self.backbone, self.decoder = network.backbone, network.decoder
 
     def __call__(self, before: Tensor, after: Tensor) -> tuple[Tensor, ...]:
-        with plain_attention():
+        with plain_functions():
             return self._decode(self._pyramid(before), self._pyramid(after))
 
     def _pyramid(self, image: Tensor) -> list[Tensor]:
@@ -256,15 +259,22 @@ def sampled_attention(
     return attended_NDQ.view(batch, heads * channels, queries).transpose(1, 2)
 
 
+def joined_summary(conv: nn.Conv2d, summary: Tensor, cells: Tensor) -> Tensor:
+    """The 1×1 convolution of a map and, before its channels, the summary repeated for every cell."""
+    mixed: Tensor = conv(torch.cat((summary[:, :, None, None].expand_as(cells), cells), dim=1))
+    return mixed
+
+
 @contextmanager
-def plain_attention() -> Iterator[None]:
-    """Let every layer use the two functions above."""
-    ours = F.scaled_dot_product_attention, deformable.ms_deform_attn
-    F.scaled_dot_product_attention, deformable.ms_deform_attn = explicit_attention, sampled_attention  # type: ignore
-    try:
+def plain_functions() -> Iterator[None]:
+    """Let every layer use the three functions above, and linear layers torch's matrix product."""
+    with (
+        mock.patch.object(F, "scaled_dot_product_attention", explicit_attention),
+        mock.patch.object(deformable, "ms_deform_attn", sampled_attention),
+        mock.patch.object(vit_adapter, "mix_summary", joined_summary),
+        mock.patch.object(Linear, "forward", nn.Linear.forward),
+    ):
         yield
-    finally:
-        F.scaled_dot_product_attention, deformable.ms_deform_attn = ours  # type: ignore[assignment]
 
 
 @contextmanager

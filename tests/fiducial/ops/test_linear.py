@@ -1,0 +1,96 @@
+"""Linear layers computed as convolutions: the same results, and plain ones wherever a graph is written down."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fiducial.ops.linear import Linear, use_fast_linears
+
+
+def pair(*, bias: bool = True, dtype: torch.dtype = torch.float32) -> tuple[nn.Linear, Linear]:
+    torch.manual_seed(0)
+    plain, fast = nn.Linear(24, 10, bias=bias, dtype=dtype), Linear(24, 10, bias=bias, dtype=dtype)
+    fast.load_state_dict(plain.state_dict())
+    return plain, fast
+
+
+@pytest.fixture
+def convolutions(monkeypatch) -> list[tuple[int, ...]]:
+    """The shape of every input that a convolution gets."""
+    seen: list[tuple[int, ...]] = []
+    convolve = F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda x, *rest: (seen.append(tuple(x.shape)), convolve(x, *rest))[1])
+    return seen
+
+
+class TestLinear:
+    @pytest.mark.parametrize("shape", [(24,), (7, 24), (2, 7, 24), (2, 3, 5, 24)])
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_results_and_gradients_are_those_of_a_plain_layer(self, shape, bias, convolutions):
+        results = []
+        for layer in pair(bias=bias):
+            x = torch.linspace(-1, 1, 24).expand(shape).clone().requires_grad_()
+            y = layer(x)
+            y.square().sum().backward()
+            results.append([y, x.grad, *(p.grad for p in layer.parameters())])
+        assert len(convolutions) == 1
+        for ours, torchs in zip(*results, strict=True):
+            assert ours.shape == torchs.shape
+            torch.testing.assert_close(ours, torchs, rtol=1e-5, atol=1e-5)
+
+    def test_a_view_with_strides_of_its_own(self, convolutions):
+        plain, fast = pair()
+        x = torch.randn(2, 24, 3, 5).permute(0, 2, 3, 1)
+        torch.testing.assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-5)
+        assert convolutions == [(1, 24, 30, 1)]
+
+    def test_no_rows(self):
+        assert pair()[1](torch.empty(0, 3, 24)).shape == (0, 3, 10)
+
+    def test_other_types_are_multiplied(self, convolutions):
+        plain, fast = pair(dtype=torch.float64)
+        x = torch.randn(3, 24, dtype=torch.float64)
+        assert torch.equal(fast(x), plain(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert pair()[1](x.float()).dtype == torch.bfloat16
+        assert not convolutions
+
+    @pytest.mark.parametrize("strict", [True, False])
+    def test_an_exported_graph_holds_a_linear_layer(self, strict):
+        program = torch.export.export(pair()[1].eval(), (torch.randn(3, 24),), strict=strict)
+        called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+        assert called == ["aten.linear.default"]
+
+    def test_so_do_a_traced_and_a_compiled_one(self, convolutions):
+        plain, fast = pair()
+        x = torch.randn(3, 24)
+        traced = torch.jit.trace(fast, (x,), check_trace=False)
+        assert "aten::linear" in str(traced.inlined_graph)
+        compiled = torch.compile(fast, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(x), plain(x))
+        assert not convolutions
+
+
+class TestUseFastLinears:
+    def test_parameters_names_and_mode_stay(self):
+        network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 2, bias=False)))
+        network[2].eval()
+        before = dict(network.named_parameters())
+        use_fast_linears(network)
+        after = dict(network.named_parameters())
+        assert list(before) == list(after)
+        assert all(before[name] is after[name] for name in before)
+        assert [type(layer) for layer in (network[0], network[2][0])] == [Linear, Linear]
+        assert network[0].training
+        assert not network[2][0].training
+
+    def test_other_kinds_of_linear_layers_are_left_alone(self):
+        class Scaled(nn.Linear):
+            pass
+
+        network = nn.Sequential(Scaled(3, 4))
+        use_fast_linears(network)
+        assert type(network[0]) is Scaled
