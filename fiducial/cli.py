@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fiducial.errors import SHOWN, SpecError, UserError
 from fiducial.run.console import FAIL, LOGGER, PASS, last_line, set_up_console
-from fiducial.run.ranks import global_rank
+from fiducial.run.ranks import global_rank, leave_group
 from fiducial.spec.compose import Composed, Source, compose, parse_path_map, read_source
 from fiducial.spec.knob import Section, walk
 from fiducial.task import Task, dispatch, load
@@ -114,6 +114,7 @@ def _execute(tasks: Sequence[Task], command: Command) -> int:
     LOGGER.info("spec after merging:\n%s", composed.yaml.rstrip())
     with open_run(command.action, task.title, composed) as run:
         load(_ACTIONS[command.action])(task, run)
+    leave_group()
     return 0
 
 

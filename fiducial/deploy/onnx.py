@@ -112,7 +112,7 @@ def _write(network: nn.Module, path: Path, graph: Graph, settings: ExportSetting
             axes = {name: {0: graph.batch_axis} for name in (*graph.inputs, *graph.outputs)} if open_batch else None
             torch.onnx.export(network, inputs, str(path), dynamic_axes=axes, dynamo=False, **common)
             return
-        batch = torch.export.Dim(graph.batch_axis, min=1)
+        batch = graph.batch_axis
         dynamic = tuple({0: batch} for _ in inputs) if open_batch else None
         program = torch.onnx.export(network, inputs, dynamic_shapes=dynamic, dynamo=True, **common)
     assert program is not None

@@ -45,8 +45,7 @@ def library(target: Target) -> Path:
 
     Raises: UnavailableError saying what is missing and what to install.
     """
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
-        raise UnavailableError(f"needs torch {'.'.join(map(str, OLDEST_TORCH))}, this is {torch.__version__}")
+    _check_torch()
     if target == "cpu":
         return _find("cpu", _serves_cpu) or build("cpu")
     arch = torch.cuda.get_device_capability()
@@ -59,8 +58,9 @@ def build(target: Target, *, architectures: Sequence[Arch] = (), output: Path | 
     ``architectures`` (of ``cuda``) default to :data:`ARCHITECTURES` and PTX. Processes that want the same library build
     it once.
 
-    Raises: UnavailableError if a compiler or one of its parts is missing, or if it fails.
+    Raises: UnavailableError if torch is too old, if a compiler or one of its parts is missing, or if it fails.
     """
+    _check_torch()
     if target == "cpu":
         names, command = _cpu_command(portable=output is not None)
     else:
@@ -76,6 +76,16 @@ def build(target: Target, *, architectures: Sequence[Arch] = (), output: Path | 
     except OSError as error:
         raise UnavailableError(f"{error}; XDG_CACHE_HOME names another folder for what is built") from error
     return path
+
+
+def torch_is_new_enough() -> bool:
+    """Whether libraries can be built for this torch, and loaded by it."""
+    return tuple(int(part) for part in torch.__version__.split(".")[:2]) >= OLDEST_TORCH
+
+
+def _check_torch() -> None:
+    if not torch_is_new_enough():
+        raise UnavailableError(f"needs torch {'.'.join(map(str, OLDEST_TORCH))}, this is {torch.__version__}")
 
 
 def cache_dir() -> Path:

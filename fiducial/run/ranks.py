@@ -30,3 +30,14 @@ def gather(value: Any) -> list[Any]:
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def leave_group() -> None:
+    """Close the group of torch.distributed where this process is in one: at its end, when the others need nothing more.
+
+    The group's threads must not outlive the interpreter: one that lets go of a Python object then aborts the process.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -33,6 +33,9 @@ class TestTwoProcesses:
         done = start(2, "train", "results_dir=two", "dataset.rows=22")
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("Execution status: PASS") == 1
+        for rank in (0, 1):  # a thread that is still there when Python ends can abort the process
+            threads = json.loads((tmp_path / f"{rank}.threads.json").read_text())
+            assert not [name for name in threads if "gloo" in name]
         first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
         for epoch in (0, 1):
             shares = [[row for e, _, rows, *_ in seen if e == epoch for row in rows] for seen in (first, second)]

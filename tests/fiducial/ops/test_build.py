@@ -14,8 +14,6 @@ from fiducial.ops import build
 from fiducial.ops.kernels import UnavailableError
 from fiducial.resources import resource_dir
 
-NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-
 
 def has_nvcc():
     try:
@@ -26,8 +24,10 @@ def has_nvcc():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """An empty cache."""
+    """An empty cache, and a torch that kernels are built for."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if not build.torch_is_new_enough():
+        monkeypatch.setattr(torch, "__version__", "2.10.0")
     return tmp_path / "fiducial" / "kernels"
 
 
@@ -172,7 +172,7 @@ class TestSources:
             }  # fmt: skip
 
     @pytest.mark.slow
-    @NEEDS_COMPILER
+    @pytest.mark.compiler
     def test_portable_cpu_library_computes(self, tmp_path):
         path = build.build("cpu", output=tmp_path)
         program = (
@@ -185,6 +185,7 @@ class TestSources:
         assert run_python(program) == "7.0"
 
     @pytest.mark.slow
+    @pytest.mark.compiler
     @pytest.mark.skipif(not has_nvcc(), reason="needs nvcc of torch's CUDA")
     def test_cuda_library_builds_and_loads(self):
         path = build.build("cuda", architectures=[(8, 0)])

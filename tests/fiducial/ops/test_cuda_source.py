@@ -4,7 +4,6 @@ This proves their arithmetic, not their speed; ``test_kernels.py`` runs the real
 """
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from fiducial.ops import build, compiled, reference
 from fiducial.resources import resource_dir
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+pytestmark = [pytest.mark.slow, pytest.mark.compiler]
 TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-4}}  # of sums in another order; torch's own for the others
 
 

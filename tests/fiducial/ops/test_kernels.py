@@ -3,7 +3,6 @@
 import importlib
 import logging
 import os
-import shutil
 import subprocess
 import sys
 
@@ -19,11 +18,10 @@ TOLERANCE = {  # of float32 sums in another order; of one rounding to half preci
     torch.float16: {"rtol": 2e-3, "atol": 2e-3},
     torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2},
 }
-NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton runs on the CPU, and only there, in the whole process
-ON_CPU = ("triton-cpu",) if INTERPRETED else ("torch-cpu", pytest.param("cpp-cpu", marks=NEEDS_COMPILER))
+ON_CPU = ("triton-cpu",) if INTERPRETED else ("torch-cpu", pytest.param("cpp-cpu", marks=pytest.mark.compiler))
 ON_GPU = () if INTERPRETED else ("torch-cuda", "cuda-cuda", "triton-cuda")
 
 
@@ -239,7 +237,7 @@ class TestChoice:
             "deformable attention on cpu: kernel torch (cpp: no C++ compiler (g++): install g++)"
         ]
 
-    @NEEDS_COMPILER
+    @pytest.mark.compiler
     def test_prefers_the_compiled_kernel(self):
         assert kernel_for("cpu").name == "cpp"
 

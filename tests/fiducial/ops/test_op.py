@@ -1,7 +1,6 @@
 """The op itself: hand-computed numbers, stored originals, gradients, compilation, and what malformed inputs say."""
 
 import importlib
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from fiducial.ops import ms_deform_attn, reference
 
 REPOSITORY = Path(__file__).parents[3]
 GOLDEN = REPOSITORY / "tests" / "golden"
-NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +84,7 @@ def run(inputs, **options):
     return ms_deform_attn(**as_arguments(inputs), **options)
 
 
-@pytest.mark.parametrize("kernel", ["torch", pytest.param("cpp", marks=NEEDS_COMPILER)])
+@pytest.mark.parametrize("kernel", ["torch", pytest.param("cpp", marks=pytest.mark.compiler)])
 @pytest.mark.parametrize("case", sorted(GOLDEN.glob("msda_*.json")), ids=lambda path: path.stem)
 def test_stored_originals(case, kernel, monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "scripts")

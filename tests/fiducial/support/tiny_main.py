@@ -21,4 +21,6 @@ if __name__ == "__main__":
     seen = os.environ.get("TINY_SEEN")
     if seen:
         Path(seen, f"{rank}.json").write_text(json.dumps(tiny_runtime.SEEN))
+        threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+        Path(seen, f"{rank}.threads.json").write_text(json.dumps(threads))
     sys.exit(code)
