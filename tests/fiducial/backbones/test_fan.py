@@ -88,7 +88,7 @@ class TestShapes:
         embedding.load_state_dict(pyramid.state_dict())
         with torch.no_grad():
             got, want = embedding(images), pyramid(images)[-1].flatten(1)
-        assert torch.equal(got, want)
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)  # its linear layers round otherwise
         assert got.shape[1] == BACKBONES["fan_tiny_8_p4_hybrid"].embedding_width(*SIZE)
 
     def test_other_sizes_than_the_built_one(self):

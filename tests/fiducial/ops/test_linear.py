@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,6 +53,32 @@ class TestLinear:
     def test_no_rows(self):
         assert pair()[1](torch.empty(0, 3, 24)).shape == (0, 3, 10)
 
+    def test_wrong_inputs_get_torchs_message(self):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            pair()[1](torch.empty(3, 23))
+
+    def test_transforms_of_torch_func(self):
+        plain, fast = pair()
+        x = torch.randn(5, 7, 24)
+
+        def gradients(layer):
+            parameters = dict(layer.named_parameters())
+
+            def loss(parameters, x):
+                return torch.func.functional_call(layer, parameters, (x,)).square().sum()
+
+            return torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+
+        torch.testing.assert_close(gradients(fast), gradients(plain), rtol=1e-5, atol=1e-5)
+        pushed = [torch.func.jvp(layer, (x,), (x,))[1] for layer in (fast, plain)]
+        torch.testing.assert_close(*pushed, rtol=1e-5, atol=1e-5)
+
+    def test_copies_and_pickles(self):
+        fast = pair()[1]
+        x = torch.randn(3, 24)
+        for other in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+            assert torch.equal(other(x), fast(x))
+
     def test_other_types_are_multiplied(self, convolutions):
         plain, fast = pair(dtype=torch.float64)
         x = torch.randn(3, 24, dtype=torch.float64)
@@ -75,8 +104,10 @@ class TestLinear:
 
 
 class TestUseFastLinears:
-    def test_parameters_names_and_mode_stay(self):
+    def test_all_else_stays(self):
         network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 2, bias=False)))
+        called = []
+        network[0].register_forward_hook(lambda *_: called.append("hook"))
         network[2].eval()
         before = dict(network.named_parameters())
         use_fast_linears(network)
@@ -86,6 +117,8 @@ class TestUseFastLinears:
         assert [type(layer) for layer in (network[0], network[2][0])] == [Linear, Linear]
         assert network[0].training
         assert not network[2][0].training
+        network(torch.randn(1, 3))
+        assert called == ["hook"]
 
     def test_other_kinds_of_linear_layers_are_left_alone(self):
         class Scaled(nn.Linear):
