@@ -165,7 +165,7 @@ class ExportSection(common.ExportSection):
     input_height: int = knob(
         224, "Height of the composed input, in pixels: with concat_type linear, image_height times num_input.", ge=1
     )
-    serialize_nvdsinfer: bool = knob(False, "Also write the configuration files that DeepStream needs (task classify).")
+    serialize_nvdsinfer: bool = knob(False, "Also write the configuration files that DeepStream needs.")
     is_quantized: bool = knob(False, "The checkpoint is a result of the quantize action.", schema=False)
     deformable_attention: Literal["gather", "grid_sample", "plugin"] = knob(
         "gather",

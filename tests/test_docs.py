@@ -145,8 +145,8 @@ def test_commands_parse():
 
 
 def test_the_onnx_example_is_short():
-    (code,) = blocks(ROOT / "docs" / "deployment.md", "python")
-    assert len([line for line in code.splitlines() if line.strip()]) <= 25
+    for code in blocks(ROOT / "docs" / "deployment.md", "python"):
+        assert len([line for line in code.splitlines() if line.strip()]) <= 25
 
 
 # --- code that runs --------------------------------------------------------------------------------------------------
@@ -185,6 +185,21 @@ def spec_tree(folder: Path) -> dict:
     }
 
 
+def segment_tree(folder: Path) -> dict:
+    """A spec of task segment without data, to export what :func:`save_segment_run` leaves."""
+    return {
+        "task": "segment",
+        "results_dir": str(folder),
+        "wandb": {"enable": False},
+        "model": {
+            "backbone": {"type": "fan_tiny_8_p4_hybrid"},
+            "decode_head": {"decoder_params": {"embed_dim": 8}},
+        },
+        "dataset": {"segment": {"img_size": SIDE}},
+        "export": {"checkpoint": "latest", "onnx_file": str(folder.parent / "segment.onnx")},
+    }
+
+
 def save_segment_run(folder: Path) -> None:
     """What a training of task segment leaves, without the training."""
     import torch
@@ -193,11 +208,7 @@ def save_segment_run(folder: Path) -> None:
     from changenet.segment.runtime import SegmentRuntime
     from fiducial.spec.knob import plain
 
-    backbone = {"backbone": {"type": "fan_tiny_8_p4_hybrid"}}
-    model = {**backbone, "decode_head": {"decoder_params": {"embed_dim": 8}}}
-    spec = ExperimentSpec.model_validate(
-        {"task": "segment", "model": model, "dataset": {"segment": {"img_size": SIDE}}}
-    )
+    spec = ExperimentSpec.model_validate(segment_tree(folder))
     weights = SegmentRuntime(spec).network().state_dict()
     checkpoint = {"state_dict": {f"model.{key}": value for key, value in weights.items()}}
     (folder / "train").mkdir(parents=True)
@@ -213,7 +224,7 @@ def save_picture(path: Path, seed: int, side: int = 2 * SIDE) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """What the pages' code finds beside it: runs of both tasks, ``model.onnx``, pictures."""
+    """What the pages' code finds beside it: runs of both tasks, an exported model of each, pictures."""
     from changenet.__main__ import TASKS
     from fiducial import cli
 
@@ -227,18 +238,19 @@ def folder(tmp_path_factory) -> Path:
         save_picture(folder / "goldens" / f"p{number}.png", number)
     with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("input_path", "golden_path", "label", "object_name"), *rows])
-    spec = folder / "spec.yaml"
-    spec.write_text(yaml.safe_dump(spec_tree(folder)), encoding="utf-8")
-    for action in ("train", "export"):
+    trees = {"classify": spec_tree(folder), "segment": segment_tree(folder / "results-segment")}
+    for task, action in (("classify", "train"), ("classify", "export"), ("segment", "export")):
+        spec = folder / f"{task}.yaml"
+        spec.write_text(yaml.safe_dump(trees[task]), encoding="utf-8")
         assert cli.main(TASKS, [action, "-e", str(spec)], prog="changenet") == 0
     return folder
 
 
-def run(page: str, folder: Path, monkeypatch) -> dict:
-    """Run all Python of a page, one block after the other; returns its names."""
+def run(page: str, folder: Path, monkeypatch, which: slice = slice(None)) -> dict:
+    """Run the Python of a page, ``which`` blocks of it, one after the other; returns its names."""
     monkeypatch.chdir(folder)
     names: dict = {}
-    for number, code in enumerate(blocks(ROOT / page, "python")):
+    for number, code in enumerate(blocks(ROOT / page, "python")[which]):
         exec(compile(code, f"{page}, block {number}", "exec"), names)
     return names
 
@@ -267,10 +279,23 @@ class TestCodeOfThePages:
     def test_onnxruntime_alone_gives_the_same_score(self, folder, monkeypatch, capsys):
         import changenet
 
-        names = run("docs/deployment.md", folder, monkeypatch)
+        names = run("docs/deployment.md", folder, monkeypatch, slice(0, 1))
         expected = changenet.load(folder / "model.onnx").score(folder / "part.png", folder / "golden.png")
         assert names["score"] == pytest.approx(expected.score, abs=1e-5)
         assert capsys.readouterr().out.split()[0] == expected.decision
+
+    def test_onnxruntime_alone_makes_the_same_mask(self, folder, monkeypatch):
+        import changenet
+
+        names = run("docs/deployment.md", folder, monkeypatch, slice(1, None))
+        detector = changenet.load(folder / "segment.onnx")
+        before, after = (Image.open(folder / f"{name}.png") for name in ("before", "after"))
+        small = [np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in (before, after)]
+        change = detector.detect(*small)
+        share = np.exp(names["logits"][0])
+        np.testing.assert_allclose(share / share.sum(0), change.probability, atol=1e-5)
+        assert change.probability[1].std() > 1e-4
+        assert np.array_equal(names["mask"], change.mask)
 
 
 class Session:
@@ -307,7 +332,7 @@ def test_the_onnx_example_prepares_lights_as_training_does(tmp_path, monkeypatch
 
     Session.about = runtime.metadata()
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
-    names = run("docs/deployment.md", tmp_path, monkeypatch)
+    names = run("docs/deployment.md", tmp_path, monkeypatch, slice(0, 1))
     np.testing.assert_allclose(names["prepare"]("part")[0], part, atol=1e-5)
     assert names["score"] == pytest.approx(float(np.abs(part - golden).sum()), rel=1e-4)
 

@@ -14,5 +14,5 @@ CLASSIFY = Task(
     check_data="changenet.classify.inspect:check_data",
     runtime="changenet.classify.runtime:ClassifyRuntime",
     monitors="changenet.classify.metric_names:direction",
-    export_extras="changenet.classify.deepstream:write_deepstream",
+    export_extras="changenet.deepstream:write_deepstream",
 )

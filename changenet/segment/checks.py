@@ -28,8 +28,6 @@ def check_spec(spec: ExperimentSpec, action: str) -> Iterator[Problem]:
     if action == "export":
         side = spec.dataset.segment.img_size
         yield from check_export(spec, (side, side), f"dataset.segment.img_size is {side}")
-        if spec.export.serialize_nvdsinfer:
-            yield Problem("export.serialize_nvdsinfer", "true", "DeepStream files are written for classify", "warning")
 
 
 def multi_scale_train(spec: ExperimentSpec) -> bool:

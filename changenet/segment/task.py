@@ -14,4 +14,5 @@ SEGMENT = Task(
     check_data="changenet.segment.inspect:check_data",
     runtime="changenet.segment.runtime:SegmentRuntime",
     monitors="changenet.segment.metric_names:direction",
+    export_extras="changenet.deepstream:write_deepstream",
 )

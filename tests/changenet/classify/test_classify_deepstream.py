@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from changenet.classify.deepstream import write_deepstream
 from changenet.classify.runtime import ClassifyRuntime
+from changenet.deepstream import write_deepstream
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_normalisation_of_the_training(files_of):
 def test_different_stds_are_averaged_with_a_warning(files_of, caplog, monkeypatch):
     monkeypatch.setattr("fiducial.run.console.LOGGER.propagate", True)
     assert scaled(files_of(), 255, 0) == pytest.approx((1 - 0.485) / 0.226, abs=1e-4)
-    assert "train with three equal rgb_input_std" in caplog.text
+    assert "train with three equal values of std" in caplog.text
 
 
 def test_compat_tao_writes_a_half_for_both(files_of):

@@ -72,9 +72,9 @@ def test_default_strides_of_a_vit_are_replaced_with_a_warning():
     assert "[4, 8, 16, 32]" in found.fix
 
 
-def test_export_size_and_deepstream_are_warnings():
+def test_another_export_size_is_a_warning():
     found = problems("export", export={"input_width": 512, "serialize_nvdsinfer": True})
-    assert [p.level for p in found] == ["warning", "warning"]
+    assert [p.level for p in found] == ["warning"]
 
 
 def test_other_transforms_count_as_class_numbers():

@@ -53,7 +53,7 @@ def trained(scene_data, make_spec_tree, tmp_path_factory):
 def exported(trained):
     """An ONNX file of the trained network."""
     path = trained[1] / "model.onnx"
-    sizes = ("export.input_height=32", "export.input_width=32")
+    sizes = ("export.input_height=32", "export.input_width=32", "export.serialize_nvdsinfer=true")
     assert run("export", trained[0], "export.checkpoint=latest", f"export.onnx_file={path}", *sizes) == 0
     return path
 

@@ -1,4 +1,4 @@
-"""The files that let DeepStream run an exported classify model (``export.serialize_nvdsinfer``)."""
+"""The files that let DeepStream run an exported model (``export.serialize_nvdsinfer``)."""
 
 from __future__ import annotations
 
@@ -6,66 +6,75 @@ from pathlib import Path
 from typing import Any
 
 from changenet.classify.runtime import ClassifyRuntime
+from changenet.normalization import Normalization
+from changenet.segment.runtime import SegmentRuntime
 from fiducial.run.console import LOGGER
 from fiducial.spec.compose import to_yaml
 
 _LIB = "/opt/nvidia/deepstream/deepstream/lib"
 _TAO_NORMALIZATION = (127.5, 1 / 127.5)
+_CLASSIFIER = {
+    "classifier-threshold": 0.5,
+    "cluster-mode": 2,
+    "custom-lib-path": f"{_LIB}/libnvds_infercustomparser_tao.so",
+    "network-type": 1,
+    "output-blob-names": "output",
+    "parse-classifier-func-name": "NvDsInferClassiferParseNonSoftmax",
+}
+# the parser of segmentations takes probabilities, and the graph gives logits: they are handed on as they are
+_SEGMENTER = {"cluster-mode": 4, "network-type": 100, "output-blob-names": "output_final"}
 
 
-def write_deepstream(runtime: ClassifyRuntime, onnx_path: Path) -> None:
+def write_deepstream(runtime: ClassifyRuntime | SegmentRuntime, onnx_path: Path) -> None:
     """Write ``labels.txt``, ``nvdsinfer_config.yaml`` and one ``nvdspreprocess_config_{0,1}.yaml`` per input.
 
     DeepStream normalises with three offsets and one common factor: ``(pixel - offset) * factor`` of pixels 0..255. They
-    follow from the training's mean and std (under ``compat: tao`` TAO's 0.5 / 0.5); a std that differs between the
-    channels is replaced by its mean, with a warning.
+    follow from the training's mean and std (for classify under ``compat: tao`` TAO's 0.5 / 0.5); a std that differs
+    between the channels is replaced by its mean, with a warning.
     """
-    if runtime.data.num_golden > 1:
+    graph, spec = runtime.graph(), runtime.spec
+    shape = max((entry.shape for entry in graph.inputs.values()), key=len)  # several goldens have an axis more
+    if len(shape) > 3:
         LOGGER.warning("DeepStream files exist for one golden only: none written")
         return
-    folder = onnx_path.parent
-    height, width = runtime.layout.composed
-    offsets, factor = _normalization(runtime)
-    (folder / "labels.txt").write_text(
-        ";".join(str(i) for i in range(runtime.data.num_classes)) + "\n", encoding="utf-8"
-    )
+    folder, (_, height, width) = onnx_path.parent, shape
+    tao = spec.compat == "tao" and spec.task == "classify"
+    offsets, factor = _normalization(runtime.normalization, tao)
+    classes = range(runtime.data.num_classes)
+    (folder / "labels.txt").write_text(";".join(map(str, classes)) + "\n", encoding="utf-8")
     infer = {
-        "classifier-threshold": 0.5,
-        "cluster-mode": 2,
-        "custom-lib-path": f"{_LIB}/libnvds_infercustomparser_tao.so",
+        **(_CLASSIFIER if spec.task == "classify" else _SEGMENTER),
         "gie-unique-id": 1,
         "infer-dims": f"3;{height};{width}",
         "input-tensor-from-meta": 1,
         "labelfile-path": "labels.txt",
-        "maintain-aspect-ratio": int(runtime.spec.compat == "tao"),
+        "maintain-aspect-ratio": int(tao),
         "model-color-format": 0,
         "net-scale-factor": 0.00392156862745098,
         "network-mode": 2,
-        "network-type": 1,
-        "num-detected-classes": runtime.data.num_classes,
+        "num-detected-classes": len(classes),
         "offsets": offsets,
         "onnx-file": onnx_path.name,
-        "output-blob-names": "output",
         "output-tensor-meta": 1,
-        "parse-classifier-func-name": "NvDsInferClassiferParseNonSoftmax",
         "workspace-size": 1048576,
     }
+    infer = dict(sorted(infer.items()))
     (folder / "nvdsinfer_config.yaml").write_text(to_yaml({"property": infer}), encoding="utf-8")
-    for index, name in enumerate(runtime.graph().inputs):
-        config = _preprocess(name, index, height, width, offsets, factor, runtime.spec.compat == "tao")
+    for index, name in enumerate(graph.inputs):
+        config = _preprocess(name, index, height, width, offsets, factor, tao)
         (folder / f"nvdspreprocess_config_{index}.yaml").write_text(to_yaml(config), encoding="utf-8")
     LOGGER.info("DeepStream files: %s", folder)
 
 
-def _normalization(runtime: ClassifyRuntime) -> tuple[str, float]:
-    if runtime.spec.compat == "tao":
+def _normalization(normalization: Normalization, tao: bool) -> tuple[str, float]:
+    if tao:
         offset, factor = _TAO_NORMALIZATION
         return ";".join([f"{offset:g}"] * 3), round(factor, 9)
-    mean, std = runtime.normalization.mean, runtime.normalization.std
+    mean, std = normalization.mean, normalization.std
     if len(set(std)) > 1:
         LOGGER.warning(
-            "DeepStream has one scale factor for all channels, the training's std is %s: scores will differ a little; "
-            "train with three equal rgb_input_std for exact ones",
+            "DeepStream has one scale factor for all channels, the training's std is %s: results will differ a little; "
+            "train with three equal values of std for exact ones",
             list(std),
         )
     common = sum(std) / 3

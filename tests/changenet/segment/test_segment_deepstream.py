@@ -1,0 +1,25 @@
+"""The files for DeepStream: both inputs, the result's logits."""
+
+import pytest
+import yaml
+
+from changenet.deepstream import write_deepstream
+from changenet.segment.runtime import SegmentRuntime
+
+
+@pytest.mark.parametrize("compat", ["off", "tao"])  # TAO writes none for this task
+def test_files(make_spec, tmp_path, compat):
+    mean, std = [0.2, 0.4, 0.6], [0.25, 0.25, 0.25]
+    augmentation = {"mean": mean, "std": std}
+    spec = make_spec(compat=compat, dataset__segment__augmentation=augmentation)
+    write_deepstream(SegmentRuntime(spec), tmp_path / "model.onnx")
+    assert (tmp_path / "labels.txt").read_text() == "0;1\n"
+    infer = yaml.safe_load((tmp_path / "nvdsinfer_config.yaml").read_text())["property"]
+    assert (infer["network-type"], infer["output-tensor-meta"]) == (100, 1)
+    assert (infer["output-blob-names"], infer["infer-dims"]) == ("output_final", "3;32;32")
+    for number in (0, 1):
+        config = yaml.safe_load((tmp_path / f"nvdspreprocess_config_{number}.yaml").read_text())
+        assert config["property"]["tensor-name"] == f"input{number}"
+        offsets = [float(offset) for offset in config["user-configs"]["offsets"].split(";")]
+        factor = config["user-configs"]["pixel-normalization-factor"]
+        assert [(51 - offset) * factor for offset in offsets] == pytest.approx([0, -0.8, -1.6], abs=1e-4)
