@@ -32,6 +32,11 @@ def check_training(spec: ExperimentSpec) -> Iterator[Problem]:
             found = f"{value} is more than train.num_epochs {train.num_epochs}"
             fix = f"set it to at most {train.num_epochs}, or raise train.num_epochs"
             yield Problem(f"train.{interval}", found, fix)
+    board = train.tensorboard
+    if board.enabled and board.infrequent_logging_frequency > train.num_epochs:
+        found = f"{board.infrequent_logging_frequency} is more than train.num_epochs {train.num_epochs}"
+        fix = "lower it; only the first epoch is shown"
+        yield Problem("train.tensorboard.infrequent_logging_frequency", found, fix, "warning")
     path = train.resume_training_checkpoint_path
     if path and not path.endswith((".pth", ".tlt", ".ckpt")):
         yield Problem("train.resume_training_checkpoint_path", f"found {path!r}", "give a .pth or .tlt checkpoint")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 from torch import nn
 
+from changenet.normalization import Normalization
 from fiducial.errors import CheckpointError, Problem
 from fiducial.optim import build_optimizer, build_schedule
 from fiducial.run.seeds import Position
@@ -17,23 +17,22 @@ from fiducial.run.seeds import Position
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
 
-__all__ = ["ChangeNetData", "ChangeNetModule", "TrainingPlan", "optimizer_options", "picture_interval"]
+__all__ = ["ChangeNetData", "ChangeNetModule", "TrainingPlan", "optimizer_options"]
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
     """How a network is trained, whatever it compares.
 
-    ``optim``: see :func:`optimizer_options`. ``record`` is what else the checkpoint should say of itself (the
-    normalisation in force). ``pictures`` write to TensorBoard. ``explain`` says which spec keys the content of a
-    checkpoint to continue from contradicts.
+    ``optim``: see :func:`optimizer_options`. ``normalization`` is that of the images; the checkpoint says it, and what
+    ``record`` holds. ``explain`` says which spec keys the content of a checkpoint to continue from contradicts.
     """
 
     optim: Mapping[str, Any]
     num_epochs: int
+    normalization: Normalization
     record: Mapping[str, Any] = field(default_factory=dict)
     tao_model_type: str | None = None
-    pictures: Callback | None = None
     explain: Callable[[Mapping[str, Any]], Iterable[Problem]] = lambda checkpoint: ()
 
 
@@ -51,11 +50,8 @@ class ChangeNetModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model, self.plan = model, plan
-        self.record = dict(plan.record)
+        self.record = {"mean": list(plan.normalization.mean), "std": list(plan.normalization.std), **plan.record}
         self.save_hyperparameters(dict(hyper_parameters or {}), logger=False)
-
-    def configure_callbacks(self) -> list[Callback]:
-        return [self.plan.pictures] if self.plan.pictures else []
 
     def configure_optimizers(self) -> Any:
         optim = self.plan.optim
@@ -97,9 +93,3 @@ def optimizer_options(spec: ExperimentSpec) -> dict[str, Any]:
     if optim.betas is not None:
         arguments["betas"] = tuple(optim.betas)
     return {"optim": optim.optim, "policy": optim.policy, "arguments": arguments}
-
-
-def picture_interval(spec: ExperimentSpec) -> int:
-    """Epochs between pictures for TensorBoard; 0: none are wanted."""
-    board = spec.train.tensorboard
-    return min(board.infrequent_logging_frequency, spec.train.num_epochs) if board.enabled else 0

@@ -171,11 +171,6 @@ def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
         yield Problem("dataset.classify.batch_size", f"found {data.batch_size}", fix)
     if not data.fpratio_sampling:
         yield Problem("dataset.classify.fpratio_sampling", "0: no defect is ever drawn", "set 0.1 to 0.5", "warning")
-    frequency = train.tensorboard.infrequent_logging_frequency
-    if train.tensorboard.enabled and frequency > train.num_epochs:
-        where = "train.tensorboard.infrequent_logging_frequency"
-        found = f"{frequency} is more than num_epochs {train.num_epochs}; using {train.num_epochs}"
-        yield Problem(where, found, "lower it", "warning")
 
 
 def _check_monitors(spec: ExperimentSpec) -> Iterator[Problem]:

@@ -72,10 +72,11 @@ class ClassifyModule(ChangeNetModule):
         return kpis | report.kpis("train" if stage == "train" else "val", per_group=names is not None)
 
     def preview(self, batch: PairBatch) -> dict[str, Tensor]:
-        """The first pair of a batch, ``(3, H, W)`` in 0 … 1, as it was before normalisation (for TensorBoard)."""
+        """The first pair of a batch in the colours of its files, ``(3, H, W)`` in 0..1 (TensorBoard, TAO's names)."""
         golden = batch["golden"][0]
-        images = {"compare_sample": batch["test"][0], "golden_sample": golden[0] if golden.dim() == 4 else golden}
-        mean, std = (torch.tensor(self.record.get(name, [default] * 3)) for name, default in (("mean", 0), ("std", 1)))
-        return {
-            name: (image.cpu() * std[:, None, None] + mean[:, None, None]).clamp(0, 1) for name, image in images.items()
-        }
+        named = {"compare_sample": batch["test"][0]}
+        if golden.ndim == 3:
+            named["golden_sample"] = golden
+        else:
+            named |= {f"golden_sample{i}": image for i, image in enumerate(golden)}
+        return {name: self.plan.normalization.undo(image) for name, image in named.items()}

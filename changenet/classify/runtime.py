@@ -24,13 +24,12 @@ from changenet.classify.outputs import (
     write_evaluation,
     write_inference,
 )
-from changenet.classify.pictures import TrainingPictures
 from changenet.classify.predictor import PairPredictor
 from changenet.classify.rows import SPLITS, Layout, PairTable, read_pairs
 from changenet.classify.transform import PairAugment, normalization
 from changenet.classify.weights import SIZE_DEPENDENT, differences
 from changenet.normalization import Normalization
-from changenet.training import TrainingPlan, optimizer_options, picture_interval
+from changenet.training import TrainingPlan, optimizer_options
 from fiducial.backbones.deformable import make_precise
 from fiducial.backbones.weights import KEY_MAPS
 from fiducial.checkpoints.loading import LoadReport, load_into
@@ -99,21 +98,18 @@ class ClassifyRuntime:
         """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""
         spec, train, model = self.spec, self.spec.train, self.spec.model
         network = self.network()
-        record: dict[str, Any] = {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
-        if pretrained and (loaded := self._load_pretrained(network)):
-            record["weights"] = loaded
+        loaded = self._load_pretrained(network) if pretrained else ""
         if model.backbone.freeze_backbone:
             network.backbone.freeze()  # type: ignore[operator]
-        every = picture_interval(spec)
         per_group = "/" in (train.checkpointer.monitor or "") or "/" in train.optim.monitor_name
         return ClassifyModule(
             network,
             TrainingPlan(
                 optim=optimizer_options(spec),
                 num_epochs=train.num_epochs,
-                record=record,
+                normalization=self.normalization,
+                record={"weights": loaded} if loaded else {},
                 tao_model_type="radio_learnable" if self.learnable and "radio" in model.backbone.type else None,
-                pictures=TrainingPictures(every, self.normalization) if every else None,
                 explain=lambda found: differences(spec, found["state_dict"], found.get("hyper_parameters")),
             ),
             learnable=self.learnable,

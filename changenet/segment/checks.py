@@ -110,11 +110,6 @@ def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
     if spec.compat == "tao" and (data.multi_scale_train or data.multi_scale_infer):
         found = "compat: tao trains and predicts on the finest scale alone, as TAO's code does"
         yield Problem("dataset.segment.multi_scale_train", found, "compat: off uses all scales", "warning")
-    frequency = train.tensorboard.infrequent_logging_frequency
-    if train.tensorboard.enabled and frequency > train.num_epochs:
-        where = "train.tensorboard.infrequent_logging_frequency"
-        found = f"{frequency} is more than num_epochs {train.num_epochs}"
-        yield Problem(where, found, "lower it", "warning")
 
 
 def _check_monitors(spec: ExperimentSpec) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from changenet.segment.counts import IGNORED
 from changenet.segment.data import SceneBatch
 from changenet.segment.losses import Loss, multi_scale
 from changenet.segment.metrics import confusion, summary
@@ -64,7 +65,7 @@ class SegmentModule(ChangeNetModule):
         hyper_parameters: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(model, plan, hyper_parameters=hyper_parameters)
-        self.pixel_loss, self.scale_weights = loss, scale_weights
+        self.num_classes, self.pixel_loss, self.scale_weights = num_classes, loss, scale_weights
         self.tallies = {stage: Tally(num_classes) for stage in ("train", "val")}
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
@@ -98,3 +99,13 @@ class SegmentModule(ChangeNetModule):
             plain = {name.removeprefix("val_"): value for name, value in kpis.items() if name != "val_loss"}
             self.log_dict(plain, sync_dist=False, batch_size=1)
         return kpis
+
+    def preview(self, batch: SceneBatch) -> dict[str, Tensor]:
+        """The first pair of a batch in the colours of its files and its mask, ignored pixels grey, for TensorBoard.
+
+        ``(3, H, W)``, the mask ``(1, H, W)``, in 0..1.
+        """
+        before, after = (self.plan.normalization.undo(image) for image in (batch["A"][0], batch["B"][0]))
+        label_HW = cast(Tensor, batch["L"])[0].cpu()  # type: ignore[typeddict-item]  # training has masks
+        level_HW = label_HW / (self.num_classes - 1)
+        return {"before": before, "after": after, "mask": torch.where(label_HW == IGNORED, 0.5, level_HW)[None]}

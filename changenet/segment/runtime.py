@@ -21,11 +21,10 @@ from changenet.segment.lightning import SegmentModule
 from changenet.segment.losses import pixel_loss
 from changenet.segment.model import ChangeSegmenter, build_segmenter
 from changenet.segment.outputs import ImageFiles, ImageRecord, SegmentEvaluator, write_evaluation, write_inference
-from changenet.segment.pictures import TrainingPictures
 from changenet.segment.reading import SceneReader
 from changenet.segment.transform import TAO_NORMALIZATION, SceneAugment
 from changenet.segment.weights import differences, resized_positions
-from changenet.training import TrainingPlan, optimizer_options, picture_interval
+from changenet.training import TrainingPlan, optimizer_options
 from fiducial.backbones.deformable import make_precise
 from fiducial.backbones.weights import KEY_MAPS
 from fiducial.checkpoints.loading import LoadReport, load_into
@@ -95,20 +94,18 @@ class SegmentRuntime:
         """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""
         spec, train, backbone = self.spec, self.spec.train, self.spec.model.backbone
         network = self.network()
-        record: dict[str, Any] = {"mean": list(self.normalization.mean), "std": list(self.normalization.std)}
-        if pretrained and (loaded := self._load_pretrained(network)):
-            record["weights"] = loaded
+        loaded = self._load_pretrained(network) if pretrained else ""
         if backbone.freeze_backbone:
             network.backbone.freeze()  # type: ignore[operator]
-        options, every = train.segment, picture_interval(spec)
+        options = train.segment
         return SegmentModule(
             network,
             TrainingPlan(
                 optim=optimizer_options(spec),
                 num_epochs=train.num_epochs,
-                record=record,
+                normalization=self.normalization,
+                record={"weights": loaded} if loaded else {},
                 tao_model_type="radio" if "radio" in backbone.type else None,
-                pictures=TrainingPictures(every, self.normalization, self.data.num_classes) if every else None,
                 explain=lambda found: differences(spec, found["state_dict"]),
             ),
             num_classes=self.data.num_classes,

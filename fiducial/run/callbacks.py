@@ -198,19 +198,20 @@ class Interrupt(Callback):
 
 
 class Pictures(Callback):
-    """``train.tensorboard``: histograms of the weights and pictures of the input, every so many epochs.
+    """``train.tensorboard``: histograms of the weights and pictures of the input, from the first epoch on.
 
-    The pictures come from ``module.preview(batch) -> {name: (3, H, W) in 0 … 1}``, where the module has it.
+    The pictures come from ``module.preview(batch) -> {name: (C, H, W) in 0..1}`` of an epoch's first batch, where the
+    module has it.
     """
 
     def __init__(self, every: int) -> None:
         self.every = every
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         preview = getattr(pl_module, "preview", None)
-        if preview is None or batch_idx + 1 < trainer.num_training_batches:
+        if preview is None or batch_idx:
             return
         for writer in self._writers(trainer):
             for name, image in preview(batch).items():
@@ -223,7 +224,7 @@ class Pictures(Callback):
                     writer.add_histogram(f"histogram/{name}", parameter, trainer.global_step)
 
     def _writers(self, trainer: pl.Trainer) -> list[Any]:
-        if (trainer.current_epoch + 1) % self.every or not trainer.is_global_zero:
+        if trainer.current_epoch % self.every or not trainer.is_global_zero:
             return []
         return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 

@@ -103,7 +103,7 @@ CASES = [
     (
         "train",
         {"train__tensorboard": {"enabled": True, "infrequent_logging_frequency": 5}},
-        *("train.tensorboard.infrequent_logging_frequency", "5 is more than num_epochs 2; using 2", "lower", "warning"),
+        *("train.tensorboard.infrequent_logging_frequency", "5 is more than train.num_epochs 2", "lower", "warning"),
     ),
     (
         *("train", {"train__checkpoint_interval": 200}, "train.checkpoint_interval"),

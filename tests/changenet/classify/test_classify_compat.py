@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from changenet.__main__ import TASKS
-from changenet.classify.pictures import TrainingPictures
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.classify.transform import IMAGENET
 from changenet.normalization import Normalization
@@ -16,23 +15,11 @@ def test_image_ext_not_set(make_spec):
     assert make_spec(dataset__classify__image_ext=None).dataset.classify.image_ext == ".jpg"
 
 
-@pytest.mark.parametrize(("frequency", "every"), [(1, 1), (5, 2)])
-def test_logging_frequency_is_lowered_to_the_epochs(make_spec, frequency, every):
-    board = {"enabled": True, "infrequent_logging_frequency": frequency}
-    (pictures,) = ClassifyRuntime(make_spec(train__tensorboard=board)).module(pretrained=False).configure_callbacks()
-    assert pictures.every == every
-
-
-@pytest.mark.parametrize("board", [{"enabled": False}, {"enabled": True, "infrequent_logging_frequency": 0}])
-def test_no_pictures(make_spec, board):
-    assert ClassifyRuntime(make_spec(train__tensorboard=board)).module(pretrained=False).configure_callbacks() == []
-
-
-def test_pictures_have_the_colours_of_the_files():
+def test_pictures_have_the_colours_of_the_files(make_spec):
     pixels = np.random.default_rng(0).integers(0, 255, (4, 5, 3)).astype(np.uint8)
     normalize = Normalization(*IMAGENET)
     image = normalize(pixels)[None]
-    shown = TrainingPictures(1, normalize).images({"test": image, "golden": image})
+    shown = ClassifyRuntime(make_spec()).module(pretrained=False).preview({"test": image, "golden": image})
     assert list(shown) == ["compare_sample", "golden_sample"]
     for picture in shown.values():
         torch.testing.assert_close(picture, torch.from_numpy(pixels).permute(2, 0, 1) / 255, atol=1e-6, rtol=0)

@@ -112,7 +112,8 @@ class TestTrain:
         assert run("train", trained[0], *overrides) == 0
         events = event_files(tmp_path / "train")
         assert {"image/compare_sample", "image/golden_sample"} <= set(events.Tags()["images"])
-        assert "histogram/model.decoder.classifier.6.weight" in events.Tags()["histograms"]
+        name = "histogram/model.decoder.classifier.6.weight"
+        assert len(events.Histograms(name)) == len(events.Images("image/compare_sample")) == 1
 
 
 class TestResume:

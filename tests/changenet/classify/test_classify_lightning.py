@@ -10,6 +10,7 @@ from changenet.classify.lightning import ClassifyModule
 from changenet.classify.losses import contrastive_loss
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.classify.transform import CLIP, IMAGENET
+from changenet.normalization import Normalization
 from changenet.training import TrainingPlan
 from fiducial.errors import CheckpointError, Problem
 
@@ -30,7 +31,7 @@ class Distances(nn.Module):
 
 
 SGD = {"optim": "sgd", "policy": "step", "arguments": {"lr": 1.0, "weight_decay": 0.0, "momentum": 0.0}}
-PLAN = TrainingPlan(SGD, num_epochs=3)
+PLAN = TrainingPlan(SGD, num_epochs=3, normalization=Normalization(*IMAGENET))
 
 
 def module(plan: TrainingPlan = PLAN, **changes) -> ClassifyModule:

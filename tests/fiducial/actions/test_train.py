@@ -252,16 +252,18 @@ class TestFailures:
 
 
 class TestPictures:
-    @pytest.mark.parametrize(("every", "histograms", "images"), [(2, [6], [6]), (0, [], [])])
+    @pytest.mark.parametrize(("every", "histograms", "images"), [(2, [3, 9], [0, 6]), (5, [3], [0]), (0, [], [])])
     def test_tensorboard(self, train, tmp_path, every, histograms, images):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         options = ("train.tensorboard.enabled=true", f"train.tensorboard.infrequent_logging_frequency={every}")
         assert train("a", "train.num_epochs=3", *options)[0] == 0
-        events = EventAccumulator(str(tmp_path / "a/train/lightning_logs/version_1")).Reload()
-        name, tags = "histogram/model.out.weight", events.Tags()
-        assert [event.step for event in events.Histograms(name)] == histograms if every else not tags["histograms"]
-        assert tags["images"] == ["image/compare_sample"] * len(images)
+        events = EventAccumulator(str(tmp_path / "a/train/lightning_logs/version_1"), {"histograms": 0}).Reload()
+        tags = events.Tags()
+        weights = {"histogram/model.out.weight"} & set(tags["histograms"])
+        assert [event.step for tag in weights for event in events.Histograms(tag)] == histograms
+        assert tags["images"] == ["image/compare_sample"][: len(images)]
+        assert [event.step for tag in tags["images"] for event in events.Images(tag)] == images
         assert {"train_loss_epoch", "train_loss_step", "val_loss"} <= set(tags["scalars"])
 
 
