@@ -23,9 +23,10 @@ class BuildWithData(build_py):
         if self.editable_mode:
             return
         for name in ("configs", "csrc"):
-            source = ROOT / name
+            source, target = ROOT / name, Path(self.build_lib) / "fiducial" / "_data" / name
+            shutil.rmtree(target, ignore_errors=True)  # an earlier wheel's kernels
             if source.is_dir():
-                shutil.copytree(source, Path(self.build_lib) / "fiducial" / "_data" / name, dirs_exist_ok=True)
+                shutil.copytree(source, target)
 
 
 class WheelForItsKernels(bdist_wheel):

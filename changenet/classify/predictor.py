@@ -21,7 +21,7 @@ class PairPredictor:
     runtime = "torch"
 
     def __init__(self, network: nn.Module, *, cache_mb: int) -> None:
-        self.network = network.eval()
+        self.network = network.eval().requires_grad_(False)
         self.max_bytes = cache_mb * 2**20
         self.hits = self.misses = self.num_bytes = 0
         self._kept: OrderedDict[int, Encoding] = OrderedDict()

@@ -51,7 +51,7 @@ class ScenePredictor:
     runtime = "torch"
 
     def __init__(self, network: ChangeSegmenter) -> None:
-        self.network = network.eval()
+        self.network = network.eval().requires_grad_(False)
 
     @torch.inference_mode()
     def predict(self, batch: Mapping[str, Any]) -> Tensor:

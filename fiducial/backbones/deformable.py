@@ -79,10 +79,15 @@ class MSDeformAttn(nn.Module):
         value = self.value_proj(features)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask.unsqueeze(-1), 0)
-        value = value.view(*features.shape[:2], self.num_heads, -1)
+        value = value.view(*features.shape[:2], self.num_heads, self.value_proj.out_features // self.num_heads)
         per_point = (batch, queries, self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).view(*per_point, 2)
-        weights = self.attention_weights(query).view(*per_point[:3], -1).softmax(-1).view(per_point)
+        weights = (
+            self.attention_weights(query)
+            .view(*per_point[:3], self.num_levels * self.num_points)
+            .softmax(-1)
+            .view(per_point)
+        )
 
         reference = reference_points[:, :, None, :, None]
         if reference_points.shape[-1] == 2:

@@ -84,7 +84,7 @@ def _from_hub(repository: str, file: str, *, key: str) -> Path:
     except errors.EntryNotFoundError as error:
         fix = f"name the file: {repository}:FILE"
         raise SourceError(where, f"the repository has no file {file!r}", fix) from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except (errors.HfHubHTTPError, ValueError, OSError) as error:  # a malformed name is a ValueError
         raise SourceError(where, str(error).splitlines()[0], "check the name, HF_ENDPOINT and the network") from error
     log.info("%s: %s of hub repository %s, revision %s", key, file, repository, _revision(path))
     return path

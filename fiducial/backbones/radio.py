@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -103,11 +102,6 @@ class PatchGenerator(nn.Module):
         patches_BNC = patches_BNC + (self._random_table(patches_BNC, grid) if self.training else self._table(grid))
         prefix_BSC = self.cls_token.token.to(patches_BNC.dtype).expand(patches_BNC.shape[0], -1, -1)
         return torch.cat((prefix_BSC, patches_BNC), dim=1)
-
-    def train(self, mode: bool = True) -> Self:
-        if mode != self.training:  # training may have written to the table behind torch's version counter
-            self._tables.clear()
-        return super().train(mode)
 
     def _table(self, grid: tuple[int, int]) -> Tensor:
         """The table for this grid, ``(1, N, C)``."""

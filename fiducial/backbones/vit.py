@@ -66,10 +66,10 @@ class Scope(nn.Module):
 class SizeCache:
     """Keeps what depends on the input size, and perhaps on a parameter, between calls.
 
-    A value made from a parameter is dropped when the parameter is replaced or written to, and is not kept at all while
-    gradients flow through it. What is there when ``torch.export`` or an ONNX export runs becomes a constant of the
-    graph, so run the module once on the size before; otherwise, and always in ``torch.compile``, the computation is
-    part of the graph. A copied or pickled cache is empty.
+    A value made from a parameter is kept only while that is frozen (some optimizers write behind torch's back), and
+    dropped when it is replaced or written to. What is there when ``torch.export`` or an ONNX export runs becomes a
+    constant of the graph, so run the module once on the size before; otherwise, and always in ``torch.compile``, the
+    computation is part of the graph. A copied or pickled cache is empty.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class SizeCache:
             found: T = self._kept[key] if key in self._kept and self._is_current() else make()
             return found
         if source is not None:
-            if source.is_inference() or (source.requires_grad and torch.is_grad_enabled()):
+            if source.is_inference() or source.requires_grad:
                 return make()
             if self._made_from is None or self._made_from[0]() is not source or not self._is_current():
                 self.clear()

@@ -20,6 +20,7 @@ from fiducial.checkpoints.keys import KeyMap, backbone_keys, family_of, translat
 from fiducial.checkpoints.loading import LoadReport, load_into
 from fiducial.checkpoints.reading import read
 from fiducial.errors import CheckpointError
+from fiducial.spec.redact import redact_text
 
 __all__ = ["KEY_MAPS", "adapt_state_dict", "current_layout", "load_backbone", "resize_patch_kernel"]
 
@@ -74,10 +75,14 @@ def adapt_state_dict(
             f"a file of {found}, but {name} is {info.family}",
             f"give a file of {info.family}, or set model.backbone.type to what the file holds",
         )
-    if info.family == "C-RADIO":
-        return _adapt_radio(info, role, tensors, where)
-    if info.family == "NVDINOv2":
-        return _adapt_dinov2(info, role, tensors, image_size, where)
+    try:
+        if info.family == "C-RADIO":
+            return _adapt_radio(info, role, tensors, where)
+        if info.family == "NVDINOv2":
+            return _adapt_dinov2(info, role, tensors, image_size, where)
+    except (ValueError, RuntimeError, IndexError) as error:
+        fix = f"give a complete file of {info.family} for {info.name}"
+        raise CheckpointError(where, f"patch embedding or position table of no usable shape: {error}", fix) from error
     return {key: tensor for key, tensor in tensors.items() if not key.startswith(("norm.", "head."))}
 
 
@@ -98,10 +103,12 @@ def load_backbone(
     Raises: CheckpointError when the file cannot be read, is of another family or size, or less than 90 % of the
         backbone's tensors are in it; SourceError when there is no such file.
     """
-    what = f"{name} ({role}) from {source if isinstance(source, (str, Path)) else 'a state dict'}"
+    origin = redact_text(str(source)) if isinstance(source, (str, Path)) else "a state dict"
+    what = f"{name} ({role}) from {origin}"
     allow = ("learnable_downsample.*", *(f"{part}*" for part in ADAPTER_PARTS)) if role == "pyramid" else ()
     if isinstance(source, Mapping):
         adapted = adapt_state_dict(name, role, source, image_size, where=key)
+        _require_place_for_blocks(adapted, module, name, key)
         report = load_into(module, adapted, what=what, allow=allow)
     else:
         checkpoint = read(resolve_weights(source, key=key), key=encryption_key, where=key)
@@ -113,8 +120,9 @@ def load_backbone(
             tao_model=checkpoint.meta.get("tao_model"),
             where=str(checkpoint.path),
         )
+        _require_place_for_blocks(adapted, module, name, str(checkpoint.path))
         report = load_into(module, dataclasses.replace(checkpoint, state_dict=adapted), what=what, allow=allow)
-    log.info("%s", report.summary())
+    log.log(logging.WARNING if report.missing else logging.INFO, "%s", report.summary())
     return report
 
 
@@ -185,6 +193,18 @@ def resize_patch_kernel(kernel_C3PP: Tensor, patch: int, *, align_corners: bool 
         return kernel_C3PP
     resized = F.interpolate(kernel_C3PP.float(), size=(patch, patch), mode="bicubic", align_corners=align_corners)
     return resized.to(kernel_C3PP.dtype)
+
+
+def _require_place_for_blocks(tensors: Mapping[str, Tensor], module: nn.Module, name: str, where: str) -> None:
+    """A deeper network than the module, or one whose blocks do more, would lose what it has learned."""
+    wanted = module.state_dict().keys()
+    spare = [key for key in tensors if "blocks" in key.split(".") and key not in wanted]
+    if spare:
+        raise CheckpointError(
+            where,
+            f"{len(spare)} tensors of the file's blocks are not in {name}: {', '.join(spare[:3])}, …",
+            "set model.backbone.type to the network that the file holds",
+        )
 
 
 def _require(tensors: Mapping[str, Tensor], keys: tuple[str, ...], info: BackboneInfo, where: str) -> None:

@@ -108,8 +108,11 @@ def load_into(
     if len(found) < min_match * len(needed) or not found:
         raise CheckpointError(
             where,
-            f"only {len(found)} of {len(needed)} tensors match: the file looks like {family_of(given)} "
-            f"({_some(list(given))}), the model is {family_of(wanted)} ({_some(list(wanted))})",
+            f"only {len(found)} of {len(needed)} tensors match: the file looks like {family_of(given)}, the model is "
+            f"{family_of(wanted)}"
+            + (f"; not in the file: {_some(missing)}" if missing else "")
+            + (f"; not in the model: {_some(unexpected)}" if unexpected else "")
+            + "".join(f"; {_sizes(key, wanted, given)}" for key in sorted(wrong)[:1]),
             f"give a file of {family_of(wanted)}, or set the model in the spec to what the file holds",
         )
     differing = [*sorted(wrong), *(missing + unexpected if strict else [])]
@@ -137,9 +140,13 @@ def _difference(
     elif got is None:
         found = f"{key} {list(want)} is in the model, not in the file"
     else:
-        found = f"{key} is {list(got)} in the file, {list(want)} in the model"
+        found = _sizes(key, wanted, given)
     reason = explain(key, want, got) if explain else ""
     return Problem(where, found, reason or "use the spec that the file was trained with (experiment.yaml beside it)")
+
+
+def _sizes(key: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    return f"{key} is {list(given[key].shape)} in the file, {list(wanted[key].shape)} in the model"
 
 
 def _among(key: str, patterns: tuple[str, ...]) -> bool:

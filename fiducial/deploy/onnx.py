@@ -66,7 +66,7 @@ def export_onnx(
     metadata: Mapping[str, Any],
     samples: Sequence[Mapping[str, Tensor]],
 ) -> float:
-    """Write ``network`` (in eval mode, float32) to ``path``; returns the largest difference from torch.
+    """Write ``network`` (float32; it is frozen for good) to ``path``; returns the largest difference from torch.
 
     ``samples`` are batches of real inputs, by graph input name; random ones are always compared too. The file appears
     under its name only after the ONNX checker and onnxruntime agree with torch; weights that do not fit into one
@@ -75,7 +75,7 @@ def export_onnx(
 
     Raises: CheckpointError when the graph is invalid or computes something else.
     """
-    network = network.eval()
+    network = network.eval().requires_grad_(False)
     partial = path.with_name(f".{path.name}.partial")
     uses_plugin = settings.deformable_attention == "plugin" and any(
         isinstance(m, MSDeformAttn) for m in network.modules()

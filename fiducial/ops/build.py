@@ -14,6 +14,7 @@ import logging
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -41,15 +42,16 @@ _SOURCES: dict[Target, str] = {"cpu": "ms_deform_attn_cpu.cpp", "cuda": "ms_defo
 
 
 def library(target: Target) -> Path:
-    """The shared library for this machine (and its current GPU), built now if there is none yet.
+    """The shared library for this machine (and all of its GPUs), built now if there is none yet.
 
     Raises: UnavailableError saying what is missing and what to install.
     """
     _check_torch()
     if target == "cpu":
         return _find("cpu", _serves_cpu) or build("cpu")
-    arch = torch.cuda.get_device_capability()
-    return _find("cuda", lambda names: _serves_gpu(names, arch)) or build("cuda", architectures=[arch])
+    archs = sorted({torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())})
+    found = _find("cuda", lambda names: all(_serves_gpu(names, arch) for arch in archs))
+    return found or build("cuda", architectures=archs)
 
 
 def build(target: Target, *, architectures: Sequence[Arch] = (), output: Path | None = None) -> Path:
@@ -120,6 +122,8 @@ def _compile(command: list[str], path: Path) -> None:
     if done.returncode:
         unfinished.unlink(missing_ok=True)
         raise UnavailableError(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[-1000:]}")
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())  # a file that a power failure cuts off would kill whoever loads it
     unfinished.replace(path)
 
 
@@ -134,16 +138,17 @@ def torch_flags() -> list[str]:
 
 
 def _cpu_command(*, portable: bool) -> tuple[list[str], list[str]]:
-    named = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
-    compiler = next(filter(None, map(shutil.which, named)), None)
+    chosen = shlex.split(os.environ.get("CXX", ""))  # perhaps with options, or behind ccache
+    named = [chosen] if chosen else [["g++"], ["c++"], ["clang++"]]
+    compiler = next((words for words in named if shutil.which(words[0])), None)
     if compiler is None:
-        raise UnavailableError(f"no C++ compiler ({', '.join(named)}): install g++")
+        raise UnavailableError(f"no C++ compiler ({', '.join(words[0] for words in named)}): install g++")
     is_x86 = platform.machine() == "x86_64"
     tuned = ([f"-march={'x86-64-v3' if portable else 'native'}"] if is_x86 else []) + (
         ["-mcpu=native"] if not portable and not is_x86 else []
     )
     loops = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", *tuned]
-    command = [compiler, "-std=c++20", "-shared", "-fPIC", *loops, str(_source("cpu")), *torch_flags()]
+    command = [*compiler, "-std=c++20", "-shared", "-fPIC", *loops, str(_source("cpu")), *torch_flags()]
     return ["portable" if portable else _native_name()], command
 
 
@@ -239,18 +244,29 @@ def _serves_gpu(names: list[str], arch: Arch) -> bool:
 
 
 def _output(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    """What a program prints; nothing if it cannot be run."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return ""
 
 
 def _arch(text: str) -> Arch:
-    major, _, minor = text.partition(".")
-    return int(major), int(minor)
+    if not (parsed := re.fullmatch(r"(\d+)\.(\d)", text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no compute capability, such as 8.6")
+    return int(parsed[1]), int(parsed[2])
+
+
+def _target(text: str) -> str:
+    if text not in _SOURCES:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither {' nor '.join(_SOURCES)}")
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 1 if something that was asked for could not be built."""
     parser = argparse.ArgumentParser(prog="python -m fiducial.ops.build", description="Build the compiled kernels.")
-    parser.add_argument("targets", nargs="*", choices=[*_SOURCES, []], metavar="cpu|cuda", help="default: both")
+    parser.add_argument("targets", nargs="*", type=_target, metavar="cpu|cuda", help="default: both")
     parser.add_argument(
         "--arch", nargs="+", type=_arch, default=[], metavar="8.6", help="GPU generations (default: all)"
     )

@@ -31,7 +31,9 @@ def load(device: str) -> tuple[Forward, Backward]:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        raise UnavailableError(f"{path} does not load: {error.__cause__ or error}") from error
+        raise UnavailableError(
+            f"{path} does not load: {error.__cause__ or error}; delete it to build it anew"
+        ) from error
     return _forward, _backward
 
 

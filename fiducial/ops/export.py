@@ -29,10 +29,10 @@ def gather(
     batch, queries, heads, levels, points = attention_weights.shape
     at = reference.corners(value, spatial_shapes, level_start_index, sampling_locations)
     share = (at.weight * attention_weights.unsqueeze(-1)).to(value.dtype)
-    table = value.reshape(-1, value.shape[-1])
+    rows = reference.table(value)
     out = value.new_zeros(())
     for corner in range(4):
-        samples = table.index_select(0, at.row[..., corner].flatten()).view(-1, levels * points, value.shape[-1])
+        samples = rows.index_select(0, at.row[..., corner].flatten()).view(-1, levels * points, value.shape[-1])
         out = out + share[..., corner].reshape(-1, 1, levels * points) @ samples
     return out.view(batch, queries, heads * value.shape[-1])
 
@@ -47,16 +47,17 @@ def grid_sample(
     """One ``GridSample`` a level. The level sizes become constants of the graph; every level must have pixels."""
     batch, queries, heads, levels, points = attention_weights.shape
     channels = value.shape[-1]
-    grids = 2 * sampling_locations.to(value.dtype) - 1
+    grids = 2 * sampling_locations - 1
     samples = []
     for level, ((height, width), start) in enumerate(
         zip(spatial_shapes.tolist(), level_start_index.tolist(), strict=True)
     ):
         image = value[:, start : start + height * width].permute(0, 2, 3, 1).reshape(-1, channels, height, width)
+        image = image.to(grids.dtype)  # not the other way: half precision would move the points by whole pixels
         grid = grids[:, :, :, level].transpose(1, 2).reshape(-1, queries, points, 2)
         samples.append(F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
-    share = attention_weights.to(value.dtype).transpose(1, 2).reshape(-1, 1, queries, levels * points)
-    out = (torch.cat(samples, -1) * share).sum(-1)
+    share = attention_weights.transpose(1, 2).reshape(-1, 1, queries, levels * points)
+    out = (torch.cat(samples, -1) * share).sum(-1).to(value.dtype)
     return out.view(batch, heads * channels, queries).transpose(1, 2)
 
 
@@ -108,8 +109,9 @@ def active() -> Callable[..., Tensor] | None:
 def export_as(formulation: Formulation) -> Iterator[None]:
     """Within the block, :func:`fiducial.ops.ms_deform_attn` writes this formulation into whatever graph is traced.
 
-    ``gather`` and ``grid_sample`` run in onnxruntime and TensorRT. ``plugin`` needs the TorchScript-based exporter
-    (``torch.onnx.export(..., dynamo=False)``) and runs only in TensorRT.
+    ``gather`` and ``grid_sample`` run in onnxruntime and TensorRT, ``plugin`` only in TensorRT. The latter two need the
+    TorchScript-based exporter (``torch.onnx.export(..., dynamo=False)``). ``gather`` is also the one that can be
+    differentiated twice, forward, and within ``torch.func``.
     """
     global _active
     before, _active = _active, _FORMULATIONS[formulation][0]

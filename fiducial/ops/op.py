@@ -7,10 +7,12 @@ and trace; which kernel computes them is decided inside, by :func:`fiducial.ops.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from fiducial.ops import export
 from fiducial.ops.kernels import kernel_for
@@ -21,9 +23,9 @@ _ARGUMENTS = (
 _Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _LIB = torch.library.Library("fiducial", "DEF")
-_LIB.define(f'ms_deform_attn({_ARGUMENTS}, str kernel="") -> Tensor')
+_LIB.define(f'ms_deform_attn({_ARGUMENTS}, str forced="") -> Tensor')
 _LIB.define(
-    f'ms_deform_attn_backward(Tensor grad, {_ARGUMENTS}, bool deterministic, str kernel="") -> (Tensor, Tensor, Tensor)'
+    f'ms_deform_attn_backward(Tensor grad, {_ARGUMENTS}, bool deterministic, str forced="") -> (Tensor, Tensor, Tensor)'
 )
 
 
@@ -50,13 +52,21 @@ def ms_deform_attn(
     Kernel: ``kernel`` forces one of ``torch``, ``cpp``, ``cuda``, ``triton``; ``precise`` the deterministic ``torch``.
     Determinism: only the backward of ``cuda`` and ``triton`` adds in changing order, and not when torch is asked for
     deterministic algorithms.
+    Derivatives: once, in reverse; forward-mode ones are those of the ``gather`` formulation, within which
+    (``with fiducial.ops.export_as("gather")``) higher ones and ``torch.func`` work, too.
     Raises: RuntimeError for shapes, dtypes or devices that do not fit; KernelError for a kernel that cannot serve.
     """
     inputs = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    if formulation := export.active():
+    if formulation := export.active() or _forward_mode(inputs):
         return formulation(*inputs)
     out: Tensor = torch.ops.fiducial.ms_deform_attn(*inputs, "torch" if precise else kernel)
     return out
+
+
+def _forward_mode(inputs: _Inputs) -> Callable[..., Tensor] | None:
+    """What has forward-mode derivatives, where they are asked for: torch takes those of registered ops to be zero."""
+    asked = not torch.compiler.is_compiling() and any(unpack_dual(tensor).tangent is not None for tensor in inputs)
+    return export.gather if asked else None
 
 
 def _check(value: Tensor, shapes: Tensor, starts: Tensor, loc: Tensor, attn: Tensor) -> None:
@@ -116,11 +126,11 @@ def _is_empty(value: Tensor, attn: Tensor) -> bool:
     return value.numel() == 0 or attn.numel() == 0
 
 
-def _forward(value: Tensor, shapes: Tensor, starts: Tensor, loc: Tensor, attn: Tensor, kernel: str = "") -> Tensor:
+def _forward(value: Tensor, shapes: Tensor, starts: Tensor, loc: Tensor, attn: Tensor, forced: str = "") -> Tensor:
     inputs = _prepare(value, shapes, starts, loc, attn)
     if _is_empty(value, attn):
         return value.new_zeros(value.shape[0], loc.shape[1], value.shape[2] * value.shape[3])
-    return kernel_for(value.device.type, kernel).forward(*inputs)
+    return kernel_for(value.device.type, forced).forward(*inputs)
 
 
 def _backward(
@@ -131,7 +141,7 @@ def _backward(
     loc: Tensor,
     attn: Tensor,
     deterministic: bool,
-    kernel: str = "",
+    forced: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     inputs = _prepare(value, shapes, starts, loc, attn)
     if _is_empty(value, attn):
@@ -140,7 +150,7 @@ def _backward(
             torch.zeros_like(loc, memory_format=torch.contiguous_format),
             torch.zeros_like(attn, memory_format=torch.contiguous_format),
         )
-    chosen = kernel_for(value.device.type, kernel)
+    chosen = kernel_for(value.device.type, forced)
     grads = chosen.backward(_plain(grad.to(value.dtype)), *inputs, deterministic)
     d_value, d_loc, d_attn = (g.to(of.dtype) for g, of in zip(grads, (value, loc, attn), strict=True))
     return d_value, d_loc, d_attn
@@ -152,7 +162,7 @@ for _key in ("CPU", "CUDA"):
 
 
 @torch.library.register_fake("fiducial::ms_deform_attn", lib=_LIB)
-def _(value: Tensor, shapes: Tensor, starts: Tensor, loc: Tensor, attn: Tensor, kernel: str = "") -> Tensor:
+def _(value: Tensor, shapes: Tensor, starts: Tensor, loc: Tensor, attn: Tensor, forced: str = "") -> Tensor:
     _check(value, shapes, starts, loc, attn)
     return value.new_empty(value.shape[0], loc.shape[1], value.shape[2] * value.shape[3])
 
@@ -166,22 +176,30 @@ def _(
     loc: Tensor,
     attn: Tensor,
     deterministic: bool,
-    kernel: str = "",
+    forced: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(value, shapes, starts, loc, attn)
     return value.new_empty(value.shape), loc.new_empty(loc.shape), attn.new_empty(attn.shape)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.kernel = inputs
+    *tensors, ctx.forced = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     d_value, d_loc, d_attn = torch.ops.fiducial.ms_deform_attn_backward(
-        grad, *ctx.saved_tensors, torch.are_deterministic_algorithms_enabled(), ctx.kernel
+        grad, *ctx.saved_tensors, torch.are_deterministic_algorithms_enabled(), ctx.forced
     )
     return d_value, None, None, d_loc, d_attn, None
 
 
+def _no_second_gradients(ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError(
+        "ms_deform_attn can be differentiated once; for second derivatives call it within"
+        ' `with fiducial.ops.export_as("gather")`'
+    )
+
+
 torch.library.register_autograd("fiducial::ms_deform_attn", _gradients, setup_context=_remember, lib=_LIB)
+torch.library.register_autograd("fiducial::ms_deform_attn_backward", _no_second_gradients, lib=_LIB)

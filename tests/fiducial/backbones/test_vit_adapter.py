@@ -150,7 +150,7 @@ class TestGraphs:
     @torch.no_grad()
     def test_tables_of_a_size_seen_before_are_constants_of_the_export(self):
         model, image = (
-            RadioEmbedding(RadioViT(RadioShape(32, 1, 4, 4, 4, 3), grid=12)).eval(),
+            RadioEmbedding(RadioViT(RadioShape(32, 1, 4, 4, 4, 3), grid=12)).eval().requires_grad_(False),
             torch.randn(1, 3, 32, 64),
         )
 

@@ -236,12 +236,34 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match=r"\[64\] in the file, \[32\] in the model"):
             load_backbone(make(RADIO, "embedding"), RADIO, "embedding", given, SIZE)
 
+    @pytest.mark.parametrize("spare", ["blocks.4.norm1.weight", "blocks.0.ls3.gamma"])
+    def test_blocks_without_a_place(self, spare):  # else a deeper network, or another version, would load in silence
+        given = bare(RADIO) | {spare: torch.ones(32)}
+        with pytest.raises(CheckpointError, match=rf"1 tensors of the file's blocks are not in {RADIO}: .*{spare}"):
+            load_backbone(make(RADIO, "embedding"), RADIO, "embedding", given, SIZE)
+
+    @pytest.mark.parametrize("table", [torch.zeros(1, 38, 32), torch.zeros(37, 32), torch.zeros(())])
+    def test_malformed_position_table(self, table):
+        with pytest.raises(CheckpointError, match="position table of no usable shape"):
+            adapt_state_dict(NVDINO, "embedding", bare(NVDINO) | {"pos_embed": table}, SIZE, where="weights.pth")
+
     def test_no_file(self, tmp_path):
         with pytest.raises(SourceError, match=r"some\.key"):
             load_backbone(make(RADIO, "embedding"), RADIO, "embedding", tmp_path / "no.pth", SIZE, key="some.key")
 
 
 class TestFiles:
+    def test_addresses_keep_their_secrets(self, tmp_path, monkeypatch, caplog):
+        save_file(RADIO_LAYOUTS["hub"](bare(RADIO)), tmp_path / "model.safetensors")
+        monkeypatch.setattr(
+            "fiducial.backbones.weights.resolve_weights", lambda *_, **__: tmp_path / "model.safetensors"
+        )
+        address = "https://me:hunter2@files.test/model.safetensors?sig=hunter3"
+        with caplog.at_level(logging.INFO, logger="fiducial"):
+            report = load_backbone(make(RADIO, "embedding"), RADIO, "embedding", address, SIZE)
+        assert "files.test/model.safetensors" in report.what
+        assert "hunter" not in report.what + caplog.text
+
     def test_safetensors_and_lightning_say_what_was_loaded(self, tmp_path, caplog):
         given, model = bare(RADIO), make(RADIO, "pyramid")
         save_file(RADIO_LAYOUTS["hub"](given), tmp_path / "model.safetensors")

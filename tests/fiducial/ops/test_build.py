@@ -101,6 +101,10 @@ class TestCompilers:
         with pytest.raises(UnavailableError, match=r"no C\+\+ compiler \(g\+\+, c\+\+, clang\+\+\): install g\+\+"):
             build.library("cpu")
 
+    def test_cxx_may_have_options(self, compiler, monkeypatch):
+        monkeypatch.setenv("CXX", f"{compiler} -march=armv9 'two words'")
+        assert build.library("cpu").read_text().startswith("-march=armv9 two words -std=c++20")
+
     def test_torch_without_cuda(self, monkeypatch):
         monkeypatch.setattr(torch.version, "cuda", None)
         with pytest.raises(UnavailableError, match="built without CUDA"):
@@ -122,6 +126,16 @@ class TestCompilers:
         assert build.find_nvcc() == on_path
         monkeypatch.setenv("PATH", "/usr/bin:/bin")
         assert build.find_nvcc() == in_pip
+
+    @pytest.mark.parametrize("mode", [0o644, 0o755])
+    def test_nvcc_that_does_not_run_is_passed_over(self, mode, tmp_path, monkeypatch):
+        nvcc = self.nvcc(tmp_path, "13.0")
+        nvcc.write_text("no program")
+        nvcc.chmod(mode)
+        monkeypatch.setattr(torch.version, "cuda", "13.2")
+        monkeypatch.setattr(build, "_nvcc_candidates", lambda: iter([nvcc]))
+        with pytest.raises(UnavailableError, match=r"no nvcc of CUDA 13 .*nvcc is of CUDA \?"):
+            build.find_nvcc()
 
     def test_nvcc_of_another_cuda_is_passed_over_and_named(self, tmp_path, monkeypatch):
         monkeypatch.setattr(torch.version, "cuda", "13.2")
@@ -148,6 +162,20 @@ class TestArchitectures:
     def test_serves(self, built, arch, serves):
         assert build._serves_gpu(built.split("."), arch) is serves
 
+    def test_one_library_for_all_gpus_of_a_machine(self, cache, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: [(9, 0), (8, 6), (9, 0)][index])
+        asked = []
+        monkeypatch.setattr(build, "build", lambda target, architectures: asked.append(architectures))
+        cache.mkdir(parents=True)
+        for names in ("sm86", "sm90"):
+            (cache / f"{build._stem('cuda', packaged=False)}-{names}.so").touch()
+        assert build.library("cuda") is None
+        assert asked == [[(8, 6), (9, 0)]]
+        both = cache / f"{build._stem('cuda', packaged=False)}-sm80.sm90.so"
+        both.touch()
+        assert build.library("cuda") == both
+
 
 class TestCommandLine:
     def test_reports_what_was_built_and_what_was_not(self, compiler, capsys, monkeypatch):
@@ -156,6 +184,14 @@ class TestCommandLine:
         out, err = capsys.readouterr()
         assert out.startswith("cpu: ")
         assert err == "cuda: not built: this torch is built without CUDA\n"
+
+    @pytest.mark.parametrize(
+        ("argument", "message"), [("gpu", "'gpu' is neither cpu nor cuda"), ("--arch=8", "such as 8.6")]
+    )
+    def test_says_what_it_does_not_understand(self, argument, message, capsys):
+        with pytest.raises(SystemExit):
+            build.main([argument])
+        assert message in capsys.readouterr().err
 
     def test_output_folder_for_a_wheel(self, compiler, tmp_path, capsys):
         assert build.main(["cpu", "--output", str(tmp_path / "wheel")]) == 0

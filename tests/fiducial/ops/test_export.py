@@ -110,6 +110,15 @@ class TestFormulations:
     def test_equals_the_op(self, formulation):
         torch.testing.assert_close(FORMULATIONS[formulation](*self.inputs()), ms_deform_attn(*self.inputs()))
 
+    def test_half_precision_values_on_a_wide_level(self, formulation):
+        value = (torch.arange(1000) % 2).half().view(1, 1000, 1, 1)
+        columns = torch.tensor([1.25, 333.75, 998.25])  # rounded to half precision they would be others
+        loc = torch.stack([(columns + 0.5) / 1000, torch.full((3,), 0.5)], -1).view(1, 3, 1, 1, 1, 2)
+        inputs = (value, torch.tensor([[1, 1000]]), torch.tensor([0]), loc, torch.ones(1, 3, 1, 1, 1))
+        out = FORMULATIONS[formulation](*inputs)
+        assert out.dtype == torch.float16
+        assert out.flatten().tolist() == pytest.approx([0.75, 0.25, 0.25], abs=1e-3)
+
     def test_stands_in_for_the_op_only_within_the_block(self, formulation):
         with export_as(formulation):
             assert export.active() is FORMULATIONS[formulation]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fiducial.ops import ms_deform_attn, reference
+from fiducial.ops import export_as, ms_deform_attn, reference
 
 REPOSITORY = Path(__file__).parents[3]
 GOLDEN = REPOSITORY / "tests" / "golden"
@@ -115,18 +115,41 @@ class TestRegistration:
             lambda value, loc, attn: run({**inputs, "value": value, "loc": loc, "attn": attn}), leaves, fast_mode=False
         )
 
-    def test_compiles_as_one_graph_forward_and_backward(self):
+    @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.compiler)])
+    def test_compiles_as_one_graph_forward_and_backward(self, backend):
         inputs = make(dtype=torch.float32)
         leaves = [inputs[name].requires_grad_() for name in ("value", "loc", "attn")]
 
         def loss(value, loc, attn):
             return run({**inputs, "value": value * 2, "loc": loc, "attn": attn.softmax(-1)}).square().sum()
 
-        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        compiled = torch.compile(loss, fullgraph=True, backend=backend)
         for got, want in zip(
             torch.autograd.grad(compiled(*leaves), leaves), torch.autograd.grad(loss(*leaves), leaves), strict=True
         ):
             torch.testing.assert_close(got, want)
+
+    @pytest.mark.parametrize("kernel", ["", "torch", pytest.param("cpp", marks=pytest.mark.compiler)])
+    def test_forward_mode(self, kernel):  # linear in the values, so its derivative along them is itself
+        inputs = make()
+        out, tangent = torch.func.jvp(
+            lambda value: run({**inputs, "value": value}, kernel=kernel), (inputs["value"],), (inputs["value"],)
+        )
+        torch.testing.assert_close(tangent, out)
+        torch.testing.assert_close(out, run(inputs))
+
+    def test_second_gradients(self):
+        inputs = make(levels=((3, 2),), batch=1, queries=2, channels=2, points=2)
+        leaves = [inputs[name].requires_grad_() for name in ("value", "loc", "attn")]
+
+        def compute(value, loc, attn):
+            return run({**inputs, "value": value, "loc": loc, "attn": attn})
+
+        first = torch.autograd.grad(compute(*leaves).square().sum(), leaves, create_graph=True)
+        with pytest.raises(NotImplementedError, match="can be differentiated once"):
+            first[1].sum().backward()
+        with export_as("gather"):
+            torch.autograd.gradgradcheck(compute, leaves)
 
     def test_schema_has_no_mutation(self):
         assert not torch.ops.fiducial.ms_deform_attn.default._schema.is_mutable
@@ -148,6 +171,16 @@ class TestProperties:
     def test_huge_batch(self):  # TAO's op wants a multiple of 64 above 64
         inputs = make(batch=1031, queries=2, channels=1)
         assert run(inputs).shape == (1031, 2, 2)
+
+    @pytest.mark.parametrize("precise", [True, False])
+    def test_what_lies_outside_is_zero_whatever_the_pixels_hold(self, precise):
+        inputs = make(batch=2)
+        inputs["value"][0] = float("nan")
+        inputs["loc"][1] = 7.0
+        leaves = [inputs[name].requires_grad_() for name in ("value", "loc", "attn")]
+        out = run(inputs, precise=precise)
+        assert out[1].eq(0).all()
+        assert all(grad[1].eq(0).all() for grad in torch.autograd.grad(out.sum(), leaves))
 
     def test_equals_grid_sample(self):
         inputs = make(levels=((4, 4),))
