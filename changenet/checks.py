@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fiducial.errors import Problem
+from fiducial.backbones.hub import hub_id, resolve_weights
+from fiducial.checkpoints.resolving import real_file
+from fiducial.data.remote import is_remote
+from fiducial.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
@@ -40,6 +43,18 @@ def check_training(spec: ExperimentSpec) -> Iterator[Problem]:
     path = train.resume_training_checkpoint_path
     if path and not path.endswith((".pth", ".tlt", ".ckpt")):
         yield Problem("train.resume_training_checkpoint_path", f"found {path!r}", "give a .pth or .tlt checkpoint")
+
+
+def check_weights(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Pretrained weights that should be on this machine, and are not. Nothing is fetched."""
+    backbone, whole = spec.model.backbone.pretrained_backbone_path, spec.train.pretrained_model_path
+    try:
+        if whole:
+            real_file(whole, where="train.pretrained_model_path")
+        elif backbone and not (hub_id(backbone) or is_remote(backbone)):
+            resolve_weights(backbone, key="model.backbone.pretrained_backbone_path")
+    except UserError as error:
+        yield from error.problems
 
 
 def monitors(spec: ExperimentSpec) -> dict[str, str]:

@@ -69,10 +69,18 @@ class Task:
     """The heavy half: a :class:`TaskRuntime`."""
     monitors: str
     """``(metric) -> "min" | "max"``: which way a metric that checkpoints are ranked by is better. Light."""
+    check_weights: str = ""
+    """``(spec) -> Iterator[Problem]``: files of pretrained weights that are not there. Light."""
     actions: tuple[str, ...] = ("train", "evaluate", "inference", "export")
     default_monitor: str = "val_loss"
     export_extras: str = ""
     """``(runtime, onnx_path) -> None``: files that another runtime wants beside the ONNX file."""
+
+    def monitor(self, train: Any) -> tuple[str, str]:
+        """The metric that chooses the best checkpoint of a spec's ``train`` section, and its direction."""
+        kept = train.checkpointer
+        name = kept.monitor or getattr(getattr(train, "optim", None), "monitor_name", None) or self.default_monitor
+        return name, kept.mode or load(self.monitors)(name)
 
     def spec_model(self) -> type[Section]:
         """The class of the task's specs."""

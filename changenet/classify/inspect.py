@@ -18,7 +18,7 @@ from changenet.classify.rows import (
     named_files,
     read_pairs,
 )
-from fiducial.data.images import nearby, read_rgb
+from fiducial.data.images import check_whole, nearby, read_rgb
 from fiducial.errors import DatasetError, Problem, UserError
 from fiducial.task import DataReport
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_SHIFT = 3.0
 """Pixels that a test image may lie beside its golden before ``check`` warns."""
+LOOKED_AT = 1000
+"""Images of a split that every action takes a glance at, spread evenly; ``check`` decodes all."""
 REGISTERED_ROWS = 64
 """Rows whose registration ``check`` measures, spread evenly over a split."""
 _THREADS = 8
@@ -66,6 +68,8 @@ def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
             report.facts[split]["sizes"] = dict(found.most_common())
             report.problems.extend(_check_images(table, present, sizes))
             report.problems.extend(_check_registration(table))
+        else:
+            report.problems.extend(_check_whole(table, present[:: max(1, len(present) // LOOKED_AT)]))
     if thorough:
         for split in ("val", "test"):
             other = tables.get(split) or _other_split(dataset, split)
@@ -156,6 +160,21 @@ def _check_images(table: PairTable, present: list[_Named], sizes: dict[Path, _Si
                 shown = ", ".join(f"{width}x{height}" for width, height in sorted(found))
                 text = f"lights of the {what} have different sizes: {shown}"
                 yield Problem(table.where(row), text, "photograph all lights at one size", "warning")
+
+
+def _check_whole(table: PairTable, named: list[_Named]) -> Iterator[Problem]:
+    """Images that are cut off or empty."""
+
+    def look(item: _Named) -> Problem | None:
+        try:
+            check_whole(item[1])
+        except DatasetError as error:
+            return Problem(
+                table.where(item[0]), f"{error.problems[0].where}: {error.problems[0].found}", "copy it again"
+            )
+        return None
+
+    yield from filter(None, _in_threads(look, named))
 
 
 def _size_of(item: _Named) -> _Size | Problem:

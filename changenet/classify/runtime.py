@@ -37,7 +37,7 @@ from fiducial.checkpoints.reading import Checkpoint
 from fiducial.errors import CheckpointError
 from fiducial.run.console import LOGGER
 from fiducial.spec.knob import plain
-from fiducial.spec.redact import redact, redact_text
+from fiducial.spec.redact import redact
 from fiducial.task import Graph, GraphInput
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class ClassifyRuntime:
         backbone, whole = self.spec.model.backbone, self.spec.train.pretrained_model_path
         if whole:
             checkpoint = read(whole, key=self.spec.encryption_key, where="train.pretrained_model_path")
-            return f"{self.load_weights(network, checkpoint, strict=False).summary()} from {checkpoint.path}"
+            return self.load_weights(network, checkpoint, strict=False).summary()
         if backbone.pretrained_backbone_path:
             role = "pyramid" if self.learnable else "embedding"
             report = load_backbone(
@@ -140,7 +140,7 @@ class ClassifyRuntime:
                 image_size=self.layout.composed,
                 encryption_key=self.spec.encryption_key,
             )
-            return redact_text(f"{report.summary()} from {backbone.pretrained_backbone_path}")
+            return report.summary()
         return ""
 
     def datamodule(self) -> PairData:
@@ -193,21 +193,22 @@ class ClassifyRuntime:
             if found:
                 raise CheckpointError.of(found)
         holder = nn.ModuleDict({"model": network})
-        return load_into(
+        report = load_into(
             holder,
             Checkpoint(checkpoint.path, checkpoint.kind, weights, checkpoint.meta, None),
             key_maps=KEY_MAPS,
-            what="checkpoint",
+            what=str(checkpoint.path),
             strict=strict,
             allow=("model.backbone.norm.*",),  # unused, and absent from files of TAO up to 6.25.7
             size_dependent=() if strict else tuple(f"model.{pattern}" for pattern in SIZE_DEPENDENT),
         )
+        LOGGER.info("%s", report.summary())
+        return report
 
     def torch_predictor(self, checkpoint: Checkpoint) -> PairPredictor:
         """A predictor over a checkpoint's weights; takes over the normalisation the checkpoint was trained with."""
         network = self.network()
-        report = self.load_weights(network, checkpoint)
-        LOGGER.info("%s", report.summary())
+        self.load_weights(network, checkpoint)
         self.use_normalization_of(checkpoint.raw if isinstance(checkpoint.raw, dict) else {})
         return PairPredictor(
             network, cache_mb=min(self.spec.evaluate.golden_cache_mb, self.spec.inference.golden_cache_mb)

@@ -14,5 +14,6 @@ CLASSIFY = Task(
     check_data="changenet.classify.inspect:check_data",
     runtime="changenet.classify.runtime:ClassifyRuntime",
     monitors="changenet.classify.metric_names:direction",
+    check_weights="changenet.checks:check_weights",
     export_extras="changenet.deepstream:write_deepstream",
 )

@@ -115,6 +115,8 @@ def read_list(path: Path, images_dir: Path) -> list[tuple[int, str]]:
         text = line.strip()
         if not (text and (images_dir / text).is_file()):
             text = (text.partition("#")[0].split() or [""])[0]
+        if "\\" in text and not (images_dir / text).is_file():  # written on Windows
+            text = text.replace("\\", "/")
         if text:
             entries.append((number, text))
     if not entries:

@@ -65,6 +65,9 @@ class Percentiles:
             raise ValueError(f"percentiles must satisfy 0 <= low < high <= 100, got {self.low}, {self.high}")
 
 
+RASTER_FIX = "set dataset.segment.raster.percentiles, or .scaling"
+"""What to do about pixels of more than 8 bits."""
+
 Scaling = tuple[float, float] | Percentiles
 """Which values become 0 and 255: the two values, or percentiles of each raster."""
 
@@ -394,9 +397,7 @@ def _scaled(values: NDArray[Any], scaling: tuple[float, float]) -> NDArray[np.ui
 def _unscaled(path: Path, values: NDArray[Any], valid: NDArray[np.bool_]) -> DatasetError:
     inside = values[:, valid]
     spread = f", values {inside.min():g} .. {inside.max():g}" if inside.size else ""
-    return DatasetError(
-        str(path), f"{values.dtype} pixels{spread}", "set dataset.segment.raster.scaling or .percentiles"
-    )
+    return DatasetError(str(path), f"{values.dtype} pixels{spread}", RASTER_FIX)
 
 
 def _bands(file: Any, bands: Sequence[int] | None, path: Path) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changenet.segment.files import SPLITS_OF_ACTION, ScenePair, Split, read_split
-from changenet.segment.geo import check_alignment, read_info
-from changenet.segment.reading import TIFF, LabelEncoding, image_size, mask_values
-from fiducial.data.images import nearby, read_image, read_rgb
+from changenet.segment.geo import RASTER_FIX, check_alignment, read_info
+from changenet.segment.reading import TIFF, LabelEncoding, SceneReader, image_size, mask_values
+from fiducial.data.images import nearby, read_image
 from fiducial.errors import DatasetError, Problem, UserError
 from fiducial.task import DataReport
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 SCANNED = 500
 """Pairs of a split whose masks and sizes every action looks at, spread evenly; ``check`` looks at all."""
+DARK = 1 << 13
+"""16-bit pictures none of which has a value as high hold fewer bits: cameras have 12, say."""
 MAX_BETWEEN = 1e-3
 """Part of the pixels of ``norm`` masks that may be neither 0 nor 255 before a warning."""
 _THREADS = 8
@@ -52,14 +55,15 @@ def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
         looked_at = present if thorough else _spread(present, SCANNED)
         report.facts[name] = {"list": str(split.list_path), "rows": len(split.pairs)}
         report.problems.extend(_check_sizes(split, looked_at, must_agree=data.windows.enable))
-        if thorough:
-            report.problems.extend(_check_pictures(split, looked_at, deep=data.raster.scaling is not None))
+        report.problems.extend(_check_pictures(split, looked_at, SceneReader.of(data, cached=False), decode=thorough))
         if any(pair.label for pair in looked_at):
             facts, problems = _check_masks(split, looked_at, LabelEncoding.of(data), compat=spec.compat)
             report.facts[name] |= facts
             report.problems.extend(problems)
         if name == "train":
             report.problems.extend(_check_count(split, spec))
+        if thorough:
+            report.problems.extend(_check_repeats(split))
     for name in ("val", "test"):
         if "train" in splits and thorough:
             report.problems.extend(_check_overlap(splits["train"], splits.get(name) or _other(data, name)))
@@ -125,22 +129,27 @@ def _check_sizes(split: Split, pairs: Sequence[ScenePair], *, must_agree: bool) 
         yield from problems
 
 
-def _check_pictures(split: Split, pairs: Sequence[ScenePair], *, deep: bool) -> Iterator[Problem]:
-    """Images that cannot be decoded."""
+def _check_pictures(
+    split: Split, pairs: Sequence[ScenePair], reader: SceneReader, *, decode: bool
+) -> Iterator[Problem]:
+    """Images that are cut off, or whose pixels mean nothing yet; ``decode`` those that are small enough to find all."""
 
-    def look(pair: ScenePair) -> list[Problem]:
-        problems = []
+    def look(pair: ScenePair) -> tuple[list[Problem], list[int]]:
+        problems, highest = [], []
         for path in (pair.before, pair.after):
-            if deep or path.suffix.lower() in TIFF:
-                continue  # large; their headers were read with the sizes
             try:
-                read_rgb(path)
-            except DatasetError as error:
+                highest.append(reader.check(path, decode=decode))
+            except UserError as error:
                 problems += [Problem(split.where(pair), f"{p.where}: {p.found}", p.fix) for p in error.problems]
-        return problems
+        return problems, [value for value in highest if value is not None]
 
-    for problems in _in_threads(look, pairs):
+    deep: list[int] = []
+    for problems, highest in _in_threads(look, pairs):
         yield from problems
+        deep += highest
+    if deep and max(deep) < DARK:
+        found = f"{len(deep)} pictures of 16 bits whose values reach {max(deep)} of 65535: all but black to the network"
+        yield Problem(str(split.list_path), found, f"{RASTER_FIX}: [0, {max(deep)}]")
 
 
 def _check_masks(
@@ -222,6 +231,14 @@ def _check_overlap(train: Split, other: Split | None) -> Iterator[Problem]:
         if pair.before in trained and other:
             found = f"{pair.name} is also in {train.where(trained[pair.before])}"
             yield Problem(other.where(pair), found, "keep training and test images apart", "warning")
+
+
+def _check_repeats(split: Split) -> Iterator[Problem]:
+    """Entries that a list has more than once."""
+    repeated = [name for name, count in Counter(split.names).items() if count > 1]
+    if repeated:
+        found = f"{len(repeated)} entries are listed more than once (first: {repeated[0]})"
+        yield Problem(str(split.list_path), found, "each counts as often as it is listed", "warning")
 
 
 def _spread(pairs: Sequence[ScenePair], most: int) -> list[ScenePair]:

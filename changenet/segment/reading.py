@@ -17,8 +17,8 @@ from PIL import Image
 
 from changenet.segment.counts import IGNORED
 from changenet.segment.files import ScenePair
-from changenet.segment.geo import Percentiles, Scaling, read_info, read_raster, resolve_scaling
-from fiducial.data.images import read_image, read_rgb
+from changenet.segment.geo import RASTER_FIX, Percentiles, Scaling, read_info, read_raster, resolve_scaling
+from fiducial.data.images import check_whole, is_deep, read_image, read_rgb, to_rgb
 from fiducial.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ Pixels = NDArray[np.uint8]
 CHANGED = 255
 """What ``norm`` masks say of a changed pixel."""
 TIFF = (".tif", ".tiff")
+MAX_CLASSES = 64
+"""Numbers up to this are taken for class numbers where a mask holds no 255."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,10 @@ class LabelEncoding:
             between = [value for value in values if 0 < value < CHANGED]
             if between and CHANGED not in values:
                 found = f"values {_some(values)} and no 255: with label_transform norm all of it would be unchanged"
-                if max(values) < self.num_classes:
-                    return found, "set dataset.segment.label_transform: None (the mask holds class numbers)"
-                return found, "write masks of 0 and 255 in a lossless format"
+                if max(values) >= MAX_CLASSES:
+                    return found, "write masks of 0 and 255 in a lossless format"
+                fix = "set dataset.segment.label_transform: None (the mask holds class numbers)"
+                return found, fix + ("" if max(values) < self.num_classes else " and num_classes above all of them")
             return None
         wrong = [value for value in values if value >= self.num_classes and value != IGNORED]
         if wrong:
@@ -198,6 +201,23 @@ class SceneReader:
             return np.asarray(read_rgb(path)), None
         raster = read_raster(path, scaling=resolve_scaling(path, self.scaling, self.bands), bands=self.bands)
         return raster.rgb, raster.valid
+
+    def check(self, path: Path, *, decode: bool) -> int | None:
+        """Raises what :meth:`picture` would raise, as far as it shows without decoding; ``decode`` all but rasters.
+
+        Returns the highest value of a 16-bit picture, None for others.
+        """
+        if path.suffix.lower() in TIFF or self.scaling is not None:
+            info = read_info(path)
+            if self.scaling is None and info.dtype != "uint8":
+                raise DatasetError(str(path), f"{info.dtype} pixels", RASTER_FIX)
+        elif decode or is_deep(path):
+            image = read_image(path)
+            to_rgb(image, where=str(path))
+            return int(np.asarray(image).max(initial=0)) if is_deep(path) else None
+        else:
+            check_whole(path)
+        return None
 
     def _keep(self, pair: ScenePair, scene: Scene) -> None:
         if not self.max_bytes:

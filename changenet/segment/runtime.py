@@ -33,7 +33,7 @@ from fiducial.data.sharding import BatchShards
 from fiducial.errors import CheckpointError, Problem
 from fiducial.run.console import LOGGER
 from fiducial.spec.knob import plain
-from fiducial.spec.redact import redact, redact_text
+from fiducial.spec.redact import redact
 from fiducial.task import Graph, GraphInput
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class SegmentRuntime:
                 optim=optimizer_options(spec),
                 num_epochs=train.num_epochs,
                 normalization=self.normalization,
-                record={"weights": loaded} if loaded else {},
+                record={"img_size": self.data.img_size, **({"weights": loaded} if loaded else {})},
                 tao_model_type="radio" if "radio" in backbone.type else None,
                 explain=lambda found: differences(spec, found["state_dict"]),
             ),
@@ -128,12 +128,17 @@ class SegmentRuntime:
         side = self.data.img_size
         if whole:
             checkpoint = read(whole, key=self.spec.encryption_key, where="train.pretrained_model_path")
-            return f"{self.load_weights(network, checkpoint).summary()} from {checkpoint.path}"
+            return self.load_weights(network, checkpoint).summary()
         if backbone.pretrained_backbone_path:
             report = load_backbone(
-                network.backbone, backbone.type, "pyramid", backbone.pretrained_backbone_path, image_size=(side, side)
+                network.backbone,
+                backbone.type,
+                "pyramid",
+                backbone.pretrained_backbone_path,
+                image_size=(side, side),
+                encryption_key=self.spec.encryption_key,
             )
-            return redact_text(f"{report.summary()} from {backbone.pretrained_backbone_path}")
+            return report.summary()
         return ""
 
     def datamodule(self) -> SceneData:
@@ -199,20 +204,22 @@ class SegmentRuntime:
         found = list(differences(self.spec, weights))
         if found:
             raise CheckpointError.of(found)
-        return load_into(
+        report = load_into(
             nn.ModuleDict({"model": network}),
             Checkpoint(checkpoint.path, checkpoint.kind, weights, checkpoint.meta, None),
             key_maps=KEY_MAPS,
-            what="checkpoint",
+            what=str(checkpoint.path),
             strict=True,
             allow=("model.backbone.norm.*",),  # unused, and absent from files of TAO up to 6.25.7
             adapt=resized_positions,
         )
+        LOGGER.info("%s", report.summary())
+        return report
 
     def torch_predictor(self, checkpoint: Checkpoint) -> ScenePredictor:
         """A predictor over a checkpoint's weights; takes over the normalisation the checkpoint was trained with."""
         network = self.network()
-        LOGGER.info("%s", self.load_weights(network, checkpoint).summary())
+        self.load_weights(network, checkpoint)
         self.use_normalization_of(checkpoint.raw if isinstance(checkpoint.raw, dict) else {})
         return ScenePredictor(network)
 
@@ -234,6 +241,15 @@ class SegmentRuntime:
         ]
         if problems:
             raise CheckpointError.of(problems)
+        side = recorded.get("img_size", self.data.img_size)
+        if side != self.data.img_size and not self.data.windows.enable:
+            LOGGER.warning(
+                "images are resized to %d pixels; the model was trained at %d, and is best at it: "
+                "dataset.segment.img_size=%d",
+                self.data.img_size,
+                side,
+                side,
+            )
         if "mean" not in recorded or self.spec.compat == "tao":
             return
         known = Normalization(tuple(recorded["mean"]), tuple(recorded["std"]))

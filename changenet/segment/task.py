@@ -14,5 +14,6 @@ SEGMENT = Task(
     check_data="changenet.segment.inspect:check_data",
     runtime="changenet.segment.runtime:SegmentRuntime",
     monitors="changenet.segment.metric_names:direction",
+    check_weights="changenet.checks:check_weights",
     export_extras="changenet.deepstream:write_deepstream",
 )

@@ -1,7 +1,8 @@
-"""``check``: everything that is wrong or odd about a spec and its dataset, without a model."""
+"""``check``: everything that is wrong or odd about a spec and its files, without opening a model."""
 
 from __future__ import annotations
 
+from fiducial.actions.models import not_trained_yet
 from fiducial.actions.preflight import inspect
 from fiducial.errors import Problem
 from fiducial.run.console import LOGGER
@@ -21,10 +22,11 @@ def check(task: Task, action: str, composed: Composed[object], *, spec_only: boo
             LOGGER.info("%s: ??? - to be filled in", key)
         problems = list(load(task.check_spec)(spec, action))
     else:
-        problems, report = inspect(task, spec, action, thorough=True)
-        if report.facts:
-            print(to_yaml(report.facts), end="")
-        problems += report.problems
+        found = inspect(task, composed, action, thorough=True)
+        if found.data.facts:
+            print(to_yaml(found.data.facts), end="")
+        models = (not_trained_yet(problem, spec, action) for problem in found.models)
+        problems = [*found.spec, *models, *found.data.problems]
     problems += [Problem(key, "still ???", "fill it in") for key in composed.missing if not spec_only]
     for problem in problems:
         (LOGGER.error if problem.level == "error" else LOGGER.warning)("%s", problem)

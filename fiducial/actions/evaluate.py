@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fiducial import __version__
+from fiducial.actions.models import find_model
 from fiducial.actions.preflight import preflight
-from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES, resolve_model_file
 from fiducial.deploy.predictors import open_predictor
 from fiducial.run.devices import resolve_devices, single
 from fiducial.run.evaluation import EvaluationModule
 from fiducial.run.ranks import global_rank
 from fiducial.run.run import Run
-from fiducial.run.trainer import evaluation_trainer, monitor_of, plain_interrupts
+from fiducial.run.trainer import evaluation_trainer, plain_interrupts
 from fiducial.task import Task, load
 
 SPLIT = {"evaluate": "test", "inference": "infer"}
@@ -35,8 +35,7 @@ def inference(task: Task, run: Run) -> None:
 def _run(task: Task, run: Run) -> dict[str, float]:
     preflight(task, run)
     section = getattr(run.spec, run.action)
-    model_file = find_model(task, run, section)
-    run.note(f"Loading checkpoint: {model_file}")
+    model_file = open_model(task, run)
     devices = resolve_devices(section, run.action)
     runtime = load(task.runtime)(run.spec)
     predictor = open_predictor(model_file, runtime, encryption_key=run.spec.encryption_key)
@@ -55,22 +54,12 @@ def _run(task: Task, run: Run) -> dict[str, float]:
     return written
 
 
-def find_model(task: Task, run: Run, section: Any) -> Path:
-    """The model file of an action: the TensorRT engine if only that is set, else what ``checkpoint`` resolves to."""
-    engine = getattr(section, "trt_engine", None)
-    value = engine if engine and not section.checkpoint else section.checkpoint
-    monitor, mode = monitor_of(task, run.spec.train)
-    found = resolve_model_file(
-        value,
-        results_dir=run.composed.root_dir or str(run.folder.parent),
-        prefix=task.prefix,
-        key=f"{run.action}.checkpoint",
-        monitor=monitor,
-        mode="max" if mode == "max" else "min",
-        suffixes=(*CHECKPOINT_SUFFIXES, ".onnx", ".engine", ".trt", ".plan"),
-    )
+def open_model(task: Task, run: Run) -> Path:
+    """The model file of the action, announced."""
+    found = find_model(task, run.composed, run.action)
     if found.how != "given":
         run.note(f"{run.action}.checkpoint: {found.path} ({found.how})")
+    run.note(f"Loading checkpoint: {found.path}")
     return found.path
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fiducial.actions.evaluate import find_model
+from fiducial.actions.models import find_model
 from fiducial.actions.preflight import preflight
 from fiducial.checkpoints.reading import read
 from fiducial.deploy.onnx import ExportSettings, export_onnx
@@ -24,7 +24,7 @@ def export(task: Task, run: Run) -> None:
     """Write ``export.onnx_file``, or ``<checkpoint>.onnx``, after checking that it computes what torch does."""
     preflight(task, run)
     section = run.spec.export
-    checkpoint_file = find_model(task, run, section)
+    checkpoint_file = find_model(task, run.composed, run.action).path
     if checkpoint_file.suffix.lower() == ".onnx":
         raise SpecError("export.checkpoint", f"{checkpoint_file} is ONNX already", "give a checkpoint")
     target = _target(section, checkpoint_file)

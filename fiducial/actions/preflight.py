@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from fiducial.errors import SHOWN, DatasetError, Problem, SpecError
+from fiducial.actions.models import check_model_files
+from fiducial.errors import SHOWN, CheckpointError, DatasetError, Problem, SpecError
 from fiducial.run.console import LOGGER
 from fiducial.run.run import Run
+from fiducial.spec.compose import Composed
 from fiducial.task import DataReport, Task, load
 
 
-def preflight(task: Task, run: Run) -> DataReport:
-    """Check the spec's rules and the dataset of an action; warnings are printed.
+@dataclass(frozen=True)
+class Findings:
+    """What is wrong or odd about a spec, the model files it names and its dataset; and what the data look like."""
 
-    Raises: SpecError or DatasetError listing every problem of the spec and of the data together.
+    spec: list[Problem]
+    models: list[Problem]
+    data: DataReport
+
+
+def preflight(task: Task, run: Run) -> DataReport:
+    """Check the spec's rules, the model files and the dataset of an action; warnings are printed.
+
+    Raises: SpecError, CheckpointError or DatasetError, after the first of these kinds, listing every problem together.
     """
-    problems, report = inspect(task, run.spec, run.action, thorough=False)
-    errors = [problem for problem in problems if problem.level == "error"]
-    data_errors = [problem for problem in report.problems if problem.level == "error"]
-    warn([problem for problem in (*problems, *report.problems) if problem.level == "warning"])
-    if errors:
-        raise SpecError.of([*errors, *data_errors])
-    if data_errors:
-        raise DatasetError.of(data_errors)
+    found = inspect(task, run.composed, run.action, thorough=False)
+    report = found.data
+    kinds = {SpecError: found.spec, CheckpointError: found.models, DatasetError: report.problems}
+    warn([problem for problems in kinds.values() for problem in problems if problem.level == "warning"])
+    errors = {kind: [p for p in problems if p.level == "error"] for kind, problems in kinds.items()}
+    for kind, first in errors.items():
+        if first:
+            raise kind.of(problem for problems in errors.values() for problem in problems)
     for split, facts in report.facts.items():
         labels = ", ".join(f"{label} {count}" for label, count in list(facts.get("labels", {}).items())[:SHOWN])
         LOGGER.info("%s: %s rows%s", split, facts.get("rows"), f"; labels: {labels}" if labels else "")
     return report
 
 
-def inspect(task: Task, spec: Any, action: str, *, thorough: bool) -> tuple[list[Problem], DataReport]:
-    """The problems of a spec, and what its dataset looks like."""
-    return list(load(task.check_spec)(spec, action)), load(task.check_data)(spec, action, thorough)
+def inspect(task: Task, composed: Composed[Any], action: str, *, thorough: bool) -> Findings:
+    """Everything that can be said before anything heavy is loaded; ``thorough`` looks at every file of the dataset."""
+    spec = composed.spec
+    report: DataReport = load(task.check_data)(spec, action, thorough)
+    report.problems = list(dict.fromkeys(report.problems))  # several looks at one broken file
+    return Findings(list(load(task.check_spec)(spec, action)), list(check_model_files(task, composed, action)), report)
 
 
 def warn(warnings: list[Problem]) -> None:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fiducial.actions.models import find_resume
 from fiducial.actions.preflight import preflight
-from fiducial.checkpoints.reading import read
-from fiducial.checkpoints.resolving import real_file
-from fiducial.errors import CheckpointError, DatasetError, SpecError
+from fiducial.checkpoints.reading import Checkpoint, read
+from fiducial.errors import SHOWN, CheckpointError, DatasetError, SpecError
 from fiducial.run.console import LOGGER
 from fiducial.run.devices import resolve_devices
 from fiducial.run.resume import place_of
 from fiducial.run.run import Run
 from fiducial.run.seeds import seed_run
 from fiducial.run.trainer import plain_interrupts, training_trainer
+from fiducial.spec.knob import plain
+from fiducial.spec.redact import redact
 from fiducial.task import Task, load
+
+_FREE_TO_CHANGE = (
+    *("results_dir", "encryption_key", "wandb.", "evaluate.", "inference.", "export.", "gen_trt_engine.", "quantize."),
+    *("train.num_epochs", "train.results_dir", "train.num_gpus", "train.gpu_ids", "train.num_nodes"),
+    *("train.resume_training_checkpoint_path", "train.checkpoint", "train.validation_interval", "train.tensorboard"),
+)
+"""Keys that say how long, where and on what a training runs, not what it makes."""
+_IN_CHECKPOINT = tuple(f"train.optim.{name}" for name in ("lr", "weight_decay", "momentum", "betas"))
+"""Keys whose values continue with the state of the optimizer."""
 
 
 def train(task: Task, run: Run) -> None:
@@ -23,8 +35,11 @@ def train(task: Task, run: Run) -> None:
     preflight(task, run)
     settings = run.spec.train
     resume = _resume_file(task, run)
-    if resume is not None and _finished(resume, run):
-        return
+    if resume is not None:
+        continued = read(resume, key=run.spec.encryption_key)
+        if _finished(continued, run):
+            return
+        _warn_of_changes(continued, run)
     devices = resolve_devices(settings, "train")
     seed_run(settings)
     runtime = load(task.runtime)(run.spec)
@@ -32,7 +47,7 @@ def train(task: Task, run: Run) -> None:
     module = runtime.module(pretrained=resume is None)
     loaded = getattr(module, "record", {}).get("weights")
     if loaded:
-        run.note(loaded)
+        run.status.write(loaded)
     trainer = training_trainer(task, run, devices, num_batches=datamodule.num_batches)
     _announce(settings, module)
     try:
@@ -49,31 +64,47 @@ def train(task: Task, run: Run) -> None:
 
 
 def _resume_file(task: Task, run: Run) -> Path | None:
-    """The checkpoint to continue from: the one the spec names, else this network's latest in the results folder."""
-    named = run.spec.train.resume_training_checkpoint_path
-    if named:
-        found = real_file(named, where="train.resume_training_checkpoint_path")
-    else:
-        latest = run.folder / f"{task.prefix}_latest.pth"
-        if not (latest.exists() or latest.is_symlink()):
-            return None
-        found = real_file(latest)
+    found = find_resume(task, run.spec)
+    if found and not run.spec.train.resume_training_checkpoint_path:
         LOGGER.warning("%s holds an unfinished or finished run: continuing it (delete it to start anew)", run.folder)
-    run.note(f"Resuming training from checkpoint: {found.resolve()}")
-    return found.resolve()
+    if found:
+        run.note(f"Resuming training from checkpoint: {found}")
+    return found
 
 
-def _finished(resume: Path, run: Run) -> bool:
+def _finished(resume: Checkpoint, run: Run) -> bool:
     """Whether the run to continue has already all its epochs. Raises: SpecError when it has more."""
-    place = place_of(read(resume, key=run.spec.encryption_key).raw, resume)
+    place = place_of(resume.raw, resume.path)
     wanted: int = run.spec.train.num_epochs
     if place.epoch > wanted:
         fix = f"set train.num_epochs to {place.epoch} or more, or use another results_dir"
-        found = f"{wanted}, but {resume.name} is already trained to epoch {place.epoch}"
+        found = f"{wanted}, but {resume.path.name} is already trained to epoch {place.epoch}"
         raise SpecError("train.num_epochs", found, fix)
     if place.epoch == wanted:
         run.note(f"Already trained to epoch {wanted}: nothing to do. Raise train.num_epochs to train on.")
     return place.epoch == wanted
+
+
+def _warn_of_changes(resume: Checkpoint, run: Run) -> None:
+    """Say which keys have other values than when the checkpoint was written: in silence they would surprise."""
+    before, now = (_flat(tree) for tree in (resume.meta.get("hyper_parameters"), redact(plain(run.spec))))
+    changed = [key for key in now if before.get(key, now[key]) != now[key]]
+    changed = [key for key in changed if not key.startswith(_FREE_TO_CHANGE) and not key.endswith((".workers", "_mb"))]
+    for key in changed[:SHOWN]:
+        stays = "; continuing with the checkpoint's" if key in _IN_CHECKPOINT else ""
+        LOGGER.warning("%s: %s when %s was written, now %s%s", key, before[key], resume.path.name, now[key], stays)
+    if len(changed) > SHOWN:
+        LOGGER.warning("… and %d more keys differ", len(changed) - SHOWN)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values of a plain tree."""
+    if not isinstance(tree, Mapping):
+        return {}
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _announce(settings: Any, module: Any) -> None:

@@ -15,11 +15,14 @@ from PIL import Image, UnidentifiedImageError
 
 from fiducial.errors import DatasetError
 
-__all__ = ["MAX_PIXELS", "ImageCache", "nearby", "read_image", "read_rgb", "to_rgb"]
+__all__ = ["MAX_PIXELS", "ImageCache", "check_whole", "is_deep", "nearby", "read_image", "read_rgb", "to_rgb"]
 
 MAX_PIXELS = 1 << 29
 """Pixels (0.5 gigapixel; 1.5 GiB as RGB) above which a file is taken for a decompression bomb and refused."""
 
+_LAST_BYTES = {b"\x89PNG": b"IEND", b"\xff\xd8": b"\xff\xd9"}
+"""How a file of a format begins: what stands at its end, unless something is attached to it."""
+_TAIL = 4096
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)  # what Pillow raises on bad bytes
 
 
@@ -56,6 +59,30 @@ def read_image(path: Path | str) -> Image.Image:
         raise DatasetError(str(path), "not an image", "remove it, or check how it was written") from error
     except _DAMAGE as error:
         raise DatasetError(str(path), f"an image that cannot be read ({error})", "copy or export it again") from error
+
+
+def check_whole(path: Path | str) -> None:
+    """Raises DatasetError for a PNG or JPEG that is cut off or empty. Only its ends are read, unless they are odd."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+            ending = next((end for begin, end in _LAST_BYTES.items() if head.startswith(begin)), b"")
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            is_whole = bool(head) and ending in file.read()
+    except OSError:
+        is_whole = False
+    if not is_whole:
+        read_image(path)  # says what is wrong, if anything is
+
+
+def is_deep(path: Path | str) -> bool:
+    """Whether the header says that pixels have one channel of more than 8 bits."""
+    try:
+        with Image.open(path) as image:
+            return image.mode.startswith(("I", "F"))
+    except (*_DAMAGE, Image.DecompressionBombError):
+        return False
 
 
 def _admit_large_images() -> None:

@@ -91,7 +91,7 @@ def _check_inputs(
                 Problem(str(path), f"no input {name!r} (it has {', '.join(found)})", "export it with this tool")
             )
         elif tuple(shape[1:]) != item.shape:
-            fix = "use the dataset keys (image size, lights, concat_type, num_golden) of the export"
+            fix = "use the keys of the export that say how images are composed: their size first"
             problems.append(
                 Problem(str(path), f"input {name} is {shape[1:]}, the spec composes {list(item.shape)}", fix)
             )

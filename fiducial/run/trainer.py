@@ -21,7 +21,7 @@ from fiducial.run.loggers import build_loggers
 from fiducial.run.resume import ResumingCheckpointIO
 from fiducial.run.run import Run
 from fiducial.run.seeds import Position, StepSeed
-from fiducial.task import Task, load
+from fiducial.task import Task
 
 MAX_LOG_INTERVAL = 50
 """Training steps between two values of a logged scalar, at most."""
@@ -104,17 +104,10 @@ def _sync_batchnorm(train: Any, devices: Devices) -> bool:
     return wanted
 
 
-def monitor_of(task: Task, train: Any) -> tuple[str, str]:
-    """The metric that chooses the best checkpoint, and its direction."""
-    kept = train.checkpointer
-    name = kept.monitor or getattr(getattr(train, "optim", None), "monitor_name", None) or task.default_monitor
-    return name, kept.mode or load(task.monitors)(name)
-
-
 def _callbacks(task: Task, run: Run) -> list[Callback]:
     train = run.spec.train
     kept = train.checkpointer
-    monitor, mode = monitor_of(task, train)
+    monitor, mode = task.monitor(train)
     replaces = kept.enable_topk and kept.replace_periodic
     callbacks: list[Callback] = [Reporter(run.status), progress(), Position(), Interrupt(), SharedMemory()]
     if train.seed >= 0:

@@ -313,10 +313,11 @@ class TestBadInput:
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_damaged_image_while_training(self, make_spec_file, pair_data, tmp_path, capfd, workers):
-        """A quick look before training does not decode images; the message is the same from a loading process."""
+        """A glance before training does not decode images; the message is the same from a loading process."""
         shutil.copytree(pair_data, tmp_path / "data")
         for path in (tmp_path / "data/train").rglob("*_WhiteLight.png"):
-            path.write_bytes(path.read_bytes()[:60])
+            content = path.read_bytes()
+            path.write_bytes(content[:60] + bytes(len(content) - 80) + content[-20:])
         files = {"csv_path": f"{tmp_path}/data/train.csv", "images_dir": f"{tmp_path}/data"}
         spec = make_spec_file(dataset__classify__train_dataset=files, dataset__classify__workers=workers)
         assert run("train", spec) == 1

@@ -71,10 +71,12 @@ class TestFiles:
         problems = found(check_data(spec_of(), "train", False))
         assert f"the folder {data}/train/b0 does not exist" in problems[0].fix
 
-    def test_damaged_image_only_when_thorough(self, spec_of, data):
+    @pytest.mark.parametrize("cut", [True, False])
+    def test_damaged_image(self, spec_of, data, cut):  # a quick look sees only that the end is missing
         path = data / "val/b1/0001_SolderLight.png"
-        path.write_bytes(path.read_bytes()[:100])
-        assert found(check_data(spec_of(), "evaluate", False)) == []
+        content = path.read_bytes()
+        path.write_bytes(content[:100] + (b"" if cut else bytes(len(content) - 120) + content[-20:]))
+        assert len(found(check_data(spec_of(), "evaluate", False))) == cut
         (problem,) = found(check_data(spec_of(), "evaluate", True))
         assert problem.where == f"{data}/val.csv:3"
         assert str(path) in problem.found

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +83,7 @@ class TestTrain:
         loaded = torch.load(trained[1] / "train" / f"{PREFIX}_latest.pth", weights_only=True)
         assert loaded["tao_model"] == "visual_changenet_segment"
         assert "tao_model_type" not in loaded
-        assert loaded["fiducial"] == {"mean": [0.5] * 3, "std": [0.5] * 3}
+        assert loaded["fiducial"] == {"mean": [0.5] * 3, "std": [0.5] * 3, "img_size": 32}
         assert all(key.startswith(("model.backbone.", "model.decoder.")) for key in loaded["state_dict"])
 
     def test_same_seed_same_weights(self, trained, tmp_path):
@@ -144,6 +146,15 @@ class TestTrain:
         assert changed
         assert all(key.startswith("model.decoder.") for key in changed)
 
+    def test_continuing_with_other_values_says_so(self, trained, tmp_path, capfd):
+        shutil.copytree(trained[1], tmp_path / "results")
+        changes = ("train.num_epochs=3", "train.optim.lr=0.5", "dataset.segment.label_suffix=.PNG")
+        run("train", trained[0], f"results_dir={tmp_path}/results", *changes)
+        said = capfd.readouterr().err
+        assert re.search(r"WARNING - train\.optim\.lr: \S+ when .*pth was written, now 0\.5; continuing with the", said)
+        assert re.search(r"WARNING - dataset\.segment\.label_suffix: \.png when .* now \.PNG\n", said)
+        assert "num_epochs: " not in said.partition("continuing it")[2]
+
 
 class TestEvaluate:
     def test_torch_and_onnxruntime_make_the_same_masks(self, trained, exported):
@@ -201,6 +212,29 @@ class TestInference:
 
 
 class TestMistakes:
+    def test_missing_weights_are_listed_with_the_rest(self, trained, tmp_path, capfd):
+        weights = "model.backbone.pretrained_backbone_path=/no/such.pth"
+        folder = f"results_dir={tmp_path}"
+        for action in ("check train", "train"):
+            assert run(action, trained[0], folder, weights, "dataset.segment.train_split=nowhere") == 1
+            said = capfd.readouterr().err
+            assert "model.backbone.pretrained_backbone_path · no file '/no/such.pth'" in said
+            assert "no such list" in said
+        assert run("check train", trained[0], weights) == 0  # continuing, it needs none
+        assert run("check evaluate", trained[0], "evaluate.checkpoint=/no/such.pth") == 1
+        assert "evaluate.checkpoint · no file" in capfd.readouterr().err
+        assert run("check evaluate", trained[0], folder) == 0  # before it is trained
+        assert "WARNING - " in capfd.readouterr().err
+
+    def test_another_image_size_is_said(self, trained, exported, tmp_path, capfd):
+        evaluate = ("evaluate", trained[0], f"evaluate.results_dir={tmp_path}", "dataset.segment.img_size=64")
+        assert run(*evaluate) == 0
+        assert "trained at 32, and is best at it: dataset.segment.img_size=32" in capfd.readouterr().err
+        assert run(*evaluate, LARGE) == 0  # windows keep the scale
+        assert "and is best at it" not in capfd.readouterr().err
+        assert run(*evaluate, f"evaluate.checkpoint={exported}") == 1
+        assert "input input0 is [3, 32, 32], the spec composes [3, 64, 64]" in capfd.readouterr().err
+
     def test_check_lists_spec_and_data_together(self, trained, tmp_path, make_scenes, capfd):
         make_scenes(tmp_path, "train", 3, label=lambda changed: changed)
         make_scenes(tmp_path, "val", 2)

@@ -31,6 +31,12 @@ class TestReadList:
         (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\nb.png\r\n")
         assert [name for _, name in read_list(tmp_path / "list.txt", tmp_path)] == ["a.png", "b.png"]
 
+    def test_windows_folders(self, tmp_path, make_image):
+        make_image(tmp_path / "s" / "a.png", [[0]])
+        make_image(tmp_path / "s\\b.png", [[0]])  # a name like any other here
+        (tmp_path / "list.txt").write_text("s\\a.png\ns\\b.png\n")
+        assert [name for _, name in read_list(tmp_path / "list.txt", tmp_path)] == ["s/a.png", "s\\b.png"]
+
     @pytest.mark.parametrize("content", [b"", b"\n \n", b"# nothing\n", b"\xff\xfe\x00"])
     def test_nothing_to_read(self, tmp_path, content):
         (tmp_path / "list.txt").write_bytes(content)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from changenet.segment.inspect import check_data
 
@@ -109,10 +110,50 @@ def test_sizes(root, make_spec, make_image):
     assert len(said(make_spec(root, dataset__segment__windows={"enable": True}), level="error")) == 1
 
 
-def test_damaged_images_are_found_thoroughly(root, make_spec):
+@pytest.mark.parametrize("cut", [True, False])
+def test_damaged_images(root, make_spec, cut):  # a quick look sees only that the end is missing
     path = root / "A" / "train_0.png"
-    path.write_bytes(path.read_bytes()[:200])
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + (b"" if cut else bytes(len(content) - 120) + content[-20:]))
+    assert len(said(make_spec(root), level="error")) == cut
     assert "train.txt:1" in said(make_spec(root), thorough=True, level="error")[0]
+
+
+@pytest.mark.parametrize("thorough", [True, False])
+class TestDeepPixels:
+    @staticmethod
+    def write(root, highest, suffix=".png"):
+        for folder in ("A", "B"):
+            for path in list((root / folder).glob("train_*.png")):
+                pixels = np.linspace(0, highest, 32 * 32).astype(np.uint16).reshape(32, 32)
+                path.unlink()
+                Image.fromarray(pixels).save(path.with_suffix(suffix))
+
+    def test_12_bits_in_16(self, root, make_spec, thorough):
+        self.write(root, 4095)
+        (found,) = said(make_spec(root), thorough=thorough, level="error")
+        assert "train.txt · 8 pictures of 16 bits whose values reach 4095 of 65535" in found
+        assert "raster.percentiles, or .scaling: [0, 4095]" in found
+        assert said(make_spec(root, dataset__segment__raster={"scaling": [0, 4095]}), thorough=thorough) == []
+
+    def test_16_bits(self, root, make_spec, thorough):
+        self.write(root, 65535)
+        assert said(make_spec(root), thorough=thorough) == []
+
+    def test_tiffs_say_what_their_values_mean(self, root, make_spec, make_list, thorough):
+        self.write(root, 4095, ".tif")
+        make_list(root, "train", [f"train_{i}.tif" for i in range(4)])
+        found = said(make_spec(root), thorough=thorough, level="error")
+        assert len(found) == 8
+        assert "uint16 pixels · set dataset.segment.raster.percentiles, or .scaling" in found[0]
+        raster = {"percentiles": [2, 98]}
+        assert said(make_spec(root, dataset__segment__raster=raster), thorough=thorough, level="error") == []
+
+
+def test_entries_listed_twice(root, make_spec, make_list):
+    make_list(root, "train", [*(f"train_{i}.png" for i in range(4)), "train_2.png"])
+    (found,) = said(make_spec(root), thorough=True)
+    assert "train.txt · 1 entries are listed more than once (first: train_2.png)" in found
 
 
 def test_fewer_pairs_than_a_batch(root, make_spec):

@@ -35,6 +35,11 @@ class TestLabelEncoding:
         assert "values 0, 1 and no 255" in found
         assert "label_transform: None" in fix
 
+    def test_masks_of_more_class_numbers(self):
+        _, fix = NORM.problem(counts_of(0, 3))
+        assert "label_transform: None" in fix
+        assert "num_classes above" in fix
+
     def test_masks_that_only_nearly_reach_255(self):
         found, fix = NORM.problem(counts_of(0, 128, 254))
         assert "no 255" in found

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fiducial.data import images
-from fiducial.data.images import ImageCache, nearby, read_image, read_rgb
+from fiducial.data.images import ImageCache, check_whole, nearby, read_image, read_rgb
 from fiducial.errors import DatasetError
 
 
@@ -94,6 +94,22 @@ class TestUnreadable:
         path.write_bytes(path.read_bytes()[:-600])
         with pytest.raises(DatasetError, match=rf"photo\{suffix} · (an image that cannot be read|not an image)"):
             read_rgb(path)
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
+    def test_a_glance_at_the_end(self, photo, suffix):
+        path = photo[0].with_suffix(suffix)
+        Image.fromarray(photo[1]).save(path)
+        whole = path.read_bytes()
+        check_whole(path)
+        path.write_bytes(whole + b"attached" * 1000)  # as some cameras do
+        check_whole(path)
+        if suffix != ".bmp":
+            path.write_bytes(whole[:-600])
+            with pytest.raises(DatasetError, match=rf"photo\{suffix} · an image that cannot be read"):
+                check_whole(path)
+        path.write_bytes(b"")
+        with pytest.raises(DatasetError, match="an empty file"):
+            check_whole(path)
 
     def test_too_many_pixels(self, photo, monkeypatch):
         monkeypatch.setattr(images, "MAX_PIXELS", 40 * 30 - 1)
