@@ -12,7 +12,7 @@ from fiducial.errors import Problem, UserError
 from fiducial.spec.compose import Composed
 from fiducial.task import Task, load
 
-__all__ = ["check_model_files", "find_model", "find_resume"]
+__all__ = ["check_model_files", "find_model", "find_resume", "not_trained_yet"]
 
 _SUFFIXES = (*CHECKPOINT_SUFFIXES, ".onnx", ".engine", ".trt", ".plan")
 
