@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
 
 _PRECISIONS = frozenset(
-    {"32-true", "32", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true", "64", "transformer-engine"}
+    {"32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16", "bf16-true", "16-true", "64-true", "64"}
+    | {"transformer-engine"}
 )
 
 
@@ -55,6 +56,13 @@ def check_weights(spec: ExperimentSpec) -> Iterator[Problem]:
             resolve_weights(backbone, key="model.backbone.pretrained_backbone_path")
     except UserError as error:
         yield from error.problems
+
+
+def check_quantized(spec: ExperimentSpec, action: str) -> Iterator[Problem]:
+    """``is_quantized``, which nothing here obeys yet."""
+    if getattr(getattr(spec, action, None), "is_quantized", False):
+        found = "true: quantized models are not opened by this version"
+        yield Problem(f"{action}.is_quantized", found, "the checkpoint is opened as any other", "warning")
 
 
 def monitors(spec: ExperimentSpec) -> dict[str, str]:

@@ -35,17 +35,23 @@ def lr_factor(policy: str, epoch: int, num_epochs: int) -> float:
 
 
 def build_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float, momentum: float = 0.9
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float = 0.9,
+    betas: tuple[float, float] = (0.9, 0.999),
 ) -> Optimizer:
-    """adamw (decoupled decay), adam (L2 decay) or sgd, the only one that uses ``momentum``; one group of parameters.
+    """adamw (decoupled decay) and adam (L2 decay), which use ``betas``, or sgd with ``momentum``; one parameter group.
 
     Raises: ValueError for another name.
     """
     match name:
         case "adamw":
-            return AdamW(parameters, lr=lr, weight_decay=weight_decay)
+            return AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=betas)
         case "adam":
-            return Adam(parameters, lr=lr, weight_decay=weight_decay)
+            return Adam(parameters, lr=lr, weight_decay=weight_decay, betas=betas)
         case "sgd":
             return SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum)
     raise ValueError(f"unknown optimizer {name!r}; known: adamw, adam, sgd")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from changenet.checks import check_export, check_training, monitors
+from changenet.checks import check_export, check_quantized, check_training, monitors
 from changenet.segment.metric_names import find_metric
 from fiducial.backbones.names import BACKBONES
 from fiducial.errors import Problem
@@ -21,6 +21,7 @@ def check_spec(spec: ExperimentSpec, action: str) -> Iterator[Problem]:
     """Every problem of a segment spec for an action."""
     yield from _check_model(spec)
     yield from _check_data(spec)
+    yield from check_quantized(spec, action)
     if action == "train":
         yield from _check_training(spec)
         yield from check_training(spec)
@@ -71,8 +72,9 @@ def _check_data(spec: ExperimentSpec) -> Iterator[Problem]:
         found = f"{data.label_transform!r} counts as None: masks hold class numbers"
         yield Problem("dataset.segment.label_transform", found, "write norm or None", "warning")
     if data.label_transform == "norm" and data.num_classes > 2:
-        found = f"norm gives the classes 0 and 1, but num_classes is {data.num_classes}"
-        yield Problem("dataset.segment.label_transform", found, "set label_transform: None, or num_classes: 2")
+        found = f"norm gives the classes 0 and 1, but num_classes is {data.num_classes}: the others will not be learnt"
+        fix = "for masks of class numbers set label_transform: None"
+        yield Problem("dataset.segment.label_transform", found, fix, "warning")
     if data.color_map is not None:
         classes = {str(k) for k in range(data.num_classes)}
         if set(data.color_map) != classes:

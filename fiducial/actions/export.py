@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fiducial.actions.models import find_model
 from fiducial.actions.preflight import preflight
+from fiducial.backbones.deformable import is_deformable
 from fiducial.checkpoints.reading import read
 from fiducial.deploy.onnx import ExportSettings, export_onnx
 from fiducial.errors import SpecError, UserError
+from fiducial.ops import Formulation
 from fiducial.run.console import LOGGER
 from fiducial.run.run import Run, writable_folder
 from fiducial.task import Task, load
@@ -40,7 +43,7 @@ def export(task: Task, run: Run) -> None:
             section.opset_version,
             section.batch_size,
             section.verbose,
-            getattr(section, "deformable_attention", "gather"),
+            formulation(run, predictor.network),
         ),
         metadata=runtime.metadata(),
         samples=_samples(runtime, graph, section.batch_size),
@@ -50,6 +53,15 @@ def export(task: Task, run: Run) -> None:
     if getattr(section, "serialize_nvdsinfer", False) and task.export_extras:
         load(task.export_extras)(runtime, target)
     run.note(f"Exported to {target}")
+
+
+def formulation(run: Run, network: nn.Module) -> Formulation:
+    """How deformable attention is written: ``export.deformable_attention``, where the network has any."""
+    wanted: Formulation = getattr(run.spec.export, "deformable_attention", "gather")
+    # TAO-compat: the plugin's node, which only TensorRT runs, is what TAO writes
+    if getattr(run.spec, "compat", "off") == "tao" and "export.deformable_attention" not in run.composed.given:
+        wanted = "plugin"
+    return wanted if is_deformable(network) else "gather"
 
 
 def _target(section: Any, checkpoint_file: Path) -> Path:

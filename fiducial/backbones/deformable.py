@@ -105,6 +105,11 @@ class MSDeformAttn(nn.Module):
         return out
 
 
+def is_deformable(module: nn.Module) -> bool:
+    """Whether a network has any deformable attention."""
+    return any(isinstance(layer, MSDeformAttn) for layer in module.modules())
+
+
 def make_precise(module: nn.Module) -> None:
     """Let every deformable attention of a network compute in a fixed order (``model.precise_msda``)."""
     for layer in module.modules():

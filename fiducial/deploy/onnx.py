@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fiducial.backbones.deformable import MSDeformAttn
+from fiducial.backbones.deformable import is_deformable
 from fiducial.deploy.predictors import METADATA
 from fiducial.errors import CheckpointError
 from fiducial.ops import Formulation, export_as, opset_for
@@ -77,9 +77,7 @@ def export_onnx(
     """
     network = network.eval().requires_grad_(False)
     partial = path.with_name(f".{path.name}.partial")
-    uses_plugin = settings.deformable_attention == "plugin" and any(
-        isinstance(m, MSDeformAttn) for m in network.modules()
-    )
+    uses_plugin = settings.deformable_attention == "plugin" and is_deformable(network)
     try:
         with _exact_floats(), torch.no_grad():
             _write(network, partial, graph, settings)

@@ -51,6 +51,12 @@ class TestBuildOptimizer:
     def test_momentum_is_sgd_s(self):
         assert build_optimizer("sgd", parameters(), lr=1, weight_decay=0, momentum=0.7).defaults["momentum"] == 0.7
 
+    @pytest.mark.parametrize("name", ["adam", "adamw"])
+    def test_betas_are_adam_s(self, name):
+        options = {"lr": 1, "weight_decay": 0}
+        assert build_optimizer(name, parameters(), betas=(0.5, 0.6), **options).defaults["betas"] == (0.5, 0.6)
+        assert build_optimizer(name, parameters(), **options).defaults["betas"] == (0.9, 0.999)
+
     def test_unknown_name(self):
         with pytest.raises(ValueError, match="lion"):
             build_optimizer("lion", parameters(), lr=1, weight_decay=0)

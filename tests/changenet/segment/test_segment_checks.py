@@ -34,7 +34,6 @@ VIT = {"model__backbone__type": "vit_large_nvdinov2"}
         ("model.backbone.feat_downsample", {"model__backbone__feat_downsample": True}),
         ("model.decode_head.feature_strides", {"model__decode_head__feature_strides": [4, 8, 16, 32]}),
         ("model.decode_head.in_index", {"model__decode_head__in_index": [0, 1, 2]}),
-        ("dataset.segment.label_transform", {"dataset__segment__num_classes": 3}),
         ("dataset.segment.color_map", {"dataset__segment__color_map": {0: [0, 0, 0]}}),
         ("dataset.segment.raster.scaling", {"dataset__segment__raster": {"scaling": [5, 5]}}),
         ("dataset.segment.raster.percentiles", {"dataset__segment__raster": {"percentiles": [2, 101]}}),
@@ -70,6 +69,22 @@ def test_default_strides_of_a_vit_are_replaced_with_a_warning():
     (found,) = problems(**VIT)
     assert (found.level, found.where) == ("warning", "model.decode_head.feature_strides")
     assert "[4, 8, 16, 32]" in found.fix
+
+
+def test_more_classes_than_norm_gives_are_a_warning():  # TAO trains them, and such checkpoints must go on working
+    (found,) = problems(dataset__segment__num_classes=3)
+    assert (found.level, found.where) == ("warning", "dataset.segment.label_transform")
+
+
+@pytest.mark.parametrize("action", ["evaluate", "inference", "export"])
+def test_a_key_that_nothing_obeys_yet(action):
+    found = [p for p in problems(action, **{f"{action}__is_quantized": True}) if "input_height" not in p.where]
+    assert [(p.level, p.where) for p in found] == [("warning", f"{action}.is_quantized")]
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16", "16", "32-true"])
+def test_precisions_of_lightning(precision):
+    assert problems(train__precision=precision) == []
 
 
 def test_another_export_size_is_a_warning():
