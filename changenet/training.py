@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -78,6 +79,13 @@ class ChangeNetData(pl.LightningDataModule):
     def ranks(self) -> tuple[int, int]:
         """This process's number, and how many there are."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def run_seed(self, seed: int) -> int:
+        """``seed``; where it is negative, one drawn now for all processes."""
+        if seed >= 0:
+            return seed
+        drawn = secrets.randbits(31)
+        return drawn if self.trainer is None else int(self.trainer.strategy.broadcast(drawn))
 
     def position(self) -> tuple[int, int]:
         """The epoch and batch that training continues with."""

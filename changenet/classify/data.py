@@ -103,7 +103,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
     ) -> None:
         self.table, self.normalize, self.augment = table, normalize, augment
-        self.random_goldens, self.seed = random_goldens, max(seed, 0)
+        self.random_goldens, self.seed = random_goldens, seed
         self.reader = PairReader(table, align=align, cache_mb=cache_mb)
         self._golden_ids = [-1] * len(table.rows) if self._draws_goldens else shared_goldens(table)
 
@@ -117,7 +117,7 @@ class PairDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int | Draw) -> dict[str, Any]:
         epoch, index = index if isinstance(index, Draw) else (0, index)
         row = self.table.rows[index]
-        rng = np.random.default_rng((self.seed, epoch, index))  # the same on any worker and rank
+        rng = np.random.default_rng((max(self.seed, 0), epoch, index))  # the same on any worker and rank
         resample = _Resampling.BICUBIC if self.augment else _Resampling.BILINEAR
         try:
             images = self.reader.tiles(row, self._choose_goldens(row, rng), resample)

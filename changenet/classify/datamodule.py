@@ -48,6 +48,7 @@ class PairData(ChangeNetData):
         weights = fpratio_weights(labels, self.fpratio)
         LOGGER.info("Sampling Defective components at %05.2f:1 rate", weights[labels.index(1)])
         rank, world_size = self.ranks()
+        self.train_set.seed = self.run_seed(self.train_set.seed)
         sampler = EpochSampler(
             len(self.train_set),
             batch_size=self.batch_size,

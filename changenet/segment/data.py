@@ -80,7 +80,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.split, self.reader, self.normalize, self.augment = split, reader, normalize, augment
         self.side, self.windowing, self.drawn, self.once = side, windowing, drawn, once
-        self.original_size, self.seed = original_size, max(seed, 0)
+        self.original_size, self.seed = original_size, seed
         self.items: list[tuple[int, Window | None]] = list(self._items())
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, number: int | Draw) -> dict[str, Any]:
         epoch, number = number if isinstance(number, Draw) else (0, number)
-        rng = np.random.default_rng((self.seed, epoch, number))  # the same on any worker and rank
+        rng = np.random.default_rng((max(self.seed, 0), epoch, number))  # the same on any worker and rank
         index, window = self.items[number]
         whole = self.reader.scene(self.split.pairs[index])
         if self.windowing and self.drawn:

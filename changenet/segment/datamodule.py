@@ -33,6 +33,7 @@ class SceneData(ChangeNetData):
 
     def train_dataloader(self) -> DataLoader[Any]:
         rank, world_size = self.ranks()
+        self.train_set.seed = self.run_seed(self.train_set.seed)
         sampler = EpochSampler(
             len(self.train_set),
             batch_size=self.batch_size,

@@ -128,6 +128,16 @@ class TestRandomness:
         for alone, worked in zip(*batches, strict=True):
             assert all(torch.equal(alone[key], worked[key]) for key in alone)
 
+    def test_a_negative_seed_leaves_the_run_unseeded(self, make_spec):
+        orders = {}
+        for seed in (7, 7, -1, -1):
+            data = SegmentRuntime(make_spec(train__seed=seed)).datamodule()
+            loader = data.train_dataloader()
+            orders.setdefault(seed, []).append((data.train_set.seed, [draw.index for draw in loader.sampler]))
+        assert orders[7][0] == orders[7][1]
+        assert orders[-1][0][0] != orders[-1][1][0]
+        assert min(seed for seed, _ in orders[-1]) >= 0
+
     def test_only_training_is_augmented(self, make_spec):
         runtime = SegmentRuntime(make_spec())
         for split in ("val", "test", "infer"):
