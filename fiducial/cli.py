@@ -86,7 +86,10 @@ def main(tasks: Sequence[Task], argv: Sequence[str] | None = None, *, prog: str)
 def _advice(error: Exception) -> Iterator[str]:
     text = str(error).lower()
     if isinstance(error, MemoryError) or "out of memory" in text:
-        yield "out of memory: lower batch_size, set train.precision=bf16-mixed, or freeze the backbone"
+        yield (
+            "out of memory: lower batch_size, set train.precision=bf16-mixed, "
+            "model.backbone.activation_checkpointing=true, or freeze the backbone"
+        )
     if "bus error" in text or "shared memory" in text or "/dev/shm" in text:
         yield "out of shared memory: enlarge /dev/shm (docker run --shm-size=8g) or lower the number of workers"
 

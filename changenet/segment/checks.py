@@ -91,6 +91,9 @@ def _check_data(spec: ExperimentSpec) -> Iterator[Problem]:
         yield Problem("dataset.segment.raster.percentiles", f"found {raster.percentiles}", "they lie in 0 .. 100")
     if raster.bands is not None and len(raster.bands) == 2:
         yield Problem("dataset.segment.raster.bands", "two bands", "name one, or three")
+    if spec.compat == "tao" and data.multi_scale_infer:
+        found = "compat: tao predicts on the finest scale alone, as TAO's code does"
+        yield Problem("dataset.segment.multi_scale_infer", found, "compat: off averages all scales", "warning")
     if data.windows.enable and round(data.windows.overlap * data.img_size) >= data.img_size:
         yield Problem("dataset.segment.windows.overlap", f"found {data.windows.overlap}", "set a smaller part")
 
@@ -109,8 +112,8 @@ def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
             yield Problem(where, "loss mmiou does not use them", "remove them, or use another loss", "warning")
     if multi_scale_train(spec) and not any(options.weights):
         yield Problem("train.segment.weights", "all weights are 0", "give one scale a weight above 0")
-    if spec.compat == "tao" and (data.multi_scale_train or data.multi_scale_infer):
-        found = "compat: tao trains and predicts on the finest scale alone, as TAO's code does"
+    if spec.compat == "tao" and data.multi_scale_train:
+        found = "compat: tao trains on the finest scale alone, as TAO's code does"
         yield Problem("dataset.segment.multi_scale_train", found, "compat: off uses all scales", "warning")
 
 

@@ -165,7 +165,9 @@ def _check_masks(
             return error
         return np.bincount(values.ravel(), minlength=256)
 
-    total, problems, soft = np.zeros(256, dtype=np.int64), [], []
+    total, problems = np.zeros(256, dtype=np.int64), []
+    soft: list[ScenePair] = []
+    blank: list[ScenePair] = []
     for pair, counts in zip(pairs, _in_threads(look, pairs), strict=True):
         if isinstance(counts, DatasetError):
             problems += [Problem(split.where(pair), f"{p.where}: {p.found}", p.fix) for p in counts.problems]
@@ -175,13 +177,15 @@ def _check_masks(
             problems.append(Problem(split.where(pair), f"mask {pair.label}: {wrong[0]}", wrong[1]))
         elif encoding.num_between(counts):
             soft.append(pair)
-    if wrong := encoding.problem_of_all(total):
+            blank += [] if counts[255] else [pair]
+    if not problems and (wrong := encoding.problem_of_all(total)):
         problems.append(Problem(str(split.list_path), wrong[0], wrong[1]))
     between = encoding.num_between(total)
-    if soft and between > MAX_BETWEEN * total.sum():
+    if soft and (between > MAX_BETWEEN * total.sum() or blank):
         found = (
             f"{len(soft)} masks hold values between 0 and 255 ({between / total.sum():.2%} of the pixels; first: "
-            f"{soft[0].label}); these pixels count as unchanged"
+            f"{(blank or soft)[0].label}); these pixels count as unchanged"
+            + (f": all of them in {len(blank)} masks without any 255" if blank else "")
         )
         problems.append(
             Problem(str(split.list_path), found, "write masks of 0 and 255, without smooth edges", "warning")

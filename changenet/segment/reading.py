@@ -30,6 +30,7 @@ Pixels = NDArray[np.uint8]
 
 CHANGED = 255
 """What ``norm`` masks say of a changed pixel."""
+_ALL_UNCHANGED = "with label_transform norm all of it would be unchanged"
 TIFF = (".tif", ".tiff")
 MAX_CLASSES = 64
 """Numbers up to this are taken for class numbers where a mask holds no 255."""
@@ -54,14 +55,11 @@ class LabelEncoding:
         """
         values = np.flatnonzero(counts_256).tolist()
         if self.norm:
-            between = [value for value in values if 0 < value < CHANGED]
-            if between and CHANGED not in values:
-                found = f"values {_some(values)} and no 255: with label_transform norm all of it would be unchanged"
-                if max(values) >= MAX_CLASSES:
-                    return found, "write masks of 0 and 255 in a lossless format"
-                fix = "set dataset.segment.label_transform: None (the mask holds class numbers)"
-                return found, fix + ("" if max(values) < self.num_classes else " and num_classes above all of them")
-            return None
+            if not 0 < max(values, default=0) < MAX_CLASSES:
+                return None
+            found = f"values {_some(values)} and no 255: {_ALL_UNCHANGED}"
+            fix = "set dataset.segment.label_transform: None (the mask holds class numbers)"
+            return found, fix + ("" if max(values) < self.num_classes else " and num_classes above all of them")
         wrong = [value for value in values if value >= self.num_classes and value != IGNORED]
         if wrong:
             fix = f"raise dataset.segment.num_classes (now {self.num_classes}), or mend the mask (255 is ignored)"
@@ -70,6 +68,9 @@ class LabelEncoding:
 
     def problem_of_all(self, counts_256: NDArray[np.int64]) -> tuple[str, str] | None:
         """The same for all masks together, whose single files may look right."""
+        if self.norm and self.num_between(counts_256) and not counts_256[CHANGED]:
+            found = f"values up to {np.flatnonzero(counts_256).max()} and no 255 in any mask: {_ALL_UNCHANGED}"
+            return found, "write masks of 0 and 255 in a lossless format"
         if not self.norm and set(np.flatnonzero(counts_256).tolist()) == {0, IGNORED}:
             found = "values 0 and 255 alone: with label_transform None every 255 is ignored, and nothing is changed"
             return found, "set dataset.segment.label_transform: norm"

@@ -98,6 +98,8 @@ class SegmentRuntime:
         if backbone.freeze_backbone:
             network.backbone.freeze()  # type: ignore[operator]
         options = train.segment
+        if multi_scale_train(spec):
+            LOGGER.info("train_loss and val_loss are sums over five scales, weighted with %s", options.weights)
         return SegmentModule(
             network,
             TrainingPlan(

@@ -159,7 +159,7 @@ class ExportSection(Section):
     onnx_file: OptionalText = knob(
         None, "File to write; empty puts it beside the checkpoint, with suffix .onnx.", template=MISSING
     )
-    on_cpu: bool = knob(False, "Trace on the CPU even when a GPU is there.")
+    on_cpu: bool = knob(False, "Accepted; graphs are always traced on the CPU.")
     input_channel: int = knob(3, "Channels of the exported model's input; these networks take colour images.", ge=1)
     opset_version: int = knob(17, "ONNX operator set. Raised, with a notice, where the graph needs a newer one.", ge=1)
     batch_size: int = knob(-1, "Batch size fixed in the graph; -1 leaves it open.", ge=-1)

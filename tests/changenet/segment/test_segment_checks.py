@@ -112,3 +112,5 @@ class TestScales:
     def test_tao_says_that_it_uses_one(self):
         (found,) = problems(compat="tao")
         assert (found.level, found.where) == ("warning", "dataset.segment.multi_scale_train")
+        (found,) = problems("evaluate", compat="tao", dataset__segment__multi_scale_infer=True)
+        assert (found.level, found.where) == ("warning", "dataset.segment.multi_scale_infer")

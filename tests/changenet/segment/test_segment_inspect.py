@@ -80,6 +80,15 @@ def test_smooth_masks_are_a_warning(root, make_spec, make_scenes):
     assert said(make_spec(root), level="error") == []
 
 
+def test_a_smooth_mask_without_255_is_named_however_few_its_pixels(root, make_spec, make_image):
+    mask = np.zeros((32, 32))
+    mask[4, 4] = 250
+    make_image(root / "label" / "train_1.png", mask)
+    (found,) = said(make_spec(root), level="warning")
+    assert "train_1.png); these pixels count as unchanged: all of them in 1 masks without any 255" in found
+    assert said(make_spec(root), level="error") == []
+
+
 def test_colour_masks(root, make_spec, make_image):
     make_image(root / "label" / "train_0.png", np.arange(32 * 32 * 3).reshape(32, 32, 3) % 256)
     assert "train.txt:1" in said(make_spec(root), level="error")[0]

@@ -10,6 +10,8 @@ from torch import nn
 from toy_pyramid import ToyPyramid
 
 from changenet.segment.model import ChangeDecoder, ChangeSegmenter, average_predictions, build_segmenter
+from changenet.segment.runtime import SegmentRuntime
+from fiducial.backbones.deformable import MSDeformAttn
 
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -36,6 +38,14 @@ def test_stored_numbers(name):
     load_runners()
     outcome = run_case(ROOT / "tests" / "golden" / f"{name}.json")
     assert outcome.status == "pass", outcome.note
+
+
+@pytest.mark.parametrize("precise", [True, False])
+def test_precise_msda(make_spec, precise):
+    vit = {"type": "vit_large_nvdinov2"}
+    with torch.device("meta"):  # nothing is computed
+        network = SegmentRuntime(make_spec(model__backbone=vit, model__precise_msda=precise)).network()
+    assert {layer.precise for layer in network.modules() if isinstance(layer, MSDeformAttn)} == {precise}
 
 
 def toy(**options):
