@@ -204,9 +204,9 @@ def _percentiles(
 def check_alignment(infos: Sequence[RasterInfo]) -> Iterator[Problem]:
     """What keeps files (two images, then perhaps their mask) from showing the same ground pixel by pixel.
 
-    All are held to the first: sizes must agree, and coordinate systems and transforms too (corners within 0.01 pixel)
-    where both files state them. One that states none is taken to cover the same ground: usual for a mask, and for an
-    image a warning.
+    All are held to the first: sizes must agree, and coordinate systems and transforms too (corners within 0.01 pixel),
+    each where both files state it. What a file leaves out is taken to be the first's: usual for a mask, and for an image
+    a warning.
     """
     first, *others = infos
     for i, other in enumerate(others, 1):
@@ -214,17 +214,27 @@ def check_alignment(infos: Sequence[RasterInfo]) -> Iterator[Problem]:
         if (other.height, other.width) != (first.height, first.width):
             found = f"{other.height} × {other.width} and {first.height} × {first.width} pixels"
             yield Problem(where, found, "cut both to the same extent and resolution, as with `rio warp --like`")
-        elif other.frame and first.frame:
+            continue
+        if other.frame and first.frame:
             yield from _frame_problems(where, other.frame, first.frame, (first.height, first.width))
-        elif i == 1 and (first.frame or other.frame):
-            found = f"{(other if first.frame else first).path.name} states no coordinates"
+        if i == 1 and (silent := _silent(first, other)):
+            found = f"{silent[0].path.name} states no {silent[1]}"
             yield Problem(where, found, "they are taken to cover the same ground; check that they do", "warning")
+
+
+def _silent(first: RasterInfo, other: RasterInfo) -> tuple[RasterInfo, str] | None:
+    """The one of two files that does not say where it lies as the other does, and what it does not say."""
+    if bool(first.frame) != bool(other.frame):
+        return (other if first.frame else first), "coordinates"
+    if first.frame and other.frame and bool(first.frame.crs) != bool(other.frame.crs):
+        return (other if first.frame.crs else first), "coordinate system"
+    return None
 
 
 def _frame_problems(where: str, frame: GeoFrame, reference: GeoFrame, size: tuple[int, int]) -> Iterator[Problem]:
     rasterio = _rasterio()
     crs, reference_crs = (rasterio.crs.CRS.from_wkt(f.crs) if f.crs else None for f in (frame, reference))
-    if crs != reference_crs:
+    if crs and reference_crs and crs != reference_crs:
         found = f"coordinates of {_crs_name(frame)} and {_crs_name(reference)}"
         yield Problem(where, found, "reproject one of them, as with `rio warp --like`")
         return
@@ -442,8 +452,6 @@ def _place(frame: GeoFrame, row: float, column: float) -> tuple[float, float]:
 
 
 def _crs_name(frame: GeoFrame) -> str:
-    if not frame.crs:
-        return "no stated system"
     crs = _rasterio().crs.CRS.from_wkt(frame.crs)
     code = crs.to_epsg()
     return f"EPSG:{code}" if code else frame.crs.split('"')[1]

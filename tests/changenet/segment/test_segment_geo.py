@@ -214,6 +214,11 @@ class TestAlignment:
         assert self.found(self.info("B.png", None)) == ["warning: B.png states no coordinates"]
         assert list(check_alignment([self.info("a.png", None), self.info("b.png", None)])) == []
         assert list(check_alignment([self.info("A.tif"), self.info("B.tif"), self.info("label.png", None)])) == []
+        silent = GeoFrame("", FRAME.transform)
+        assert self.found(self.info("B.tif", silent)) == ["warning: B.tif states no coordinate system"]
+        assert list(check_alignment([self.info("A.tif"), self.info("B.tif"), self.info("label.tif", silent)])) == []
+        away = GeoFrame("", (*FRAME.transform[:2], 0, *FRAME.transform[3:]))
+        assert self.found(self.info("B.tif", away))[0].startswith("error: corners")
         wrong = self.info("label.png", None, size=(9, 9))
         assert [p.level for p in check_alignment([self.info("A.tif"), self.info("B.tif"), wrong])] == ["error"]
 
