@@ -205,8 +205,8 @@ def check_alignment(infos: Sequence[RasterInfo]) -> Iterator[Problem]:
     """What keeps files (two images, then perhaps their mask) from showing the same ground pixel by pixel.
 
     All are held to the first: sizes must agree, and coordinate systems and transforms too (corners within 0.01 pixel),
-    each where both files state it. What a file leaves out is taken to be the first's: usual for a mask, and for an image
-    a warning.
+    each where both files state it. What a file leaves out is taken to be as in the first: usual for a mask, a warning
+    for an image.
     """
     first, *others = infos
     for i, other in enumerate(others, 1):
