@@ -77,10 +77,13 @@ def as_rgb(picture: Picture) -> Image.Image:
     if isinstance(picture, (str, Path)):
         return read_rgb(picture)
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or not picture.size:
+        is_picture = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] == 3)
+        if picture.dtype != np.uint8 or not is_picture or not picture.size:
             found = f"{picture.dtype} array of shape {picture.shape}"
             raise DatasetError("image", found, "give uint8 (H, W, 3) RGB or (H, W) grey")
         picture = Image.fromarray(picture)
+    if not isinstance(picture, Image.Image):
+        raise DatasetError("image", f"{type(picture).__name__}", "give a path, a PIL image or a uint8 array")
     return to_rgb(picture)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
-from fiducial.data.archives import ARCHIVE_SUFFIXES
+from fiducial.data.archives import ARCHIVE_SUFFIXES, archive_stem
 from fiducial.data.sources import local_path
 from fiducial.errors import DatasetError, SourceError
 
@@ -24,6 +25,8 @@ SPLITS_OF_ACTION = {"train": ("train", "val"), "evaluate": ("test",), "inference
 CALIBRATION_LIST = "predict"
 _ROOT_KEY = "dataset.segment.root_dir"
 _MAX_DEPTH = 3
+_REQUIRED = 3
+"""Parts without which a folder is no data set: the list and the images."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,11 @@ def read_split(data: SegmentDataset, split: str) -> Split:
         raise DatasetError(key, "not set", "name the folder that holds the images, the masks and the lists")
     if not list_name:
         raise DatasetError(f"dataset.segment.{SPLITS[split]}", "not set", "name a list file, without .txt")
-    with_label = split in ("train", "val", "test")
-    parts = [data.image_folder_name, data.change_image_folder_name, data.list_folder_name]
-    root = _dataset_root(local_path(root_dir, key=key), parts)
-    before, after, lists = (_part(root, name, key) for name in parts)
-    labels = _part(root, data.annotation_folder_name, key) if with_label else None
+    names = [data.list_folder_name, data.image_folder_name, data.change_image_folder_name]
+    if split in ("train", "val", "test"):
+        names.append(data.annotation_folder_name)
+    lists, before, after, *masks = _parts(root_dir, names, key)
+    labels = masks[0] if masks else None
     list_path = lists / f"{list_name}.txt"
     if not list_path.is_file():
         there = ", ".join(sorted(path.name for path in lists.glob("*.txt"))) or "no list at all"
@@ -131,6 +134,31 @@ def _label_path(folder: Path, name: str, suffix: str) -> Path:
     return path if path.is_file() or not by_stem.is_file() else by_stem
 
 
+def _parts(root_dir: str, names: list[str], key: str) -> list[Path]:
+    """The folders of these names in what ``root_dir`` means."""
+    if _is_web_folder(root_dir):  # which cannot be listed, but what it must hold is known
+        return [_within(local_path(_below(root_dir, f"{name}.tar.gz"), key=key), name) for name in names]
+    folder = local_path(root_dir, key=key)
+    if not folder.is_dir():
+        raise SourceError(f"{key} ({folder})", "a file, and no archive", _FIX)
+    root = _dataset_root(folder, names[:_REQUIRED])
+    return [_part(root, name, key) for name in names]
+
+
+def _is_web_folder(value: str) -> bool:
+    return value.lower().startswith(("http://", "https://")) and archive_stem(urlsplit(value).path) is None
+
+
+def _below(url: str, name: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+
+
+def _within(unpacked: Path, name: str) -> Path:
+    """Where an archive of one part has its files: at the top, or in a folder of the part's name."""
+    return unpacked / name if (unpacked / name).is_dir() else unpacked
+
+
 def _dataset_root(folder: Path, parts: list[str]) -> Path:
     """``folder``, or the nearest folder in it that has all parts: archives often hold one outer folder."""
     level = [folder]
@@ -153,10 +181,7 @@ def _part(root: Path, name: str, key: str) -> Path:
     if found is None:
         there = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
         raise SourceError(f"{key} ({root})", f"no folder {name!r} and no {name}.tar.gz; there is {there}", _FIX)
-    if found.is_dir():
-        return found
-    unpacked = local_path(str(found), key=key)
-    return unpacked / name if (unpacked / name).is_dir() else unpacked
+    return found if found.is_dir() else _within(local_path(str(found), key=key), name)
 
 
 _FIX = "root_dir holds the folders A, B, list and label, or the names that dataset.segment.*_folder_name say"

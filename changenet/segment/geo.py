@@ -139,7 +139,8 @@ def read_raster(
     bands that the file marks as such, else its first three, or its only one. ``window`` may reach over the right and
     lower border; what comes back is what lies inside.
 
-    No data: pixels that the file's nodata value, mask or alpha band declares empty, or that are not finite. They are 0.
+    No data: pixels that the file's nodata value, mask or alpha band declares empty, or that are not finite, in any of
+    the chosen bands; of unsigned numbers in all of them, because one band may well be 0 or saturated. They are 0.
     Raises: DatasetError naming the file; MissingDependencyError for deep or multi-band TIFFs without rasterio.
     """
     frame = None
@@ -147,7 +148,7 @@ def read_raster(
         with _opened(path) as file:
             chosen = _bands(file, bands, path)
             box = window and _inside(window, file.height, file.width)
-            values, valid = file.read(chosen, window=box), file.dataset_mask(window=box) > 0
+            values, valid = file.read(chosen, window=box), _has_data(file, chosen, window=box)
             if _has_palette(file):
                 values = _looked_up(values[0], file.colormap(1))
             frame = _frame(file)
@@ -187,7 +188,7 @@ def _percentiles(
             chosen = _bands(file, bands, path)
             shape = (min(file.height, _SAMPLE_SIDE), min(file.width, _SAMPLE_SIDE))
             values = file.read(chosen, out_shape=(len(chosen), *shape))
-            valid = file.dataset_mask(out_shape=shape) > 0
+            valid = _has_data(file, chosen, out_shape=(len(chosen), *shape))
     else:
         values, valid = _read_plain(path)
     sample = values[:, valid].astype(np.float64).ravel()
@@ -402,6 +403,14 @@ def _scaled(values: NDArray[Any], scaling: tuple[float, float]) -> NDArray[np.ui
     levels = (np.nan_to_num(values.astype(np.float64)) - low) * (255 / (high - low))
     scaled: NDArray[np.uint8] = np.rint(levels.clip(0, 255)).astype(np.uint8)
     return scaled
+
+
+def _has_data(file: Any, bands: Sequence[int], **part: Any) -> NDArray[np.bool_]:
+    """Where the chosen bands have data, ``(H, W)``; see :func:`read_raster`."""
+    masks_CHW = file.read_masks(list(bands), **part) > 0
+    is_unsigned = all(np.dtype(file.dtypes[band - 1]).kind == "u" for band in bands)
+    has_data: NDArray[np.bool_] = masks_CHW.any(axis=0) if is_unsigned else masks_CHW.all(axis=0)
+    return has_data
 
 
 def _unscaled(path: Path, values: NDArray[Any], valid: NDArray[np.bool_]) -> DatasetError:

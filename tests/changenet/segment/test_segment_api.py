@@ -207,6 +207,11 @@ class TestPictures:
                 detector.detect(name, before)
         with pytest.raises(DatasetError, match="float64 array"):
             detector.detect(before, np.zeros((8, 8, 3)))
+        for shape in ((8, 8, 2), (0, 0, 3), (8,)):
+            with pytest.raises(DatasetError, match="uint8 array of shape"):
+                detector.detect(before, np.zeros(shape, np.uint8))
+        with pytest.raises(DatasetError, match="NoneType"):
+            detector.detect(None, before)
 
     def test_masks_are_saved_as_class_numbers(self, detector, tmp_path):
         change = detector.detect(*pictures(SIDE, SIDE))

@@ -1,6 +1,9 @@
 """Lists, layouts and archives of a segment dataset."""
 
+import http.server
 import tarfile
+from functools import partial
+from threading import Thread
 
 import pytest
 
@@ -121,6 +124,33 @@ class TestArchives:
         pairs = read_split(data_of(tmp_path / "set.tar.gz"), "train").pairs
         assert len(pairs) == 6
         assert all(path.is_file() for pair in pairs for path in (pair.before, pair.after, pair.label))
+
+    def test_a_file_that_is_none(self, tmp_path):
+        (tmp_path / "notes.txt").write_text("no archive")
+        with pytest.raises(SourceError, match=r"root_dir .*notes\.txt.* a file, and no archive"):
+            read_split(data_of(tmp_path / "notes.txt"), "train")
+
+    @pytest.mark.parametrize("folder", ["", "/", "/sets/one", "/sets/one/?version=3"])
+    def test_archives_below_a_web_address(self, scene_data, tmp_path, monkeypatch, folder):
+        """A web server lists nothing: the archives are asked for by their names."""
+        where = tmp_path / folder.strip("/").partition("?")[0]
+        where.mkdir(parents=True, exist_ok=True)
+        for part in ("A", "B", "list", "label"):
+            with tarfile.open(where / f"{part}.tar.gz", "w:gz") as tar:
+                tar.add(scene_data / part, part)
+        handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+        monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            Thread(target=server.serve_forever, daemon=True).start()
+            root = f"http://127.0.0.1:{server.server_port}{folder}"
+            pairs = read_split(data_of(root), "train").pairs
+            assert len(pairs) == 6
+            assert all(path.is_file() for pair in pairs for path in (pair.before, pair.after, pair.label))
+            (where / "label.tar.gz").unlink()
+            assert len(read_split(data_of(root), "infer").pairs) == len(read_split(data_of(scene_data), "infer").pairs)
+            with pytest.raises(SourceError, match=r"nothing at http://127\.0\.0\.1:\d+/.*label\.tar\.gz.*HTTP 404"):
+                read_split(data_of(f"{root.partition('?')[0]}"), "train")
+            server.shutdown()
 
     @pytest.mark.parametrize("inside", ["{part}", "."])
     def test_an_archive_for_each_part(self, scene_data, tmp_path, inside):

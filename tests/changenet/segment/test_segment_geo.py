@@ -122,6 +122,23 @@ class TestReadRaster:
         assert raster.valid.tolist() == [[True, False], [True, True]]
         assert raster.rgb[..., 0].tolist() == [[0, 0], [128, 255]]
 
+    @pytest.mark.parametrize(
+        ("dtype", "nodata", "of_one", "of_both"),
+        [(np.float32, -9999, [False, True], [False, False]), (np.uint8, 0, [False, True], [True, True])],
+    )
+    def test_no_data_in_one_of_the_bands(self, tmp_path, dtype, nodata, of_one, of_both):
+        """Other bands have no say; of those chosen an unsigned one may well hold the value by chance."""
+        values = np.array([[[nodata, 5]], [[7, nodata]], [[8, 9]]], dtype)
+        path = _write(tmp_path / "b.tif", values, nodata=nodata, photometric="minisblack")
+        scaling = (0, 255)
+        assert read_raster(path, scaling=scaling, bands=(3,)).valid.tolist() == [[True, True]]
+        assert read_raster(path, scaling=scaling, bands=(1,)).valid.tolist() == [of_one]
+        assert read_raster(path, scaling=scaling, bands=(1, 2, 3)).valid.tolist() == [of_both]
+        if dtype is np.float32:
+            assert resolve_scaling(path, Percentiles(0, 100), bands=(3,)) == (8, 9)
+            with pytest.raises(DatasetError, match="the same value"):  # the one that has data
+                resolve_scaling(path, Percentiles(0, 100), bands=(2,))
+
     def test_plain_pictures(self, tmp_path):
         values = np.random.default_rng(0).integers(0, 255, (6, 7, 4)).astype(np.uint8)
         values[..., 3] = 255
