@@ -200,7 +200,7 @@ class ImageFiles:
         write_mask(self.mask_path(image.index), mask, self.colours)
         if image.prob is not None:
             write_probability(self.folder / PROBABILITIES / self.names[image.index], image.prob)
-        self._write_map(image.index, mask)
+        self._write_map(image.index, mask, image.prob)
         if self.show(image.index):
             self._write_pictures(image)
         result = None
@@ -230,8 +230,8 @@ class ImageFiles:
         label = scene.label if scene.label is not None else np.full(mask.shape, IGNORED, dtype=np.uint8)
         return Views(before, after, mask, _fitted(label, (width, height)))
 
-    def _write_map(self, index: int, mask: Pixels) -> None:
-        """The mask as GeoTIFF and polygons, where the image says where it lies and has the mask's size."""
+    def _write_map(self, index: int, mask: Pixels, prob: NDArray[np.float32] | None) -> None:
+        """Mask and probability as GeoTIFFs, and polygons, where the image says where it lies and has the mask's size."""
         path = self.split.pairs[index].before
         if path.suffix.lower() not in TIFF:
             return
@@ -241,6 +241,10 @@ class ImageFiles:
         name = self.names[index]
         target = self.folder / MASKS / name.with_name(f"{name.name}.tif")
         write_geotiff(target, mask, info.frame, colours=self.colours, nodata=IGNORED)
+        if prob is not None:
+            changed = np.where(mask == IGNORED, np.float32(np.nan), 1 - prob[0])
+            target = self.folder / PROBABILITIES / name.with_name(f"{name.name}.tif")
+            write_geotiff(target, changed, info.frame, nodata=np.nan)
         kind = self.data.outputs.polygons
         if kind != "none":
             found = polygons(mask, info.frame, min_area=self.data.outputs.min_object_area, wgs84=kind == "wgs84")

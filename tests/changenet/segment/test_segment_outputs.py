@@ -209,7 +209,7 @@ class TestFiles:
                 file.write(values)
         make_list(root, "test", ["x_0.tif"])
         raster = {"dataset__segment__raster": {"scaling": [1, 2551]}, "dataset__segment__windows": {"enable": True}}
-        spec = make_spec(root, **raster)
+        spec = make_spec(root, **raster, dataset__segment__outputs={"probabilities": True})
         kpis = evaluate_perfectly(spec)
         assert kpis["test_iou_1"] == pytest.approx(1, abs=1e-6)
         folder = Path(spec.results_dir)
@@ -218,6 +218,13 @@ class TestFiles:
             assert (mask.crs.to_epsg(), mask.transform, mask.nodata) == (32633, place, 255)
             assert (mask.read(1) == 1).sum() == 144
             assert (mask.read(1)[:4, :4] == 255).all()
+            classes = mask.read(1)
+        with rasterio.open(folder / "probabilities" / "x_0.tif") as prob:
+            assert (prob.crs.to_epsg(), prob.transform, prob.dtypes) == (32633, place, ("float32",))
+            assert np.isnan(prob.nodata)
+            changed = prob.read(1)
+        assert np.array_equal(np.isnan(changed), classes == 255)
+        assert np.array_equal(changed > 0.5, classes == 1)
         found = json.loads((folder / "polygons" / "x_0.geojson").read_text())
         assert [feature["properties"]["area_m2"] for feature in found["features"]] == [pytest.approx(36, rel=2e-3)]
 
