@@ -231,7 +231,7 @@ class ImageFiles:
         return Views(before, after, mask, _fitted(label, (width, height)))
 
     def _write_map(self, index: int, mask: Pixels, prob: NDArray[np.float32] | None) -> None:
-        """Mask and probability as GeoTIFFs, and polygons, where the image says where it lies and has the mask's size."""
+        """Mask and probability as GeoTIFF, and polygons, where the image says where it lies and has the mask's size."""
         path = self.split.pairs[index].before
         if path.suffix.lower() not in TIFF:
             return
