@@ -108,7 +108,10 @@ def _write(network: nn.Module, path: Path, graph: Graph, settings: ExportSetting
         warnings.simplefilter("ignore")
         if settings.scripted:
             axes = {name: {0: graph.batch_axis} for name in (*graph.inputs, *graph.outputs)} if open_batch else None
-            torch.onnx.export(network, inputs, str(path), dynamic_axes=axes, dynamo=False, **common)
+            versions = {"nvidia": settings.effective_opset}  # of the plugin's node, as TAO writes it
+            torch.onnx.export(
+                network, inputs, str(path), dynamic_axes=axes, dynamo=False, custom_opsets=versions, **common
+            )
             return
         batch = graph.batch_axis
         dynamic = tuple({0: batch} for _ in inputs) if open_batch else None

@@ -40,6 +40,8 @@ def test_plugin_is_one_node_of_tensorrt(network, tmp_path):
     worst, nodes = written(network, tmp_path / "model.onnx", "plugin")
     assert "nvidia::MultiscaleDeformableAttnPlugin_TRT" in nodes
     assert math.isnan(worst)  # nothing but TensorRT runs it
+    opsets = {entry.domain: entry.version for entry in onnx.load(tmp_path / "model.onnx").opset_import}
+    assert opsets["nvidia"] == opsets[""]
 
 
 def test_weights_beyond_protobufs_limit_go_into_a_file_beside_the_graph(network, tmp_path, monkeypatch):
