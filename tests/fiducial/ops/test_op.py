@@ -1,6 +1,7 @@
 """The op itself: hand-computed numbers, stored originals, gradients, compilation, and what malformed inputs say."""
 
 import importlib
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from fiducial.ops import export_as, ms_deform_attn, reference
 
 REPOSITORY = Path(__file__).parents[3]
 GOLDEN = REPOSITORY / "tests" / "golden"
+HEADERS = pytest.mark.skipif(
+    not Path(sysconfig.get_path("include"), "Python.h").is_file(), reason="torch.compile needs Python's headers"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +119,7 @@ class TestRegistration:
             lambda value, loc, attn: run({**inputs, "value": value, "loc": loc, "attn": attn}), leaves, fast_mode=False
         )
 
-    @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.compiler)])
+    @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.compiler, HEADERS])])
     def test_compiles_as_one_graph_forward_and_backward(self, backend):
         inputs = make(dtype=torch.float32)
         leaves = [inputs[name].requires_grad_() for name in ("value", "loc", "attn")]
