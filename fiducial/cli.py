@@ -13,51 +13,40 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from fiducial.errors import SHOWN, SpecError, UserError
+from fiducial import __version__
+from fiducial.actions.action import Action
+from fiducial.actions.perform import compose_for, known_action, read_spec, run_action
+from fiducial.actions.registry import actions_of
+from fiducial.errors import SpecError, UserError
 from fiducial.run.console import FAIL, LOGGER, PASS, last_line, set_up_console
-from fiducial.run.ranks import global_rank, leave_group
-from fiducial.spec.compose import Composed, Source, compose, parse_path_map, read_source
-from fiducial.spec.knob import Section, walk
-from fiducial.task import Task, dispatch, load
+from fiducial.spec.compose import parse_path_map
+from fiducial.spec.knob import walk
+from fiducial.task import Task
 
 PATH_MAP_VARIABLE = "FIDUCIAL_MAP_PATH"
-_ACTIONS = {
-    "train": "fiducial.actions.train:train",
-    "evaluate": "fiducial.actions.evaluate:evaluate",
-    "inference": "fiducial.actions.evaluate:inference",
-    "export": "fiducial.actions.export:export",
-}
-_HELP = {
-    "train": "train a model",
-    "evaluate": "measure a checkpoint or an exported model on the test set",
-    "inference": "score images without needing labels",
-    "export": "write a checkpoint as ONNX",
-    "check": "look for problems in a spec and its dataset, without a model",
-    "default_specs": "print every key with its default, as YAML",
-}
-_LATER = ("quantize", "gen_trt_engine")
-_ABSENT = {"prune": "pruned", "retrain": "pruned and retrained"}
 
 
 @dataclass(frozen=True)
 class Command:
     """What the user asked for."""
 
-    action: str
-    checked: str | None = None
+    action: Action
+    checked: Action | None = None
+    verb: str = ""
     spec_file: Path | None = None
     spec_only: bool = False
     overrides: tuple[str, ...] = ()
     path_map: dict[str, str] = field(default_factory=dict)
 
     @property
-    def target(self) -> str:
+    def target(self) -> Action:
         """The action whose spec is meant: the checked one for ``check``."""
         return self.checked or self.action
 
 
-def main(tasks: Sequence[Task], argv: Sequence[str] | None = None, *, prog: str) -> int:
+def main(tasks: Sequence[Task[Any]], argv: Sequence[str] | None = None, *, prog: str) -> int:
     """Run one command line; returns the exit code and prints the last line (argument errors raise SystemExit(2))."""
     set_up_console()
     command: Command | None = None
@@ -94,68 +83,26 @@ def _advice(error: Exception) -> Iterator[str]:
         yield "out of shared memory: enlarge /dev/shm (docker run --shm-size=8g) or lower the number of workers"
 
 
-def _execute(tasks: Sequence[Task], command: Command) -> int:
-    kind = tasks[0].spec_model()
-    if command.action == "default_specs":
-        return _default_specs(kind, command)
-    source = read_source(kind, command.spec_file, command.overrides)
-    try:
-        composed = compose(kind, source, action=command.target, path_map=command.path_map)
-        task = _task_of(tasks, composed, source)
-    except SpecError as error:
-        _record_failure(source, command, error)
-        raise
-    for notice in composed.notices:
-        LOGGER.info("%s", notice)
-    for warning in composed.warnings[:SHOWN]:
-        LOGGER.warning("%s", warning)
-    if command.action == "check":
-        code: int = load("fiducial.actions.check:check")(task, command.target, composed, spec_only=command.spec_only)
-        return code
-    from fiducial.run.run import open_run
+def _execute(tasks: Sequence[Task[Any]], command: Command) -> int:
+    if command.action.name == "default_specs":
+        return _default_specs(tasks, command)
+    source = read_spec(tasks, command.spec_file, command.overrides)
+    task, composed = compose_for(tasks, command.target, source, command.path_map)
+    if command.checked is not None:
+        from fiducial.actions.check import check
 
-    LOGGER.info("spec after merging:\n%s", composed.yaml.rstrip())
-    with open_run(command.action, task.title, composed) as run:
-        load(_ACTIONS[command.action])(task, run)
-    leave_group()
+        return int(check(task, command.checked, composed, spec_only=command.spec_only) > 0)
+    run_action(task, command.action, composed, verb=command.verb)
     return 0
 
 
-def _task_of(tasks: Sequence[Task], composed: Composed[Section], source: Source) -> Task:
-    name = str(getattr(composed.spec, "task", tasks[0].name))
-    try:
-        task = dispatch(tasks, name)
-    except KeyError:
-        known = ", ".join(task.name for task in tasks)
-        raise SpecError("task", f"{name!r} is not available in this version", f"set task to one of: {known}") from None
-    if "task" not in source.given and "task" in type(composed.spec).model_fields:
-        LOGGER.warning("task is not set in the spec: using its default, %s", name)
-    return task
-
-
-def _record_failure(source: Source, command: Command, error: SpecError) -> None:
-    """Leave the FAILURE record of a spec that never became a run, where the raw YAML says where to."""
-    from fiducial.run.run import failure_message
-    from fiducial.run.status import StatusWriter
-
-    folder = source.results_dir(command.target, command.path_map)
-    if command.action == "check" or folder is None or global_rank() != 0:
-        return
-    mapped = Path(folder).expanduser()
-    try:
-        mapped.mkdir(parents=True, exist_ok=True)
-        StatusWriter(mapped).write(failure_message(command.target.capitalize(), error), "FAILURE")
-    except OSError as problem:
-        LOGGER.warning("no status.json written: %s", problem)
-
-
-def _default_specs(kind: type[Section], command: Command) -> int:
+def _default_specs(tasks: Sequence[Task[Any]], command: Command) -> int:
     """Print the run-time defaults, or write them to ``results_dir=DIR`` as TAO does."""
     from fiducial.spec.compose import to_yaml
     from fiducial.spec.knob import plain
 
-    text = to_yaml(plain(kind()))
-    target = read_source(kind, None, command.overrides).tree.get("results_dir")
+    text = to_yaml(plain(tasks[0].spec_model()()))
+    target = read_spec(tasks, None, command.overrides).tree.get("results_dir")
     if target:
         path = Path(str(target)).expanduser() / "experiment.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,38 +115,47 @@ def _default_specs(kind: type[Section], command: Command) -> int:
     return 0
 
 
-def _parse(tasks: Sequence[Task], argv: list[str], prog: str) -> Command:
+def _parse(tasks: Sequence[Task[Any]], argv: list[str], prog: str) -> Command:
+    names = f"tasks {', '.join(task.name for task in tasks)}" if len(tasks) > 1 else "one task"
     parser = argparse.ArgumentParser(
         prog=prog,
-        description=f"{tasks[0].title}: tasks {', '.join(task.name for task in tasks)}.",
+        description=f"{tasks[0].title}: {names}.",
         epilog="Every spec key can be overridden: train.num_epochs=5 'train.gpu_ids=[0,1]' (Hydra's grammar).",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s (fiducial {__version__})")
     commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    actions = [action for action in _ACTIONS if any(action in task.actions for task in tasks)]
-    for action in (*actions, "check", "default_specs"):
-        _add_command(commands, action, _HELP[action], tasks, actions)
-    aliases = {f"{task.name}_{action}": (task, action) for task in tasks for action in actions}
-    for alias, (task, action) in aliases.items():
-        _add_command(commands, alias, f"{action} with task={task.name}", tasks, actions)
-    if argv and argv[0] in _ABSENT:
-        raise SpecError(argv[0], f"{tasks[0].title} models are not {_ABSENT[argv[0]]}", f"use: {', '.join(actions)}")
-    if argv and argv[0] in _LATER and argv[0] not in actions:
-        raise SpecError(argv[0], "is not available in this version", f"use: {', '.join(actions)}")
+    actions = actions_of(tasks)
+    runs = [action for action in actions.values() if action.run is not None]
+    for action in actions.values():
+        if not action.refusal:
+            _add_command(commands, action.name, action, tasks, runs)
+    has_task_key = "task" in tasks[0].spec_model().model_fields
+    aliases: dict[str, tuple[Task[Any], Action]] = {}
+    for task in tasks:
+        for action in runs:
+            alias = f"{task.name}_{action.name}"
+            aliases[alias] = (task, action)
+            _add_command(commands, alias, action, tasks, runs, f"{action.name} with task={task.name}")
+    if argv and argv[0] in actions:
+        known_action(tasks, argv[0])
     known, unknown = parser.parse_known_args(argv)
     flags = [item for item in unknown if item.startswith("-")]
     if flags:
         parser.error(f"unknown option {flags[0]}; spec keys are set as key=value, for example train.num_gpus=2")
-    action, overrides = known.action, tuple(unknown)
-    if action in aliases:
-        task, action = aliases[action]
-        overrides = (f"task={task.name}", *overrides)
-    spec_file = _spec_file(known, action)
+    overrides = tuple(unknown)
+    if known.action in aliases:
+        task, action = aliases[known.action]
+        overrides = (f"task={task.name}", *overrides) if has_task_key else overrides
+    else:
+        action = actions[known.action]
+    checked = getattr(known, "checked", None)
     entries = [*os.environ.get(PATH_MAP_VARIABLE, "").split(","), *getattr(known, "map_path", [])]
     return Command(
         action=action,
-        checked=getattr(known, "checked", None),
-        spec_file=spec_file,
+        checked=actions[checked] if checked else None,
+        verb=getattr(known, "verb", ""),
+        spec_file=_spec_file(known, action.name),
         spec_only=getattr(known, "spec_only", False),
         overrides=overrides,
         path_map=parse_path_map([entry for entry in entries if entry]),
@@ -209,10 +165,12 @@ def _parse(tasks: Sequence[Task], argv: list[str], prog: str) -> Command:
 def _add_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
-    help: str,
-    tasks: Sequence[Task],
-    actions: Sequence[str],
+    action: Action,
+    tasks: Sequence[Task[Any]],
+    runs: Sequence[Action],
+    help: str = "",
 ) -> None:
+    help = help or action.help
     command = commands.add_parser(
         name,
         help=help,
@@ -221,11 +179,14 @@ def _add_command(
         formatter_class=_KeyHelp,
     )
     command.usage = f"{command.prog} [options] [key=value ...]"
-    if name == "default_specs":
+    if action.name == "default_specs":
         return
-    if name == "check":
-        command.add_argument("checked", choices=actions, help="the action that the spec is for")
+    if action.name == "check":
+        command.add_argument("checked", choices=[run.name for run in runs], help="the action that the spec is for")
         command.add_argument("--spec-only", action="store_true", help="look at the spec alone and print it resolved")
+    if action.verbs:
+        command.usage = f"{command.prog} {'|'.join(action.verbs)} [options] [key=value ...]"
+        command.add_argument("verb", choices=action.verbs, help="what to do")
     command.add_argument("-e", "--experiment_spec_file", metavar="SPEC.yaml", help="the spec")
     command.add_argument("--config", metavar="NAME", help="a spec that comes with the package, instead of -e")
     command.add_argument(
@@ -235,20 +196,20 @@ def _add_command(
         metavar="FROM=TO",
         help=f"read paths of the spec below FROM as TO: /data=./data (also {PATH_MAP_VARIABLE}, comma-separated)",
     )
-    _KeyHelp.spec = tasks[0].spec
+    _KeyHelp.task = tasks[0]
 
 
 class _KeyHelp(argparse.HelpFormatter):
     """Adds the spec's most used keys below the options, read from their declarations only when help is asked for."""
 
-    spec = ""
+    task: Task[Any] | None = None
 
     def format_help(self) -> str:
         text = super().format_help()
-        if " default_specs" in text.splitlines()[0] or not text.startswith("usage"):
+        if " default_specs" in text.splitlines()[0] or not text.startswith("usage") or self.task is None:
             return text
         lines = ["", "spec keys set most often (all of them: default_specs):"]
-        for key in walk(load(self.spec)):
+        for key in walk(self.task.spec_model()):
             if key.meta.popular and key.section is None:
                 default = "" if key.default in (None, "") else f" [{key.default}]"
                 lines.append(f"  {key.path}{default}\n      {key.meta.help.split('. ')[0].rstrip('.')}")

@@ -1,175 +1,203 @@
 """What a model package provides: the one contract between a network and everything shared.
 
-A :class:`Task` imports nothing heavy. Its parts are named as ``"package.module:name"`` and loaded when used, so that
-``--help`` and ``check --spec-only`` answer at once.
+A :class:`Task` is light: its methods import what they need when they are called, so that ``--help`` and
+``check --spec-only`` answer at once. :meth:`Task.runtime` makes the half that needs torch, a :class:`TaskRuntime`.
+Nothing outside these classes, and the base classes in ``fiducial.training``, is asked of a network.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from fiducial.actions.action import Action
 from fiducial.errors import Problem
-from fiducial.spec.knob import Section
+from fiducial.metric_table import MetricTable, Stage
+from fiducial.training.policy import TrainerPolicy
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
     from torch.utils.data import DataLoader
 
     from fiducial.checkpoints.reading import Checkpoint
+    from fiducial.deploy.card import ModelCard
+    from fiducial.ops import Formulation
+    from fiducial.prediction import Batch, Evaluator, Graph, Predictor
+    from fiducial.spec.common import ExperimentBase
+    from fiducial.training.data import TrainingData
+    from fiducial.training.module import TrainingModule
 
+__all__ = ["DataReport", "ResumeRules", "SplitFacts", "Task", "TaskRuntime", "dispatch"]
 
-def load(reference: str) -> Any:
-    """The object that ``"package.module:name"`` names."""
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-@dataclass(frozen=True)
-class GraphInput:
-    """One input of an exported model: where its values are in a batch, and the shape of one item."""
-
-    batch_key: str
-    shape: tuple[int, ...]
+SpecT = TypeVar("SpecT", bound="ExperimentBase")
 
 
 @dataclass(frozen=True)
-class Graph:
-    """The interface of an exported model."""
+class ResumeRules:
+    """Spec keys, or beginnings of them, that may change when a training is continued without a word.
 
-    inputs: Mapping[str, GraphInput]
-    outputs: tuple[str, ...]
-    batch_axis: str
-    """Name of the batch axis where it is dynamic."""
+    ``free`` say how long, where and on what a training runs, not what it makes. ``kept`` continue with the values of
+    the checkpoint, whose optimizer holds them. ``also_free`` is added to ``free``.
+    """
+
+    also_free: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    free: tuple[str, ...] = (
+        *("results_dir", "encryption_key", "wandb.", "inference.", "export.", "gen_trt_engine.", "quantize."),
+        *("evaluate.checkpoint", "evaluate.results_dir", "evaluate.trt_engine"),
+        *("train.num_epochs", "train.results_dir", "train.resume_training_checkpoint_path", "train.checkpoint"),
+        *("train.validation_interval", "train.tensorboard", "train.keep_checkpoints", "train.enable_lr_monitor"),
+    )
+    free_endings: tuple[str, ...] = (".workers", ".num_workers_per_gpu", "_mb")
+
+    def is_free(self, key: str) -> bool:
+        """Whether a change of the key needs no word."""
+        return key.startswith((*self.free, *self.also_free)) or key.endswith(self.free_endings)
 
 
 @dataclass(frozen=True)
-class Task:
-    """One task of one network (for example Visual ChangeNet's ``classify``)."""
+class SplitFacts:
+    """What a look at one part of a dataset found worth showing."""
 
-    network: str
-    """TAO's name of the network, also the name of its command: ``visual_changenet``."""
-    name: str
-    """The value of the spec key ``task``."""
-    title: str
-    """How status messages call the network: ``Visual ChangeNet``."""
-    prefix: str
-    """First part of ``<prefix>_latest.pth``."""
-    spec: str
-    """The spec model, a :class:`~fiducial.spec.knob.Section`."""
-    check_spec: str
-    """``(spec, action) -> Iterator[Problem]``: rules that span keys. Light."""
-    check_data: str
-    """``(spec, action, thorough) -> DataReport``: what the dataset's files say. Light (no torch)."""
-    runtime: str
-    """The heavy half: a :class:`TaskRuntime`."""
-    monitors: str
-    """``(metric) -> "min" | "max"``: which way a metric that checkpoints are ranked by is better. Light."""
-    check_weights: str = ""
-    """``(spec) -> Iterator[Problem]``: files of pretrained weights that are not there. Light."""
-    actions: tuple[str, ...] = ("train", "evaluate", "inference", "export")
-    default_monitor: str = "val_loss"
-    export_extras: str = ""
-    """``(runtime, onnx_path) -> None``: files that another runtime wants beside the ONNX file."""
+    count: int
+    unit: str
+    """What is counted: ``images``, ``boxes``, ``rows``."""
+    labels: Mapping[str, int | str] = field(default_factory=dict)
+    """How many items, or which share, each label has."""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
-    def monitor(self, train: Any) -> tuple[str, str]:
-        """The metric that chooses the best checkpoint of a spec's ``train`` section, and its direction."""
-        kept = train.checkpointer
-        name = kept.monitor or getattr(getattr(train, "optim", None), "monitor_name", None) or self.default_monitor
-        return name, kept.mode or load(self.monitors)(name)
-
-    def spec_model(self) -> type[Section]:
-        """The class of the task's specs."""
-        model: type[Section] = load(self.spec)
-        return model
+    def plain(self) -> dict[str, Any]:
+        """As plain data, for a report."""
+        labels = {"labels": dict(self.labels)} if self.labels else {}
+        return {**self.details, self.unit: self.count, **labels}
 
 
 @dataclass
 class DataReport:
-    """What a look at a dataset found."""
+    """What a look at a dataset found, by split."""
 
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Counts worth showing: rows per split, label histogram."""
+    facts: dict[str, SplitFacts] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
 
-class Predictor(Protocol):
-    """Maps batches to outputs, whatever runs the model; owns no preprocessing and no metric."""
-
-    runtime: str
-    """``torch``, ``onnxruntime`` or ``tensorrt``."""
-
-    def predict(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """The model's raw output for one batch of the task's loader."""
-        ...
-
-
-class Evaluator(Protocol):
-    """Collects outputs with the rows they belong to, on every rank, and turns them into metrics and files."""
-
-    def update(self, output: torch.Tensor, batch: Mapping[str, Any]) -> None:
-        """Take one batch of raw outputs."""
-        ...
-
-    def finish(self) -> Any:
-        """Gather what every rank holds (a collective call), in dataset order, and forget it."""
-        ...
-
-
-class TaskRuntime(Protocol):
+class TaskRuntime(ABC):
     """The part of a task that needs torch. One instance serves one spec."""
 
-    def __init__(self, spec: Any) -> None: ...
-
+    @abstractmethod
     def network(self) -> nn.Module:
         """The untrained network."""
-        ...
 
-    def module(self, *, pretrained: bool) -> Any:
+    @abstractmethod
+    def module(self, *, pretrained: bool) -> TrainingModule:
         """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""
-        ...
 
-    def datamodule(self) -> Any:
-        """The LightningDataModule of ``train``, with ``num_batches``."""
-        ...
+    @abstractmethod
+    def datamodule(self) -> TrainingData:
+        """The LightningDataModule of ``train``."""
 
-    def loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
-        """Batches of ``test`` or ``infer`` in dataset order; ranks share whole batches of one list."""
-        ...
+    @abstractmethod
+    def loaders(self, stage: Stage, *, rank: int = 0, world_size: int = 1) -> Sequence[DataLoader[Any]]:
+        """Everything that ``val``, ``test`` or ``infer`` goes through, in the order of the dataset.
 
+        Several where the sides differ (a gallery and its queries). Ranks share whole batches of one list.
+        """
+
+    @abstractmethod
     def torch_predictor(self, checkpoint: Checkpoint) -> Predictor:
-        """A predictor over a checkpoint's weights; takes over the preprocessing the checkpoint was trained with."""
-        ...
+        """A predictor over a checkpoint's weights, which has adopted the checkpoint's card."""
 
-    def use_normalization_of(self, meta: Mapping[str, Any]) -> None:
-        """Prepare inputs as the model that says this of itself was trained."""
-        ...
+    @abstractmethod
+    def adopt(self, card: ModelCard) -> None:
+        """Prepare inputs as the model with this card was trained, whatever the spec says, with a warning if it differs.
 
+        Raises: CheckpointError naming the keys in which spec and card contradict each other.
+        """
+
+    @abstractmethod
     def graph(self) -> Graph:
         """Names and shapes of the exported model."""
-        ...
 
-    def metadata(self) -> dict[str, Any]:
-        """What the exported model says of its inputs, as plain data."""
-        ...
+    @abstractmethod
+    def card(self) -> ModelCard:
+        """What a model made with this spec must say of itself so that others prepare its inputs right."""
 
-    def evaluator(self) -> Evaluator:
-        """What collects the outputs of ``evaluate`` or ``inference``."""
-        ...
+    @abstractmethod
+    def evaluator(self, stage: Stage, *, folder: Path | None = None) -> Evaluator[Any]:
+        """What collects the outputs of a stage; ``folder`` is where it writes, None where it must not."""
 
-    def write(self, action: str, results: Any, folder: Path, facts: Mapping[str, Any]) -> dict[str, float]:
-        """Write the action's files; returns the KPIs for status.json."""
-        ...
+    def samples(self, count: int) -> Sequence[Batch]:
+        """At most so many real items, not batched, to compare an exported model on; empty where no data is there."""
+        return ()
 
-    def facts(self, action: str) -> dict[str, Any]:
-        """What a report says about the data and the model."""
-        ...
+    def formulation(self, given: frozenset[str]) -> Formulation:
+        """How deformable attention is exported; ``given`` are the spec keys that the user set."""
+        return "gather"
+
+    def write_beside_export(self, onnx_path: Path) -> tuple[Path, ...]:
+        """Files that other programs want beside the ONNX file, where the spec asks for them."""
+        return ()
 
 
-def dispatch(tasks: Sequence[Task], name: str) -> Task:
+class Task(ABC, Generic[SpecT]):
+    """One task of one network. Stateless and light."""
+
+    network: ClassVar[str]
+    """TAO's name of the network, also the name of its command: ``visual_something``."""
+    name: ClassVar[str]
+    """The value of the spec key ``task`` where a network has several; else its short name."""
+    title: ClassVar[str]
+    """How status messages call the network."""
+    prefix: ClassVar[str]
+    """First part of ``<prefix>_latest.pth``."""
+    metrics: ClassVar[MetricTable]
+    resume: ClassVar[ResumeRules] = ResumeRules()
+
+    @abstractmethod
+    def spec_model(self) -> type[SpecT]:
+        """The class of the task's specs. Tasks of one network share it, with a key ``task``."""
+
+    @abstractmethod
+    def check_spec(self, spec: SpecT, action: str) -> Iterator[Problem]:
+        """The rules that span keys. No torch."""
+
+    @abstractmethod
+    def check_data(self, spec: SpecT, action: str, *, thorough: bool) -> DataReport:
+        """What the dataset's files say; ``thorough`` looks at each of them. No torch."""
+
+    @abstractmethod
+    def runtime(self, spec: SpecT) -> TaskRuntime:
+        """The half that needs torch, for one spec."""
+
+    def policy(self, spec: SpecT) -> TrainerPolicy:
+        """How the shared Trainer runs the task's module."""
+        return TrainerPolicy()
+
+    def check_weights(self, spec: SpecT) -> Iterable[Problem]:
+        """Files of pretrained weights that a new training would load, and that are not there. No torch."""
+        return ()
+
+    def own_actions(self) -> tuple[Action, ...]:
+        """What can be done with the network beside the standard actions; of equal names, its own counts."""
+        return ()
+
+    def splits(self, action: Action) -> tuple[str, ...]:
+        """The parts of the dataset that an action reads, by the task's names for them."""
+        return action.splits
+
+    def unwrap(self, tree: dict[str, Any]) -> dict[str, Any]:
+        """The spec inside a YAML tree that another program's spec wraps; the tree itself where nothing does."""
+        return tree
+
+    def monitor(self, train: Any) -> tuple[str, str]:
+        """The metric that chooses the best checkpoint of a spec's ``train`` section, and its direction."""
+        kept = train.checkpointer
+        name = kept.monitor or self.metrics.default
+        return name, kept.mode or self.metrics.direction(name)
+
+
+def dispatch(tasks: Sequence[Task[Any]], name: str) -> Task[Any]:
     """The task with this name. Raises: KeyError."""
     return {task.name: task for task in tasks}[name]

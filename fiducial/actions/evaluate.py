@@ -2,68 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from fiducial import __version__
-from fiducial.actions.models import find_model
+from fiducial.actions.models import open_model
 from fiducial.actions.preflight import preflight
-from fiducial.deploy.predictors import open_predictor
+from fiducial.actions.result import Result
+from fiducial.deploy.kinds import runtime_of
+from fiducial.metric_table import Stage
+from fiducial.prediction import Predictor
 from fiducial.run.devices import resolve_devices, single
 from fiducial.run.evaluation import EvaluationModule
 from fiducial.run.ranks import global_rank
 from fiducial.run.run import Run
 from fiducial.run.trainer import evaluation_trainer, plain_interrupts
-from fiducial.task import Task, load
-
-SPLIT = {"evaluate": "test", "inference": "infer"}
+from fiducial.task import Task
 
 
-def evaluate(task: Task, run: Run) -> None:
-    """Metrics, per-row scores and a report on the test set."""
-    kpis = _run(task, run)
-    run.status.write("Test metrics generated.", kpi=kpis)
+def evaluate(task: Task[Any], run: Run) -> Result:
+    """Metrics, scores of each item and a report on the test set."""
+    return _run(task, run, "test", "Test metrics generated.")
 
 
-def inference(task: Task, run: Run) -> None:
-    """Outputs for the rows of the inference set."""
-    _run(task, run)
+def inference(task: Task[Any], run: Run) -> Result:
+    """Outputs for data without labels."""
+    return _run(task, run, "infer", "Inference metrics generated.")
 
 
-def _run(task: Task, run: Run) -> dict[str, float]:
+def _run(task: Task[Any], run: Run, stage: Stage, message: str) -> Result:
     preflight(task, run)
-    section = getattr(run.spec, run.action)
     model_file = open_model(task, run)
-    devices = resolve_devices(section, run.action)
-    runtime = load(task.runtime)(run.spec)
-    predictor = open_predictor(model_file, runtime, encryption_key=run.spec.encryption_key)
-    if predictor.runtime != "torch":
+    kind = runtime_of(model_file)
+    devices = resolve_devices(run.section, run.action.name)
+    if not kind.many_processes:
         devices = single(devices)
-    trainer = evaluation_trainer(run, devices)
-    module = EvaluationModule(predictor, runtime.evaluator())
-    loader = runtime.loader(SPLIT[run.action], rank=global_rank(), world_size=devices.num_processes)
+    runtime = task.runtime(run.spec)
+    assert kind.open is not None
+    predictor = kind.open(model_file, runtime, run.spec.encryption_key)
+    trainer = evaluation_trainer(run, devices, task.policy(run.spec))
+    module = EvaluationModule(predictor, runtime.evaluator(stage, folder=run.folder))
+    loaders = runtime.loaders(stage, rank=global_rank(), world_size=devices.num_processes)
     with plain_interrupts(trainer):
-        trainer.test(module, dataloaders=loader, verbose=False)
+        trainer.test(module, dataloaders=list(loaders), verbose=False)
     results = module.results
     if not trainer.is_global_zero:
-        return {}
-    facts = {**runtime.facts(run.action), **_facts(model_file, predictor)}
-    written: dict[str, float] = runtime.write(run.action, results, run.folder, facts)
-    return written
+        return Result(run.action.name, run.folder)
+    kpis = module.evaluator.kpis(results)
+    files = module.evaluator.write(results, _facts(model_file, predictor))
+    if kpis:
+        run.status.write(message, kpi=kpis)
+    return Result(run.action.name, run.folder, kpis, files)
 
 
-def open_model(task: Task, run: Run) -> Path:
-    """The model file of the action, announced."""
-    found = find_model(task, run.composed, run.action)
-    if found.how != "given":
-        run.note(f"{run.action}.checkpoint: {found.path} ({found.how})")
-    run.note(f"Loading checkpoint: {found.path}")
-    return found.path
-
-
-def _facts(model_file: Path, predictor: Any) -> dict[str, Any]:
+def _facts(model_file: Path, predictor: Predictor) -> Mapping[str, Any]:
     facts: dict[str, Any] = {
         "model": str(model_file),
         "runtime": predictor.runtime,
@@ -75,6 +70,4 @@ def _facts(model_file: Path, predictor: Any) -> dict[str, Any]:
             facts[package] = version(package)
         except PackageNotFoundError:
             continue
-    if getattr(predictor, "hits", 0):
-        facts["goldens encoded / reused"] = f"{predictor.misses} / {predictor.hits}"
-    return facts
+    return {**facts, **predictor.facts()}

@@ -2,66 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from fiducial.actions.models import find_model
+from fiducial.actions.models import open_model
 from fiducial.actions.preflight import preflight
+from fiducial.actions.result import Result
 from fiducial.backbones.deformable import is_deformable
 from fiducial.checkpoints.reading import read
+from fiducial.deploy.kinds import runtime_of
 from fiducial.deploy.onnx import ExportSettings, export_onnx
-from fiducial.errors import SpecError, UserError
-from fiducial.ops import Formulation
+from fiducial.errors import SpecError
+from fiducial.prediction import Graph
 from fiducial.run.console import LOGGER
 from fiducial.run.run import Run, writable_folder
-from fiducial.task import Task, load
+from fiducial.task import Task, TaskRuntime
 
 REAL_SAMPLES = 2
 """Batches of the user's own data that the exported graph is compared on, where the dataset is there."""
 
 
-def export(task: Task, run: Run) -> None:
+def export(task: Task[Any], run: Run) -> Result:
     """Write ``export.onnx_file``, or ``<checkpoint>.onnx``, after checking that it computes what torch does."""
     preflight(task, run)
-    section = run.spec.export
-    checkpoint_file = find_model(task, run.composed, run.action).path
-    if checkpoint_file.suffix.lower() == ".onnx":
-        raise SpecError("export.checkpoint", f"{checkpoint_file} is ONNX already", "give a checkpoint")
+    section = run.section
+    checkpoint_file = open_model(task, run)
+    if runtime_of(checkpoint_file).name != "torch":
+        raise SpecError("export.checkpoint", f"{checkpoint_file} is exported already", "give a checkpoint")
     target = _target(section, checkpoint_file)
-    run.note(f"Loading checkpoint: {checkpoint_file}")
-    runtime = load(task.runtime)(run.spec)
-    predictor = runtime.torch_predictor(read(checkpoint_file, key=run.spec.encryption_key))
+    runtime = task.runtime(run.spec)
+    network = runtime.torch_predictor(read(checkpoint_file, key=run.spec.encryption_key)).network
+    assert network is not None
     graph = runtime.graph()
+    formulation = runtime.formulation(run.composed.given) if is_deformable(network) else "gather"
     worst = export_onnx(
-        predictor.network.float().cpu(),
+        network.float().cpu(),
         target,
         graph,
-        ExportSettings(
-            section.opset_version,
-            section.batch_size,
-            section.verbose,
-            formulation(run, predictor.network),
-        ),
-        metadata=runtime.metadata(),
+        ExportSettings(section.opset_version, section.batch_size, section.verbose, formulation),
+        card=runtime.card(),
         samples=_samples(runtime, graph, section.batch_size),
     )
     compared = "not compared: only TensorRT runs its plugin" if worst != worst else f"at most {worst:.2g} from torch"
     LOGGER.info("%s: %.1f MB, %s", target, target.stat().st_size / 1e6, compared)
-    if getattr(section, "serialize_nvdsinfer", False) and task.export_extras:
-        load(task.export_extras)(runtime, target)
+    beside = runtime.write_beside_export(target)
     run.note(f"Exported to {target}")
-
-
-def formulation(run: Run, network: nn.Module) -> Formulation:
-    """How deformable attention is written: ``export.deformable_attention``, where the network has any."""
-    wanted: Formulation = getattr(run.spec.export, "deformable_attention", "gather")
-    # TAO-compat: the plugin's node, which only TensorRT runs, is what TAO writes
-    if getattr(run.spec, "compat", "off") == "tao" and "export.deformable_attention" not in run.composed.given:
-        wanted = "plugin"
-    return wanted if is_deformable(network) else "gather"
+    return Result(run.action.name, run.folder, files=(target, *beside))
 
 
 def _target(section: Any, checkpoint_file: Path) -> Path:
@@ -75,22 +64,15 @@ def _target(section: Any, checkpoint_file: Path) -> Path:
     return target
 
 
-def _samples(runtime: Any, graph: Any, batch_size: int) -> list[dict[str, torch.Tensor]]:
-    """A few real inputs by graph input name; none when the spec's dataset is not there."""
-    for split in ("test", "infer", "val", "train"):
-        try:
-            dataset = runtime.dataset(split)
-        except UserError:
-            continue
-        wanted = REAL_SAMPLES * max(1, batch_size)
-        items = [dataset[i] for i in range(min(wanted, len(dataset)))]
-        if batch_size > 0:
-            groups = [items[i : i + batch_size] for i in range(0, len(items) - batch_size + 1, batch_size)]
-        else:
-            groups = [items]
-        return [
-            {name: torch.stack([item[entry.batch_key] for item in group]) for name, entry in graph.inputs.items()}
-            for group in groups
-        ]
-    LOGGER.info("no dataset of the spec is there: the graph is compared on random inputs only")
-    return []
+def _samples(runtime: TaskRuntime, graph: Graph, batch_size: int) -> list[Mapping[str, torch.Tensor]]:
+    """Real inputs by graph input name, in batches; none when the spec's dataset is not there."""
+    items = runtime.samples(REAL_SAMPLES * max(1, batch_size))
+    if not items:
+        LOGGER.info("no dataset of the spec is there: the graph is compared on random inputs only")
+        return []
+    size = batch_size if batch_size > 0 else len(items)
+    groups = [items[start : start + size] for start in range(0, len(items) - size + 1, size)]
+    return [
+        {name: torch.stack([item[entry.batch_key] for item in group]) for name, entry in graph.inputs.items()}
+        for group in groups
+    ]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from fiducial.actions.action import Action
 from fiducial.actions.models import check_model_files
 from fiducial.errors import SHOWN, CheckpointError, DatasetError, Problem, SpecError
 from fiducial.run.console import LOGGER
+from fiducial.run.names import fields_of
 from fiducial.run.run import Run
 from fiducial.spec.compose import Composed
-from fiducial.task import DataReport, Task, load
+from fiducial.task import DataReport, Task
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Findings:
     data: DataReport
 
 
-def preflight(task: Task, run: Run) -> DataReport:
+def preflight(task: Task[Any], run: Run) -> DataReport:
     """Check the spec's rules, the model files and the dataset of an action; warnings are printed.
 
     Raises: SpecError, CheckpointError or DatasetError, after the first of these kinds, listing every problem together.
@@ -36,17 +39,47 @@ def preflight(task: Task, run: Run) -> DataReport:
         if first:
             raise kind.of(problem for problems in errors.values() for problem in problems)
     for split, facts in report.facts.items():
-        labels = ", ".join(f"{label} {count}" for label, count in list(facts.get("labels", {}).items())[:SHOWN])
-        LOGGER.info("%s: %s rows%s", split, facts.get("rows"), f"; labels: {labels}" if labels else "")
+        labels = ", ".join(f"{label} {count}" for label, count in list(facts.labels.items())[:SHOWN])
+        LOGGER.info("%s: %s %s%s", split, facts.count, facts.unit, f"; labels: {labels}" if labels else "")
     return report
 
 
-def inspect(task: Task, composed: Composed[Any], action: str, *, thorough: bool) -> Findings:
+def inspect(task: Task[Any], composed: Composed[Any], action: Action, *, thorough: bool) -> Findings:
     """Everything that can be said before anything heavy is loaded; ``thorough`` looks at every file of the dataset."""
     spec = composed.spec
-    report: DataReport = load(task.check_data)(spec, action, thorough)
+    report = task.check_data(spec, action.name, thorough=thorough)
     report.problems = list(dict.fromkeys(report.problems))  # several looks at one broken file
-    return Findings(list(load(task.check_spec)(spec, action)), list(check_model_files(task, composed, action)), report)
+    return Findings(check_rules(task, spec, action), list(check_model_files(task, composed, action)), report)
+
+
+def check_rules(task: Task[Any], spec: Any, action: Action) -> list[Problem]:
+    """The rules on a spec that span keys: the task's, and those of the sections that every network has."""
+    shared = [*_check_intervals(spec), *_check_best_names(task, spec)] if action.name == "train" else []
+    return [*task.check_spec(spec, action.name), *shared]
+
+
+def _check_intervals(spec: Any) -> Iterator[Problem]:
+    train = spec.train
+    intervals = {"validation_interval": train.validation_interval}
+    if train.checkpoint_interval_unit == "epoch":
+        intervals["checkpoint_interval"] = train.checkpoint_interval
+    for interval, value in intervals.items():
+        if value > train.num_epochs:
+            found = f"{value} is more than train.num_epochs {train.num_epochs}"
+            fix = f"set it to at most {train.num_epochs}, or raise train.num_epochs"
+            yield Problem(f"train.{interval}", found, fix)
+    path = train.resume_training_checkpoint_path
+    if path and not path.endswith((".pth", ".tlt", ".ckpt")):
+        yield Problem("train.resume_training_checkpoint_path", f"found {path!r}", "give a .pth or .tlt checkpoint")
+
+
+def _check_best_names(task: Task[Any], spec: Any) -> Iterator[Problem]:
+    """Names in the braces of ``train.checkpointer.filename`` that nothing is logged under."""
+    where = "train.checkpointer.filename"
+    for name in fields_of(spec.train.checkpointer.filename):
+        if name not in ("epoch", "step") and task.metrics.find(name, ("train", "val")) is None:
+            known = ", ".join(dict.fromkeys(n for m in task.metrics for s in m.stages if s == "val" for n in m.names(s)))
+            yield Problem(where, f"unknown metric {name!r}", f"use epoch, step or a metric: {known}")
 
 
 def warn(warnings: list[Problem]) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 from fiducial.actions.models import find_resume
 from fiducial.actions.preflight import preflight
+from fiducial.actions.result import Result
 from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.errors import SHOWN, CheckpointError, DatasetError, SpecError
+from fiducial.run.callbacks import Reporter
 from fiducial.run.console import LOGGER
 from fiducial.run.devices import resolve_devices
 from fiducial.run.resume import place_of
@@ -18,19 +20,11 @@ from fiducial.run.seeds import seed_run
 from fiducial.run.trainer import plain_interrupts, training_trainer
 from fiducial.spec.knob import plain
 from fiducial.spec.redact import redact
-from fiducial.task import Task, load
-
-_FREE_TO_CHANGE = (
-    *("results_dir", "encryption_key", "wandb.", "evaluate.", "inference.", "export.", "gen_trt_engine.", "quantize."),
-    *("train.num_epochs", "train.results_dir", "train.num_gpus", "train.gpu_ids", "train.num_nodes"),
-    *("train.resume_training_checkpoint_path", "train.checkpoint", "train.validation_interval", "train.tensorboard"),
-)
-"""Keys that say how long, where and on what a training runs, not what it makes."""
-_IN_CHECKPOINT = tuple(f"train.optim.{name}" for name in ("lr", "weight_decay", "momentum", "betas"))
-"""Keys whose values continue with the state of the optimizer."""
+from fiducial.task import ResumeRules, Task
+from fiducial.training.module import TrainingModule
 
 
-def train(task: Task, run: Run) -> None:
+def train(task: Task[Any], run: Run) -> Result:
     """Train to ``train.num_epochs``, continuing from the latest checkpoint of the results folder when there is one."""
     preflight(task, run)
     settings = run.spec.train
@@ -38,17 +32,18 @@ def train(task: Task, run: Run) -> None:
     if resume is not None:
         continued = read(resume, key=run.spec.encryption_key)
         if _finished(continued, run):
-            return
-        _warn_of_changes(continued, run)
+            return Result(run.action.name, run.folder, files=_files(task, run.folder))
+        _warn_of_changes(task.resume, continued, run)
     devices = resolve_devices(settings, "train")
     seed_run(settings)
-    runtime = load(task.runtime)(run.spec)
+    runtime = task.runtime(run.spec)
     datamodule = runtime.datamodule()
     module = runtime.module(pretrained=resume is None)
-    loaded = getattr(module, "record", {}).get("weights")
-    if loaded:
-        run.status.write(loaded)
-    trainer = training_trainer(task, run, devices, num_batches=datamodule.num_batches)
+    module.policy = task.policy(run.spec)
+    if module.plan.weights:
+        run.status.write(module.plan.weights)
+    reporter = Reporter(run.status, task.metrics)
+    trainer = training_trainer(task, run, devices, reporter, num_batches=datamodule.num_batches)
     _announce(settings, module)
     try:
         with plain_interrupts(trainer):
@@ -61,9 +56,17 @@ def train(task: Task, run: Run) -> None:
             found = f"fewer batches than the {devices.num_processes} processes"
             raise DatasetError("validation data", found, "lower the batch size, or use fewer processes") from error
         raise
+    history = tuple(reporter.history)
+    return Result(run.action.name, run.folder, {**reporter.latest}, _files(task, run.folder), history)
 
 
-def _resume_file(task: Task, run: Run) -> Path | None:
+def _files(task: Task[Any], folder: Path) -> tuple[Path, ...]:
+    """The best and the latest checkpoint, as far as they are there."""
+    links = (folder / f"{task.prefix}_{name}.pth" for name in ("best", "latest"))
+    return tuple(link for link in links if link.exists())
+
+
+def _resume_file(task: Task[Any], run: Run) -> Path | None:
     found = find_resume(task, run.spec)
     if found and not run.spec.train.resume_training_checkpoint_path:
         LOGGER.warning("%s holds an unfinished or finished run: continuing it (delete it to start anew)", run.folder)
@@ -85,13 +88,13 @@ def _finished(resume: Checkpoint, run: Run) -> bool:
     return place.epoch == wanted
 
 
-def _warn_of_changes(resume: Checkpoint, run: Run) -> None:
+def _warn_of_changes(rules: ResumeRules, resume: Checkpoint, run: Run) -> None:
     """Say which keys have other values than when the checkpoint was written: in silence they would surprise."""
     before, now = (_flat(tree) for tree in (resume.meta.get("hyper_parameters"), redact(plain(run.spec))))
     changed = [key for key in now if before.get(key, now[key]) != now[key]]
-    changed = [key for key in changed if not key.startswith(_FREE_TO_CHANGE) and not key.endswith((".workers", "_mb"))]
+    changed = [key for key in changed if not rules.is_free(key)]
     for key in changed[:SHOWN]:
-        stays = "; continuing with the checkpoint's" if key in _IN_CHECKPOINT else ""
+        stays = "; continuing with the checkpoint's" if key in rules.kept else ""
         LOGGER.warning("%s: %s when %s was written, now %s%s", key, before[key], resume.path.name, now[key], stays)
     if len(changed) > SHOWN:
         LOGGER.warning("… and %d more keys differ", len(changed) - SHOWN)
@@ -107,7 +110,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _announce(settings: Any, module: Any) -> None:
+def _announce(settings: Any, module: TrainingModule) -> None:
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     total = sum(p.numel() for p in module.parameters())
     LOGGER.info(

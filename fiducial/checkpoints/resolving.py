@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from fiducial.errors import CheckpointError
 
-CHECKPOINT_SUFFIXES = (".pth", ".tlt", ".ckpt", ".safetensors", ".pt", ".bin")
+CHECKPOINT_SUFFIXES = (".pth", ".tlt", ".ckpt", ".safetensors", ".pt")
 """Names that hold weights. Which format a file has is told by its content, not by these."""
 DEPLOYED_FOLDERS = ("export", "gen_trt_engine", "quantize")
 """Action folders of a results root that hold model files other than checkpoints."""
@@ -238,24 +238,30 @@ class _Folder:
 def _scores(status: Path, monitor: str) -> dict[int, float]:
     """The metric of each epoch in a status file.
 
-    TAO-compat: its records repeat the last KPIs until new ones come, and only the record of the training loop, written
-    after the validation of the same epoch, names the epoch. Records that name their epoch themselves are preferred.
+    TAO-compat: its records repeat the last KPIs until new ones come, and only the record of the training loop names the
+    epoch. It stands after the validation of the same epoch, or before it where the record of the training metrics is
+    still to come. Records that name their epoch themselves are preferred.
     """
     scores: dict[int, float] = {}
     pending: float | None = None
     epoch: int | None = None
+    in_epoch = False  # between the record of the training loop and that of the training metrics
     for record in _records(status):
         value, message = _number(record.get("kpi"), monitor), record.get("message")
         if isinstance(record.get("epoch"), int):
             epoch = record["epoch"]
-        if message == "Training loop in progress" and epoch is not None and pending is not None:
-            scores[epoch], pending = pending, None
+        if message == "Training loop in progress":
+            in_epoch = True
+            if epoch is not None and pending is not None:
+                scores[epoch], pending = pending, None
         elif message in ("Eval metrics generated.", "Train metrics generated.") and value is not None:
-            named = record.get("epoch", epoch if message.startswith("Train") else None)
+            named = record.get("epoch", epoch if in_epoch or message.startswith("Train") else None)
             if isinstance(named, int):
                 scores[named] = value
             else:
                 pending = value
+        if message == "Train metrics generated.":
+            in_epoch = False
     return scores
 
 

@@ -1,8 +1,8 @@
-"""Which rows a training epoch sees, and in which order."""
+"""Which items a training epoch sees, and in which order."""
 
 from __future__ import annotations
 
-import logging
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Sampler
 
-from fiducial.errors import DatasetError, Problem
+from fiducial.errors import DatasetError
 
-__all__ = ["Draw", "EpochSampler", "fpratio_weights"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["Draw", "EpochBatches", "EpochSampler"]
 
 
 class Draw(NamedTuple):
@@ -22,29 +20,6 @@ class Draw(NamedTuple):
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
-
-
-def fpratio_weights(labels: Sequence[int] | NDArray[np.integer], ratio: float) -> NDArray[np.float64]:
-    """Sampling weights ``(n,)``: 1 for PASS (label 0), ``ratio * num_pass / num_fail`` for defects (any other label).
-
-    Defects then are ``ratio / (1 + ratio)`` of the draws. Without a PASS row all weights are 1, with a warning.
-
-    Raises: DatasetError without a defect row.
-    """
-    is_fail = np.asarray(labels) != 0
-    num_fail = int(is_fail.sum())
-    num_pass = len(is_fail) - num_fail
-    if num_fail == 0:
-        raise DatasetError(
-            "training CSV",
-            f"{num_pass} rows, all PASS",
-            "add rows of defects: there is nothing to learn from PASS alone",
-        )
-    if num_pass == 0:
-        problem = Problem("training CSV", f"{num_fail} rows, none PASS", "add rows labelled PASS", level="warning")
-        _log.warning("%s; rows are drawn evenly", problem)
-        return np.ones(num_fail)
-    return np.where(is_fail, ratio * num_pass / num_fail, 1.0)
 
 
 class EpochSampler(Sampler[Draw]):
@@ -63,8 +38,9 @@ class EpochSampler(Sampler[Draw]):
         weights: ArrayLike | None = None,
         rank: int = 0,
         world: int = 1,
+        what: str = "training data",
     ) -> None:
-        """``batch_size`` is one rank's.
+        """``batch_size`` is one rank's; ``what`` names the data in messages.
 
         Raises: ValueError for ``seed`` < 0, or ``weights`` that are not one number >= 0 per row with a positive sum;
         DatasetError if the rows do not fill one batch on every rank.
@@ -78,9 +54,9 @@ class EpochSampler(Sampler[Draw]):
         self.epoch = self.position = 0
         if num_rows < self._batch_of_all:
             raise DatasetError(
-                "training CSV",
-                f"{num_rows} rows for batches of {batch_size} on {world} device(s)",
-                f"lower the batch size, or give at least {self._batch_of_all} rows",
+                what,
+                f"{num_rows} items for batches of {batch_size} on {world} device(s)",
+                f"lower the batch size, or give at least {self._batch_of_all} items",
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -114,6 +90,50 @@ class EpochSampler(Sampler[Draw]):
     @property
     def _batch_of_all(self) -> int:
         return self.batch_size * self.world
+
+
+class EpochBatches(Sampler[list[Draw]]):
+    """Whole batches of an epoch, for draws that no order of single items describes (so many of each class, say).
+
+    A subclass draws the batches of all ranks; rank r takes batches ``r, r + world, ...`` of them. For the
+    ``batch_sampler`` of a loader.
+    """
+
+    def __init__(self, num_batches: int, *, rank: int = 0, world: int = 1) -> None:
+        """``num_batches`` are those of one rank in an epoch. Raises: ValueError for a rank that does not exist."""
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} of {world}")
+        self.num_batches, self.rank, self.world = num_batches, rank, world
+        self.epoch = self.first = 0
+
+    @abstractmethod
+    def draw(self, epoch: int, num_batches: int) -> Sequence[Sequence[int]]:
+        """The item numbers of ``num_batches`` batches, for all ranks; the same on each of them."""
+
+    @property
+    def sampler(self) -> EpochBatches:
+        """Itself: Lightning tells the epoch to the sampler of a batch sampler only."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew if ``epoch`` is not the current one."""
+        if epoch != self.epoch:
+            self.epoch, self.first = epoch, 0
+
+    def start(self, batch: int) -> None:
+        """Begin the current epoch after this rank's first ``batch`` batches. Raises: ValueError for more than it has."""
+        if not 0 <= batch <= self.num_batches:
+            raise ValueError(f"cannot start at batch {batch} of {self.num_batches}")
+        self.first = batch
+
+    def __len__(self) -> int:
+        """Batches of this rank in a whole epoch, also when it begins later: what progress is counted against."""
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, drawn = self.epoch, self.draw(self.epoch, self.num_batches * self.world)
+        mine = drawn[self.rank :: self.world][self.first : self.num_batches]
+        return ([Draw(epoch, int(item)) for item in batch] for batch in mine)
 
 
 def _probability(weights: ArrayLike, num_rows: int) -> NDArray[np.float64]:

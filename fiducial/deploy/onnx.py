@@ -8,7 +8,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from fiducial.backbones.deformable import is_deformable
-from fiducial.deploy.predictors import METADATA
+from fiducial.deploy.card import ENTRY, ModelCard, TensorCard
 from fiducial.errors import CheckpointError
 from fiducial.ops import Formulation, export_as, opset_for
+from fiducial.prediction import Graph, GraphInput
 from fiducial.run.console import LOGGER
-from fiducial.task import Graph
 
 MIN_OPSET = 18
 """The exporter writes this operator set or a newer one."""
@@ -40,7 +40,7 @@ class ExportSettings:
     """-1 leaves the batch axis open."""
     verbose: bool = False
     deformable_attention: Formulation = "gather"
-    """How the ViT backbones' deformable attention is written; the others do not have any."""
+    """How deformable attention is written, in a network that has any."""
 
     @property
     def scripted(self) -> bool:
@@ -63,11 +63,12 @@ def export_onnx(
     graph: Graph,
     settings: ExportSettings,
     *,
-    metadata: Mapping[str, Any],
+    card: ModelCard,
     samples: Sequence[Mapping[str, Tensor]],
 ) -> float:
     """Write ``network`` (float32; it is frozen for good) to ``path``; returns the largest difference from torch.
 
+    ``card`` goes into the file, with the graph's inputs and outputs, the versions and the hash of the weights.
     ``samples`` are batches of real inputs, by graph input name; random ones are always compared too. The file appears
     under its name only after the ONNX checker and onnxruntime agree with torch; weights that do not fit into one
     (2 GB is protobuf's limit) go into ``<path>.data`` beside it. A graph with TensorRT's plugin node runs in TensorRT
@@ -81,7 +82,8 @@ def export_onnx(
     try:
         with _exact_floats(), torch.no_grad():
             _write(network, partial, graph, settings)
-            _annotate(partial, metadata, weights=f"{path.name}.data" if _is_large(network) else None)
+            said = replace(card.stamped(network.state_dict()), **_tensors(network, graph))
+            _annotate(partial, said, weights=f"{path.name}.data" if _is_large(network) else None)
             worst = math.nan
             if not uses_plugin:
                 worst = _compare(network, partial, graph, settings.batch_size, samples)
@@ -99,7 +101,7 @@ def _is_large(network: nn.Module) -> bool:
 def _write(network: nn.Module, path: Path, graph: Graph, settings: ExportSettings) -> None:
     # an open axis is traced with two items: one would let the tracer fold the batch away
     size = settings.batch_size if settings.batch_size > 0 else 2
-    inputs = tuple(torch.zeros(size, *item.shape) for item in graph.inputs.values())
+    inputs = _zeros(graph, size)
     names: dict[str, Any] = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
     common: dict[str, Any] = {**names, "opset_version": settings.effective_opset, "verbose": settings.verbose}
     open_batch = settings.batch_size < 0
@@ -120,13 +122,28 @@ def _write(network: nn.Module, path: Path, graph: Graph, settings: ExportSetting
     program.save(str(path), external_data=_is_large(network))
 
 
-def _annotate(path: Path, metadata: Mapping[str, Any], *, weights: str | None) -> None:
-    """Add what the model says of its inputs, and run the ONNX checker. ``weights`` names a file of their own."""
+def _tensors(network: nn.Module, graph: Graph) -> dict[str, dict[str, TensorCard]]:
+    """Shapes and types of the graph's inputs and outputs, one item each."""
+    given = network(*_zeros(graph, 1))
+    outputs = given if isinstance(given, (tuple, list)) else (given,)
+    named = zip(graph.outputs, outputs, strict=True)
+    return {
+        "inputs": {name: TensorCard(item.shape, item.dtype) for name, item in graph.inputs.items()},
+        "outputs": {name: TensorCard(tuple(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for name, t in named},
+    }
+
+
+def _zeros(graph: Graph, size: int) -> tuple[Tensor, ...]:
+    return tuple(torch.zeros(size, *item.shape, dtype=getattr(torch, item.dtype)) for item in graph.inputs.values())
+
+
+def _annotate(path: Path, card: ModelCard, *, weights: str | None) -> None:
+    """Add what the model says of itself, and run the ONNX checker. ``weights`` names a file of their own."""
     import onnx
 
     model = onnx.load(str(path))
     entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA, json.dumps(dict(metadata))
+    entry.key, entry.value = ENTRY, json.dumps(card.plain())
     if weights:
         (path.parent / weights).unlink(missing_ok=True)  # onnx would append
         onnx.save(model, str(path), save_as_external_data=True, location=weights)
@@ -151,13 +168,20 @@ def _compare(
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for size in [batch_size] if batch_size > 0 else [1, 3]:
-        random = {name: torch.randn(size, *item.shape, generator=generator) for name, item in graph.inputs.items()}
+        random = {name: _random(item, size, generator) for name, item in graph.inputs.items()}
         worst = max(worst, _difference(network, session, path, graph, random, "random inputs"))
     for number, sample in enumerate(samples):
         if batch_size > 0 and len(next(iter(sample.values()))) != batch_size:
             continue
         worst = max(worst, _difference(network, session, path, graph, sample, f"real inputs {number}"))
     return worst
+
+
+def _random(item: GraphInput, size: int, generator: torch.Generator) -> Tensor:
+    dtype: torch.dtype = getattr(torch, item.dtype)
+    if dtype.is_floating_point:
+        return torch.randn(size, *item.shape, generator=generator).to(dtype)
+    return torch.randint(0, 2, (size, *item.shape), generator=generator).to(dtype)  # a mask, say
 
 
 def _difference(

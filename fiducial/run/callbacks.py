@@ -14,9 +14,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from fiducial.metric_table import MetricTable, Stage
+from fiducial.prediction import Kpis
 from fiducial.run.console import LOGGER
 from fiducial.run.interrupt import install, restore
 from fiducial.run.status import StatusWriter
+from fiducial.training.module import TrainingModule
 
 LINE_EVERY_S = 10.0
 """Seconds between progress lines where there is no terminal."""
@@ -25,13 +28,16 @@ SHM_PER_WORKER_MIB = 64
 
 
 class Reporter(Callback):
-    """Asks ``module.epoch_kpis(stage)`` for the KPIs of every epoch, logs them, and writes TAO's status records.
+    """Asks the module for the KPIs of every epoch, logs them, and writes TAO's status records.
 
     The records of an epoch: ``Eval metrics generated.``, ``Training loop in progress``, ``Train metrics generated.``
+    ``latest`` are the newest KPIs, ``history`` those of every validation with its epoch.
     """
 
-    def __init__(self, status: StatusWriter) -> None:
-        self.status = status
+    def __init__(self, status: StatusWriter, metrics: MetricTable) -> None:
+        self.status, self.metrics = status, metrics
+        self.latest: Kpis = {}
+        self.history: list[tuple[int, Kpis]] = []
         self.batches = self.epoch_batches = 0
         self.seconds = 0.0
         self.epoch_start = self.batch_start = 0.0
@@ -56,14 +62,11 @@ class Reporter(Callback):
         self.seconds += time.monotonic() - self.batch_start
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        kpis = pl_module.epoch_kpis("val")  # type: ignore[operator]
-        self._log(pl_module, kpis)
-        if not trainer.sanity_checking:
+        kpis = self._kpis(pl_module, "val")
+        if not trainer.sanity_checking and kpis:
+            self.history.append((trainer.current_epoch, kpis))
             self.status.write("Eval metrics generated.", kpi=kpis, epoch=trainer.current_epoch)
-            shown = ", ".join(
-                f"{name} {value:.4g}" for name, value in kpis.items() if value == value and "/" not in name
-            )
-            LOGGER.info("epoch %d: %s", trainer.current_epoch, shown)
+            LOGGER.info("epoch %d: %s", trainer.current_epoch, self._shown(kpis))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch, epochs = trainer.current_epoch, trainer.max_epochs or 0
@@ -85,19 +88,32 @@ class Reporter(Callback):
             )
         if not self.epoch_batches:
             return
-        kpis = pl_module.epoch_kpis("train")  # type: ignore[operator]
-        self._log(pl_module, {name: value for name, value in kpis.items() if name != "train_loss"})
+        kpis = self._kpis(pl_module, "train")
         self.status.write("Train metrics generated.", kpi=kpis, epoch=epoch)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.status.write("Training loop complete.")
 
-    @staticmethod
-    def _log(pl_module: pl.LightningModule, kpis: dict[str, float]) -> None:
-        # already gathered over the ranks: the same number on each
-        pl_module.log_dict(
-            {name: value for name, value in kpis.items() if value == value}, sync_dist=False, batch_size=1
-        )
+    def _kpis(self, pl_module: pl.LightningModule, stage: Stage) -> Kpis:
+        """The module's KPIs of a stage, logged: they are gathered already, the same numbers on each rank."""
+        kpis = pl_module.kpis(stage) if isinstance(pl_module, TrainingModule) else {}
+        for name, value in kpis.items():
+            if isinstance(value, str) or value is None or value != value:
+                continue
+            names = self.metrics.logged(name, stage)
+            for other in names:
+                pl_module.log(other, value, sync_dist=False, batch_size=1)
+            if names and name not in names:  # no curve of its own, but a monitor may name it
+                pl_module.log(name, value, logger=False, sync_dist=False, batch_size=1)
+        self.latest |= kpis
+        return kpis
+
+    def _shown(self, kpis: Kpis) -> str:
+        """The KPIs as one line, without those of groups and those that nothing could be computed from."""
+        known = {name: self.metrics.find(name) for name in kpis}
+        plain = {n: v for n, v in kpis.items() if not ((row := known[n]) and row.grouped and "/" in n)}
+        numbers = {n: v for n, v in plain.items() if v is not None and v == v}
+        return ", ".join(f"{n} {v}" if isinstance(v, str) else f"{n} {v:.4g}" for n, v in numbers.items())
 
 
 class ProgressLines(Callback):
@@ -125,10 +141,11 @@ class ProgressLines(Callback):
     ) -> None:
         epoch, epochs, total = trainer.current_epoch, trainer.max_epochs or 0, int(trainer.num_training_batches)
         if rate := self._due(batch_idx + 1 == total):
-            loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs)
+            last = pl_module.last_loss if isinstance(pl_module, TrainingModule) else None
+            loss = "" if last is None else f"loss {float(last):.4f} "
             left = (total - batch_idx - 1 + (epochs - epoch - 1) * total) / rate
             where = (epoch, epochs - 1, batch_idx + 1, total)
-            LOGGER.info("epoch %d/%d step %d/%d loss %.4f %.2f batches/s left %s", *where, loss, rate, _clock(left))
+            LOGGER.info("epoch %d/%d step %d/%d %s%.2f batches/s left %s", *where, loss, rate, _clock(left))
 
     def on_test_batch_end(
         self,
@@ -198,11 +215,7 @@ class Interrupt(Callback):
 
 
 class Pictures(Callback):
-    """``train.tensorboard``: histograms of the weights and pictures of the input, from the first epoch on.
-
-    The pictures come from ``module.preview(batch) -> {name: (C, H, W) in 0..1}`` of an epoch's first batch, where the
-    module has it.
-    """
+    """Histograms of the weights, and pictures of an epoch's first batch, in TensorBoard, from the first epoch on."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -210,11 +223,10 @@ class Pictures(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        preview = getattr(pl_module, "preview", None)
-        if preview is None or batch_idx:
+        if batch_idx or not isinstance(pl_module, TrainingModule):
             return
         for writer in self._writers(trainer):
-            for name, image in preview(batch).items():
+            for name, image in pl_module.preview(batch).items():
                 writer.add_image(f"image/{name}", image, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

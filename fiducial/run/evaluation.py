@@ -9,23 +9,22 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import nn
 
+from fiducial.prediction import Batch, Evaluator, Predictor
 from fiducial.run.console import LOGGER
-from fiducial.task import Evaluator, Predictor
 
 
 class EvaluationModule(pl.LightningModule):
     """Hands every batch to the predictor and its output to the evaluator; a rank may have no batch at all."""
 
-    def __init__(self, predictor: Predictor, evaluator: Evaluator) -> None:
+    def __init__(self, predictor: Predictor, evaluator: Evaluator[Any]) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._start = time.monotonic()
         self.predictor, self.evaluator = predictor, evaluator
-        network = getattr(predictor, "network", None)
-        self.network = network if isinstance(network, nn.Module) else nn.Identity()
+        self.network = nn.Identity() if predictor.network is None else predictor.network  # Lightning moves it
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.evaluator.update(self.predictor.predict(batch), batch)
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.evaluator.update(self.predictor.predict(batch), batch, source=dataloader_idx)
 
     def on_test_start(self) -> None:
         self._start = time.monotonic()

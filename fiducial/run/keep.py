@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from fiducial.checkpoints.atomic import link
 from fiducial.run.console import LOGGER
-
-_FIELD = re.compile(r"\{(?P<name>[\w/]+)(?P<format>:[^}]*)?\}")
-
-
-def checkpoint_name(epoch: int, step: int) -> str:
-    """TAO's name of a periodic checkpoint; ``epoch`` counts from 0."""
-    return f"model_epoch_{epoch:03d}_step_{step:05d}.pth"
-
-
-def best_name(template: str, values: dict[str, Any], *, insert_names: bool) -> str:
-    """``model_best_{epoch:03d}`` filled in: ``model_best_004.pth``, or ``model_best_epoch_004.pth`` with names."""
-
-    def fill(match: re.Match[str]) -> str:
-        name = match["name"]
-        text = format(values.get(name, 0), (match["format"] or "").removeprefix(":"))
-        return f"{name}_{text}".replace("/", "_") if insert_names else text
-
-    return _FIELD.sub(fill, template) + ".pth"
+from fiducial.run.names import best_name, checkpoint_name
 
 
 def is_better(value: float, than: float | None, mode: str) -> bool:
@@ -37,6 +19,11 @@ def is_better(value: float, than: float | None, mode: str) -> bool:
     if math.isnan(value):
         return False
     return than is None or (value < than if mode == "min" else value > than)
+
+
+def _batches_trained(trainer: pl.Trainer) -> int:
+    """Of the whole run; several of them may make one step."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
 
 class PeriodicCheckpoint(Checkpoint):
@@ -63,27 +50,33 @@ class PeriodicCheckpoint(Checkpoint):
         self.best_value: float | None = None
         self.best_file = ""
         self.saved: list[str] = []
-        self._step = -1
+        self._step = self._passed = -1
+        self._batches = 0  # that the last file knows
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._passed, self._batches = trainer.global_step, _batches_trained(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # the last batch's file is left to the end of the epoch, when the validation is part of it: the same name
-        inside = batch_idx + 1 < trainer.num_training_batches
-        if inside and self._due("step", trainer) and trainer.global_step != self._step:
+        if batch_idx + 1 < trainer.num_training_batches and self._steps_due(trainer):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        last = trainer.current_epoch + 1 == trainer.max_epochs
-        if self.periodic and (last or self._due("epoch", trainer) or self._due("step", trainer)):
+        done = trainer.current_epoch + 1
+        due = self._steps_due(trainer) or (self.unit == "epoch" and done % self.every == 0)
+        if self.periodic and (due or done == trainer.max_epochs):
             self._save(trainer, rank=True)
 
-    def _due(self, unit: str, trainer: pl.Trainer) -> bool:
-        count = trainer.global_step if unit == "step" else trainer.current_epoch + 1
-        return self.periodic and self.unit == unit and count % self.every == 0
+    def _steps_due(self, trainer: pl.Trainer) -> bool:
+        """Whether a multiple of the interval was passed since last asked: several optimizers step more than once."""
+        before, self._passed = self._passed, trainer.global_step
+        passed = self._passed // self.every > before // self.every
+        return self.periodic and self.unit == "step" and passed and self._passed != self._step
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if trainer.state.fn != "fit" or trainer.global_step in (0, self._step) or trainer.world_size > 1:
+        if trainer.state.fn != "fit" or _batches_trained(trainer) == self._batches or trainer.world_size > 1:
             return  # with several processes the others may be gone, and saving is a collective call
         LOGGER.warning("training stopped (%s): saving the current state", type(exception).__name__)
         try:
@@ -98,7 +91,7 @@ class PeriodicCheckpoint(Checkpoint):
         if better and value is not None:
             self.best_value, self.best_file = float(value), path.name
         dropped = self._note(path.name)
-        self._step = trainer.global_step
+        self._step, self._batches = trainer.global_step, _batches_trained(trainer)
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             link(path, self.folder / f"{self.prefix}_latest.pth")

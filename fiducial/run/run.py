@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fiducial.actions.action import Action
 from fiducial.errors import SpecError, UserError
 from fiducial.run.console import LOGGER
 from fiducial.run.interrupt import interrupts
@@ -20,15 +21,22 @@ from fiducial.spec.compose import Composed
 class Run:
     """Where an action writes and how it reports."""
 
-    action: str
+    action: Action
     folder: Path
     status: StatusWriter
     composed: Composed[Any]
+    verb: str = ""
+    """The sub-verb, of an action that has some."""
 
     @property
     def spec(self) -> Any:
         """The validated spec."""
         return self.composed.spec
+
+    @property
+    def section(self) -> Any:
+        """The spec's section of the action."""
+        return getattr(self.composed.spec, self.action.name)
 
     def note(self, message: str, **data: Any) -> None:
         """One line on the console and one record in status.json."""
@@ -37,24 +45,24 @@ class Run:
 
 
 @contextmanager
-def open_run(action: str, title: str, composed: Composed[Any]) -> Iterator[Run]:
+def open_run(action: Action, title: str, composed: Composed[Any], *, verb: str = "") -> Iterator[Run]:
     """Create the results folder, write experiment.yaml, and record how the action ends.
 
     Every exception, an interrupt and out-of-memory included, leaves a FAILURE record and is raised again.
 
     Raises: SpecError when no results_dir is set or it cannot be written.
     """
-    folder = results_folder(composed.spec.results_dir, action)
+    folder = results_folder(composed.spec.results_dir, action.name)
     main = global_rank() == 0
     if main:
         (folder / "experiment.yaml").write_text(composed.yaml, encoding="utf-8")
     status = StatusWriter(folder if main else None)
-    label = action.capitalize()
-    status.write(f"Starting {title} {action}.", "STARTED")
+    label = action.name.capitalize()
+    status.write(f"Starting {title} {action.name}.", "STARTED")
     LOGGER.info("%s results will be saved at: %s", label, folder)
     with interrupts():
         try:
-            yield Run(action, folder, status, composed)
+            yield Run(action, folder, status, composed, verb)
         except BaseException as error:
             status.write(failure_message(label, error), "FAILURE")
             raise

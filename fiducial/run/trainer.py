@@ -22,30 +22,37 @@ from fiducial.run.resume import ResumingCheckpointIO
 from fiducial.run.run import Run
 from fiducial.run.seeds import Position, StepSeed
 from fiducial.task import Task
+from fiducial.training.policy import TrainerPolicy
 
 MAX_LOG_INTERVAL = 50
 """Training steps between two values of a logged scalar, at most."""
 
 
-def training_trainer(task: Task, run: Run, devices: Devices, *, num_batches: int) -> pl.Trainer:
+def training_trainer(
+    task: Task[Any], run: Run, devices: Devices, reporter: Reporter, *, num_batches: int
+) -> pl.Trainer:
     """The Trainer of ``train``, with every callback a run needs."""
-    train = run.spec.train
+    train, policy = run.spec.train, task.policy(run.spec)
     _quiet()
     return pl.Trainer(
         accelerator=devices.accelerator,
         devices=devices.devices,
         num_nodes=devices.num_nodes,
-        strategy=_strategy(devices),
-        precision=_precision(train.precision, devices),
+        strategy=_strategy(devices, policy),
+        precision=_precision(policy.precision, devices),
+        # by hand, accumulating and clipping are the module's: Lightning refuses its own
+        accumulate_grad_batches=1 if policy.manual else policy.accumulate,
+        gradient_clip_val=None if policy.manual else policy.gradient_clip,
+        num_sanity_val_steps=policy.sanity_batches,
         max_epochs=train.num_epochs,
         check_val_every_n_epoch=train.validation_interval,
-        sync_batchnorm=_sync_batchnorm(train, devices),
+        sync_batchnorm=_sync_batchnorm(policy, devices),
         use_distributed_sampler=False,  # the sampler itself gives every rank its own positions
         deterministic=None,
         default_root_dir=str(run.folder),
         logger=build_loggers(run.spec, run.folder),
         log_every_n_steps=max(1, min(MAX_LOG_INTERVAL, num_batches // 10)),
-        callbacks=_callbacks(task, run),
+        callbacks=_callbacks(task, run, policy, reporter),
         enable_checkpointing=True,
         enable_model_summary=False,
         enable_progress_bar=on_terminal(),
@@ -53,14 +60,15 @@ def training_trainer(task: Task, run: Run, devices: Devices, *, num_batches: int
     )
 
 
-def evaluation_trainer(run: Run, devices: Devices) -> pl.Trainer:
-    """The Trainer of ``evaluate`` and ``inference``: full precision, nothing logged, nothing saved."""
+def evaluation_trainer(run: Run, devices: Devices, policy: TrainerPolicy) -> pl.Trainer:
+    """The Trainer of ``evaluate`` and ``inference``: nothing logged, nothing saved."""
     _quiet()
     return pl.Trainer(
         accelerator=devices.accelerator,
         devices=devices.devices,
         num_nodes=devices.num_nodes,
-        strategy=_strategy(devices),
+        strategy=_strategy(devices, policy),
+        precision=_precision(policy.evaluation_precision, devices),
         use_distributed_sampler=False,
         default_root_dir=str(run.folder),
         logger=False,
@@ -82,39 +90,37 @@ def plain_interrupts(trainer: pl.Trainer) -> Iterator[None]:
         raise
 
 
-def _strategy(devices: Devices) -> Any:
+def _strategy(devices: Devices, policy: TrainerPolicy) -> Any:
     if devices.num_processes == 1:
         return "auto"
-    # some networks hold parameters that no loss reaches (TAO's layouts keep them)
-    return DDPStrategy(find_unused_parameters=True)
+    return DDPStrategy(find_unused_parameters=policy.find_unused_parameters)
 
 
-def _precision(wanted: Any, devices: Devices) -> Any:
-    if devices.accelerator == "cpu" and str(wanted) in ("16-mixed", "16"):
-        LOGGER.warning("train.precision: %s needs a GPU: using bf16-mixed on the CPU", wanted)
+def _precision(wanted: str, devices: Devices) -> Any:
+    if devices.accelerator == "cpu" and wanted in ("16-mixed", "16"):
+        LOGGER.warning("precision %s needs a GPU: using bf16-mixed on the CPU", wanted)
         return "bf16-mixed"
     return wanted
 
 
-def _sync_batchnorm(train: Any, devices: Devices) -> bool:
-    wanted = bool(getattr(train, "sync_batchnorm", False)) and devices.num_processes > 1
+def _sync_batchnorm(policy: TrainerPolicy, devices: Devices) -> bool:
+    wanted = policy.sync_batchnorm and devices.num_processes > 1
     if wanted and devices.accelerator == "cpu":
-        LOGGER.warning("train.sync_batchnorm: works on GPUs only: every process keeps its own batch statistics")
+        LOGGER.warning("batch statistics over all devices work on GPUs only: every process keeps its own")
         return False
     return wanted
 
 
-def _callbacks(task: Task, run: Run) -> list[Callback]:
+def _callbacks(task: Task[Any], run: Run, policy: TrainerPolicy, reporter: Reporter) -> list[Callback]:
     train = run.spec.train
     kept = train.checkpointer
     monitor, mode = task.monitor(train)
     replaces = kept.enable_topk and kept.replace_periodic
-    callbacks: list[Callback] = [Reporter(run.status), progress(), Position(), Interrupt(), SharedMemory()]
+    callbacks: list[Callback] = [reporter, progress(), Position(), Interrupt(), SharedMemory()]
     if train.seed >= 0:
         callbacks.append(StepSeed(train.seed))
-    pictures = getattr(train, "tensorboard", None)
-    if pictures and pictures.enabled and pictures.infrequent_logging_frequency:
-        callbacks.append(Pictures(pictures.infrequent_logging_frequency))
+    if policy.pictures_every:
+        callbacks.append(Pictures(policy.pictures_every))
     if train.enable_lr_monitor:
         callbacks.append(LearningRateMonitor("step"))
     if kept.enable_topk:

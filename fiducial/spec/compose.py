@@ -24,6 +24,8 @@ from fiducial.spec.overrides import apply_overrides
 from fiducial.spec.redact import redact
 
 SpecT = TypeVar("SpecT", bound=Section)
+Folder = Callable[[Mapping[str, Any]], str]
+"""From the values of an action's section to the name of its folder below ``results_dir``."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,12 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
-    def results_dir(self, action: str, path_map: Mapping[str, str]) -> str | None:
+    def results_dir(self, action: str, path_map: Mapping[str, str], folder: Folder | None = None) -> str | None:
         """Where the action would write, as far as the unvalidated tree tells; None when it does not."""
         own = self.tree.get(action)
-        candidates = (own.get("results_dir") if isinstance(own, dict) else None, self.tree.get("results_dir"))
-        for value, suffix in zip(candidates, ("", action), strict=True):
+        section = own if isinstance(own, dict) else {}
+        candidates = (section.get("results_dir"), self.tree.get("results_dir"))
+        for value, suffix in zip(candidates, ("", folder(section) if folder else action), strict=True):
             if isinstance(value, str) and value not in ("", MISSING) and "${" not in value:
                 return str(Path(_map_path(value, path_map)) / suffix)
         return None
@@ -73,12 +76,20 @@ def to_yaml(tree: Any) -> str:
     return text
 
 
-def read_source(kind: type[Section], path: Path | None, overrides: Sequence[str]) -> Source:
-    """Read a spec file and overrides, and rename the spellings that are accepted as aliases.
+def read_source(
+    kind: type[Section],
+    spec: Path | Mapping[str, Any] | None,
+    overrides: Sequence[str],
+    *,
+    unwrap: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> Source:
+    """Read a spec file (or take its content) and overrides, and rename the spellings that are accepted as aliases.
 
+    ``unwrap`` finds the spec in a tree that another program's spec wraps.
     Raises: SpecError when the file cannot be read as one YAML mapping.
     """
-    tree = _read_yaml(path) if path else {}
+    tree: dict[str, Any] = _read_yaml(spec) if isinstance(spec, Path) else plain(spec or {})
+    tree = unwrap(tree) if unwrap else tree
     notices = list(_rename_aliases(kind, tree))  # before the overrides, which then win under either spelling
     problems = apply_overrides(tree, overrides, lambda key: _real_path(kind, key))
     notices.extend(_rename_aliases(kind, tree))  # those inside an override's {...}
@@ -92,11 +103,12 @@ def compose(
     *,
     action: str | None = None,
     path_map: Mapping[str, str] | None = None,
+    folder: Folder | None = None,
 ) -> Composed[SpecT]:
     """Validate a source as a spec of ``kind`` for one action.
 
     ``results_dir`` is rebased as TAO does it: ``<action>.results_dir`` if set, else ``<results_dir>/<action>``, and
-    ``${results_dir}`` means the rebased one. ``path_map`` replaces leading folders (``{"/data": "./data"}``) in every
+    ``${results_dir}`` means the rebased one; ``folder`` may name another folder than the action's. ``path_map`` replaces leading folders (``{"/data": "./data"}``) in every
     string of the spec. Keys that are ``???`` count as not set and are listed in ``missing``.
 
     Raises: SpecError with every problem found.
@@ -104,7 +116,7 @@ def compose(
     tree = _merge(kind, _defaults(kind), source.tree)
     missing = tuple(sorted(_drop_missing(kind, tree)))
     problems = list(source.problems)
-    tree, root_dir, notices, more = _resolve(tree, action, path_map or {})
+    tree, root_dir, notices, more = _resolve(tree, action, path_map or {}, folder)
     problems.extend(more)
     try:
         spec = kind.model_validate(tree)
@@ -264,7 +276,7 @@ def arithmetic(text: str) -> int | float:
 
 
 def _resolve(
-    tree: dict[str, Any], action: str | None, path_map: Mapping[str, str]
+    tree: dict[str, Any], action: str | None, path_map: Mapping[str, str], folder: Folder | None
 ) -> tuple[dict[str, Any], str, list[str], list[Problem]]:
     """Rebase ``results_dir``, then replace interpolations and map paths."""
     from omegaconf import OmegaConf
@@ -290,7 +302,7 @@ def _resolve(
     if action and isinstance(own, dict) and "results_dir" in own:
         target = _map_path(str(value_of(original, f"{action}.results_dir") or ""), path_map)
         if not target and root_dir:
-            target = str(Path(root_dir) / action)
+            target = str(Path(root_dir) / (folder(own) if folder else action))
         if target:
             tree = {**tree, "results_dir": target, action: {**own, "results_dir": target}}
             rebased = OmegaConf.create(tree)

@@ -6,12 +6,33 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_task import LINE
+from tiny_task import LINE, Line, Spec
 
 from fiducial import cli
+from fiducial.spec.knob import knob
 
 ROOT = Path(__file__).parents[2]
 SUPPORT = Path(__file__).parent / "support"
+
+
+class TaskSpec(Spec):
+    """The spec of a network with two tasks."""
+
+    task: str = knob("one", "The task.")
+
+
+class One(Line):
+    name = "one"
+
+    def spec_model(self):
+        return TaskSpec
+
+
+class Other(One):
+    name = "other"
+
+
+ONE, OTHER = One(), Other()
 
 
 def run(*argv):
@@ -22,7 +43,7 @@ def run(*argv):
 def spec(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "spec.yaml"
-    path.write_text("task: line\nresults_dir: /results\nwandb: {enable: false}\n")
+    path.write_text("results_dir: /results\nwandb: {enable: false}\n")
     return str(path)
 
 
@@ -42,7 +63,7 @@ class TestArguments:
         [
             (["train"], "ERROR: The subtask `train` requires the following argument: -e/--experiment_spec_file"),
             (["train", "-e", "none.yaml"], "ERROR: The indicated experiment spec file doesn't exist!"),
-            (["prune"], "Tiny models are not pruned"),
+            (["prune"], "models of Tiny are not pruned"),
             (["quantize"], "quantize · is not available in this version"),
             (["train", "--config", "nothing"], "no curated spec 'nothing' · use one of: changenet/"),
             (["train", "-e", "none.yaml", "--map-path", "x"], "ERROR: The indicated"),
@@ -60,13 +81,20 @@ class TestArguments:
         assert cli.main([CLASSIFY], ["check", "train", "--spec-only", "--config", "changenet/demo"], prog="x") in (0, 1)
         assert "type: fan_tiny_8_p4_hybrid" in capfd.readouterr().out
 
+    def test_alias_of_a_network_without_tasks(self, spec, capfd):
+        assert run("line_train", "-e", spec, "results_dir=r", "train.num_epochs=1") == 0
+
     def test_alias_sets_the_task(self, spec, capfd):
-        assert run("check", "train", "--spec-only", "-e", spec) == 0
-        assert run("line_train", "-e", spec, "results_dir=r", "train.num_epochs=1", "task=line") == 0
+        assert cli.main([ONE, OTHER], ["other_train", "-e", spec, "results_dir=r"], prog="two") == 0
+        assert "\ntask: other\n" in capfd.readouterr().err
 
     def test_unknown_task(self, spec, capfd):
-        assert run("train", "-e", spec, "results_dir=r", "task=other") == 1
-        assert "'other' is not available in this version · set task to one of: line" in capfd.readouterr().err
+        assert cli.main([ONE, OTHER], ["train", "-e", spec, "results_dir=r", "task=third"], prog="two") == 1
+        assert "'third' is not available in this version · set task to one of: one, other" in capfd.readouterr().err
+
+    def test_default_task(self, spec, capfd):
+        assert cli.main([ONE, OTHER], ["train", "-e", spec, "results_dir=r"], prog="two") == 0
+        assert "task is not set in the spec: using its default, one" in capfd.readouterr().err
 
 
 class TestCheck:

@@ -43,6 +43,17 @@ def records(tmp_path, results="a", action="train"):
     return read_status(tmp_path / results / action / "status.json")
 
 
+@pytest.fixture
+def own_signals():
+    """Signals as an interactive shell gives them to a program: pytest itself may run where they are ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = (signal.default_int_handler, signal.SIG_DFL)
+    before = [signal.signal(number, handler) for number, handler in zip(numbers, handlers, strict=True)]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
 class TestFiles:
     def test_folder(self, train, tmp_path):
         assert train()[0] == 0
@@ -139,7 +150,7 @@ class TestResume:
             assert place_of(read(file).raw, file) == Place(epoch + 1)
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_after_a_signal(self, train, whole, tmp_path, number, capfd):
+    def test_after_a_signal(self, train, whole, tmp_path, number, capfd, own_signals):
         tiny_runtime.STOP[1, 1] = lambda: os.kill(os.getpid(), number)
         code, before = train()
         assert code == 130
@@ -256,7 +267,7 @@ class TestPictures:
     def test_tensorboard(self, train, tmp_path, every, histograms, images):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        options = ("train.tensorboard.enabled=true", f"train.tensorboard.infrequent_logging_frequency={every}")
+        options = (f"train.pictures={every}",)
         assert train("a", "train.num_epochs=3", *options)[0] == 0
         events = EventAccumulator(str(tmp_path / "a/train/lightning_logs/version_1"), {"histograms": 0}).Reload()
         tags = events.Tags()

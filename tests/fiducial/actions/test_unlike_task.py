@@ -129,7 +129,7 @@ class TestTrain:
 
         monkeypatch.setattr(torch.optim.SGD, "step", measured)
         assert act("train", "train.clip_grad_norm=0.001", "train.num_epochs=1")[0] == 0
-        assert len(norms) == 2  # three batches, two of them together
+        assert len(norms) == 2  # steps: two batches, then the third alone
         assert 0 < max(norms) <= 0.001 * (1 + 1e-5)
 
     def test_result(self, act, tmp_path):

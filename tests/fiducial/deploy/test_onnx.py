@@ -44,7 +44,7 @@ def exported(network, tmp_path_factory):
 @pytest.fixture
 def act(tmp_path, checkpoint, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("spec.yaml").write_text("task: line\nresults_dir: r\nwandb: {enable: false}\n")
+    Path("spec.yaml").write_text("results_dir: r\nwandb: {enable: false}\n")
 
     def run(action, *overrides):
         overrides = [text.replace("CHECKPOINT", str(checkpoint)) for text in overrides]

@@ -11,17 +11,19 @@ import numpy as np
 import torch
 from seek_task import Spec, read_annotations
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from fiducial.actions.models import open_model
 from fiducial.actions.result import Result
 from fiducial.checkpoints.reading import Checkpoint, read
-from fiducial.data.samplers import Draw
+from fiducial.data.samplers import Draw, EpochBatches
 from fiducial.data.sharding import BatchShards
 from fiducial.deploy.card import ModelCard, TensorCard
 from fiducial.run.ranks import gather
 from fiducial.spec.knob import plain
-from fiducial.task import Batch, Evaluator, Graph, GraphInput, Kpis, Outputs, Predictor, Stage, TaskRuntime
+from fiducial.metric_table import Stage
+from fiducial.prediction import Batch, Evaluator, Graph, GraphInput, Kpis, Outputs, Predictor
+from fiducial.task import TaskRuntime
 from fiducial.training.data import TrainingData
 from fiducial.training.module import TrainingModule, TrainingPlan
 
@@ -43,31 +45,25 @@ class Shapes(Dataset[dict[str, Any]]):
         shape = self.annotations[number]
         kind = int(shape["kind"].split()[1])
         noise = np.random.default_rng(shape["seed"]).standard_normal(self.size).astype(np.float32)
-        x = noise * 0.3 + np.float32(kind) - np.float32(self.mean)
+        x = noise + 0.5 * np.float32(kind) - np.float32(self.mean)
         return {"x": torch.from_numpy(x), "kind": torch.tensor(kind), "place": torch.tensor(number)}
 
 
-class KindBatches(Sampler[list[Draw]]):
-    """Batches of P kinds with K shapes each, the same draw on every rank, each rank its own batches of it."""
+class KindBatches(EpochBatches):
+    """Batches of P kinds with K shapes each."""
 
     def __init__(self, kinds: list[int], *, per_kind: int, batch_size: int, rank: int, world: int) -> None:
-        self.kinds, self.per_kind, self.num_kinds = kinds, per_kind, batch_size // per_kind
-        self.rank, self.world, self.epoch, self.first = rank, world, 0, 0
+        super().__init__(len(kinds) // (batch_size * world) + 1, rank=rank, world=world)
+        self.kinds, self.per_kind, self.num_kinds = np.array(kinds), per_kind, batch_size // per_kind
 
-    def __len__(self) -> int:
-        return len(self.kinds) // (self.per_kind * self.num_kinds * self.world) + 1
+    def draw(self, epoch: int, num_batches: int) -> list[list[int]]:
+        rng = np.random.default_rng((7, epoch))
 
-    def set_epoch(self, epoch: int) -> None:
-        if epoch != self.epoch:
-            self.epoch, self.first = epoch, 0
+        def batch() -> Iterator[int]:
+            for kind in rng.permutation(np.unique(self.kinds))[: self.num_kinds]:
+                yield from rng.permutation(np.flatnonzero(self.kinds == kind))[: self.per_kind].tolist()
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        rng = np.random.default_rng((7, self.epoch))
-        for number in range(len(self) * self.world):
-            chosen = rng.permutation(sorted(set(self.kinds)))[: self.num_kinds]
-            of_kind = [rng.permutation(np.flatnonzero(np.array(self.kinds) == kind))[: self.per_kind] for kind in chosen]
-            if number % self.world == self.rank and number // self.world >= self.first:
-                yield [Draw(self.epoch, int(place)) for places in of_kind for place in places]
+        return [list(batch()) for _ in range(num_batches)]
 
 
 class Network(nn.Module):
@@ -148,7 +144,7 @@ class Data(TrainingData):
         sampler = self.sampler(*self.ranks())
         epoch, batch = self.position()
         sampler.set_epoch(epoch)
-        sampler.first = batch
+        sampler.start(batch)
         return DataLoader(self.runtime.shapes(), batch_sampler=sampler)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:

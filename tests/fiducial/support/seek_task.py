@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fiducial.actions.registry import STANDARD, Action, refused
+from fiducial.actions.action import Action, refused
 from fiducial.errors import Problem
 from fiducial.metric_table import Metric, MetricTable
 from fiducial.spec import common
 from fiducial.spec.knob import Section, knob, section
-from fiducial.task import DataReport, ResumeRules, SplitFacts, Task, TaskRuntime, TrainerPolicy
+from fiducial.task import DataReport, ResumeRules, SplitFacts, Task, TaskRuntime
+from fiducial.training.policy import TrainerPolicy
 
 
 class Rates(Section):
@@ -103,7 +104,7 @@ class Seek(Task[Spec]):
     def spec_model(self) -> type[Spec]:
         return Spec
 
-    def actions(self) -> tuple[Action, ...]:
+    def own_actions(self) -> tuple[Action, ...]:
         def gallery(task: Task[Any], run: Any) -> Any:
             from seek_runtime import gallery as work
 
@@ -112,10 +113,10 @@ class Seek(Task[Spec]):
         own = Action(
             "gallery", "keep reference embeddings", run=gallery, model_key="checkpoint", verbs=("add", "list")
         )
-        return (*STANDARD, own, refused("prune", "Seek models are not pruned"))
+        return (own, refused("prune", "Seek models are not pruned"))
 
-    def splits(self, action: str) -> tuple[str, ...]:
-        return {"evaluate": ("gallery", "queries"), "train": ("train", "gallery", "queries")}.get(action, ())
+    def splits(self, action: Action) -> tuple[str, ...]:
+        return ("gallery", "queries") if action.name == "evaluate" else action.splits
 
     def unwrap(self, tree: dict[str, Any]) -> dict[str, Any]:
         return tree["seek"] if tree.get("tool") == "seek" else tree

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from fiducial.data.samplers import Draw, EpochSampler
+from fiducial.checkpoints.reading import Checkpoint
+from fiducial.data.samplers import Draw
 from fiducial.data.sharding import BatchShards
+from fiducial.deploy.card import ModelCard
+from fiducial.metric_table import Stage
+from fiducial.prediction import Batch, Evaluator, Graph, GraphInput, Kpis, Outputs, Predictor
 from fiducial.run.ranks import gather
-from fiducial.run.seeds import Position
 from fiducial.spec.knob import plain
-from fiducial.task import Graph, GraphInput
+from fiducial.task import TaskRuntime
+from fiducial.training.data import TrainingData
+from fiducial.training.module import TrainingModule, TrainingPlan
 
 STOP = {}
 """``{(epoch, batch): exception}``: raised in that training step; ``("val", epoch)`` in that validation."""
@@ -25,9 +31,9 @@ SEEN: list[tuple[int, int, tuple[int, ...], float, float]] = []
 """(epoch, batch, rows, loss, learning rate) of every training step."""
 
 
-class Rows(Dataset):
-    def __init__(self, count: int) -> None:
-        self.count = count
+class Rows(Dataset[dict[str, Any]]):
+    def __init__(self, count: int, shift: float = 0.0) -> None:
+        self.count, self.shift = count, np.float32(shift)
 
     def __len__(self) -> int:
         return self.count
@@ -35,7 +41,7 @@ class Rows(Dataset):
     def __getitem__(self, index: int | Draw) -> dict[str, Any]:
         row = index.index if isinstance(index, Draw) else index
         x = np.random.default_rng(row).standard_normal(3).astype(np.float32)
-        return {"x": torch.from_numpy(x), "y": torch.tensor(float(x.sum())), "row": torch.tensor(row)}
+        return {"x": torch.from_numpy(x + self.shift), "y": torch.tensor(float(x.sum())), "row": torch.tensor(row)}
 
 
 class Network(nn.Module):
@@ -50,12 +56,10 @@ class Network(nn.Module):
         return self.out(hidden)[:, 0]
 
 
-class Module(pl.LightningModule):
-    def __init__(self, spec: Any) -> None:
-        super().__init__()
+class Module(TrainingModule):
+    def __init__(self, spec: Any, plan: TrainingPlan) -> None:
+        super().__init__(plan)
         self.model, self.lr = Network(), spec.train.lr
-        self.save_hyperparameters(plain(spec), logger=False)
-        self.losses: dict[str, list[float]] = {"train": [], "val": []}
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         stop = STOP.pop((self.current_epoch, batch_idx), None)
@@ -66,19 +70,18 @@ class Module(pl.LightningModule):
         loss = nn.functional.mse_loss(self.model(batch["x"]), batch["y"])
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         SEEN.append((self.current_epoch, batch_idx, tuple(batch["row"].tolist()), loss.item(), rate))
-        self.log("train_loss", loss, on_step=True, on_epoch=True, batch_size=len(batch["x"]))
-        self.losses["train"].append(loss.item())
+        self.track(loss, size=len(batch["x"]))
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         stop = None if self.trainer.sanity_checking or batch_idx == 0 else STOP.pop(("val", self.current_epoch), None)
         if stop is not None:
             raise stop
-        self.losses["val"].append(nn.functional.mse_loss(self.model(batch["x"]), batch["y"]).item())
+        super().validation_step(batch, batch_idx, dataloader_idx)
 
-    def epoch_kpis(self, stage: str) -> dict[str, float]:
-        losses, self.losses[stage] = [v for part in gather(self.losses[stage]) for v in part], []
-        return {f"{stage}_loss": float(np.mean(losses))}
+    def evaluate_batch(self, batch: Any) -> tuple[Outputs, torch.Tensor]:
+        output = self.model(batch["x"])
+        return {"y": output}, nn.functional.mse_loss(output, batch["y"])
 
     def preview(self, batch: Any) -> dict[str, torch.Tensor]:
         return {"compare_sample": torch.rand(3, 8, 8)}
@@ -89,19 +92,18 @@ class Module(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
 
-class Data(pl.LightningDataModule):
+class Data(TrainingData):
     def __init__(self, spec: Any) -> None:
         super().__init__()
-        self.spec, self.num_batches = spec, spec.dataset.rows // spec.dataset.batch_size
+        self.spec = spec
 
-    def train_dataloader(self) -> DataLoader:
-        data, trainer = self.spec.dataset, self.trainer
-        place = next(callback for callback in trainer.callbacks if isinstance(callback, Position))
-        sampler = EpochSampler(
-            data.rows, batch_size=data.batch_size, seed=1, rank=trainer.global_rank, world=trainer.world_size
-        )
-        sampler.set_epoch(place.epoch)
-        sampler.start(place.batch * data.batch_size * trainer.world_size)
+    @property
+    def num_batches(self) -> int:
+        return int(self.spec.dataset.rows // self.spec.dataset.batch_size)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        data = self.spec.dataset
+        sampler = self.epoch_sampler(data.rows, batch_size=data.batch_size, seed=1, what="dataset.rows")
         return DataLoader(
             Rows(data.rows),
             data.batch_size,
@@ -111,79 +113,87 @@ class Data(pl.LightningDataModule):
             persistent_workers=data.workers > 0,
         )
 
-    def val_dataloader(self) -> DataLoader:
-        rows = int(os.environ.get("TINY_VAL", "10"))
-        shards = BatchShards(rows, 4, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
-        return DataLoader(Rows(rows), batch_sampler=shards)
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        rank, world = self.ranks()
+        return [loader(rank, world)]
 
 
-class Predictor:
+def loader(rank: int, world_size: int, shift: float = 0.0) -> DataLoader[Any]:
+    """The rows that are not trained on; ``TINY_VAL`` says how many."""
+    rows = int(os.environ.get("TINY_VAL", "10"))
+    return DataLoader(Rows(rows, shift), batch_sampler=BatchShards(rows, 4, rank=rank, world_size=world_size))
+
+
+class TorchPredictor(Predictor):
     runtime = "torch"
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval()
 
     @torch.inference_mode()
-    def predict(self, batch: Any) -> torch.Tensor:
-        return self.network(batch["x"])
+    def predict(self, batch: Any) -> Outputs:
+        return {"y": self.network(batch["x"])}
 
 
-class Evaluator:
-    def __init__(self) -> None:
+class RowEvaluator(Evaluator[list[Any]]):
+    def __init__(self, stage: Stage, folder: Path | None) -> None:
+        self.stage, self.folder = stage, folder
         self.parts: list[Any] = []
 
-    def update(self, output: torch.Tensor, batch: Any) -> None:
+    def update(self, outputs: Outputs, batch: Batch, *, source: int = 0) -> None:
         stop = STOP.pop("predict", None)
         if stop is not None:
             raise stop
-        self.parts += zip(batch["row"].tolist(), output.tolist(), strict=True)
+        self.parts += zip(batch["row"].tolist(), outputs["y"].tolist(), strict=True)
 
     def finish(self) -> list[Any]:
         parts, self.parts = self.parts, []
         return sorted(pair for rank in gather(parts) for pair in rank)
 
+    def kpis(self, result: list[Any]) -> Kpis:
+        return {"test_mean": float(np.mean([value for _, value in result]))} if self.stage == "test" else {}
 
-class Runtime:
+    def write(self, result: list[Any], facts: Mapping[str, Any]) -> tuple[Path, ...]:
+        assert self.folder is not None
+        path = self.folder / f"{'evaluate' if self.stage == 'test' else 'inference'}.json"
+        path.write_text(json.dumps({"rows": result, "runtime": facts["runtime"]}))
+        return (path,)
+
+
+class Runtime(TaskRuntime):
     def __init__(self, spec: Any) -> None:
-        self.spec = spec
+        self.spec, self.shift = spec, spec.dataset.shift
 
     def network(self) -> nn.Module:
         return Network()
 
     def module(self, *, pretrained: bool) -> Module:
-        return Module(self.spec)
+        return Module(self.spec, TrainingPlan(card=self.card(), hyper_parameters=plain(self.spec)))
 
     def datamodule(self) -> Data:
         return Data(self.spec)
 
-    def dataset(self, split: str) -> Rows:
-        return Rows(self.spec.dataset.rows)
+    def loaders(self, stage: Stage, *, rank: int = 0, world_size: int = 1) -> list[DataLoader[Any]]:
+        return [loader(rank, world_size, self.shift)]
 
-    def loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader:
-        rows = int(os.environ.get("TINY_VAL", "10"))
-        return DataLoader(Rows(rows), batch_sampler=BatchShards(rows, 4, rank=rank, world_size=world_size))
-
-    def torch_predictor(self, checkpoint: Any) -> Predictor:
+    def torch_predictor(self, checkpoint: Checkpoint) -> TorchPredictor:
         network = self.network()
         weights = {key.removeprefix("model."): value for key, value in checkpoint.state_dict.items()}
         network.load_state_dict(weights)
-        return Predictor(network)
+        return TorchPredictor(network)
 
-    def use_normalization_of(self, meta: Any) -> None:
-        pass
+    def adopt(self, card: ModelCard) -> None:
+        self.shift = card.details.get("shift", self.shift)
 
     def graph(self) -> Graph:
         return Graph({"x": GraphInput("x", (3,))}, ("y",), "batch")
 
-    def metadata(self) -> dict[str, Any]:
-        return {"concat_type": "linear"}
+    def card(self) -> ModelCard:
+        return ModelCard(network="tiny", task="line", details={"shift": self.shift})
 
-    def evaluator(self) -> Evaluator:
-        return Evaluator()
+    def samples(self, count: int) -> list[Batch]:
+        rows = Rows(self.spec.dataset.rows, self.shift)
+        return [rows[i] for i in range(min(count, len(rows)))]
 
-    def write(self, action: str, results: Any, folder: Any, facts: Any) -> dict[str, float]:
-        (folder / f"{action}.json").write_text(json.dumps({"rows": results, "runtime": facts["runtime"]}))
-        return {"test_mean": float(np.mean([value for _, value in results]))}
-
-    def facts(self, action: str) -> dict[str, Any]:
-        return {}
+    def evaluator(self, stage: Stage, *, folder: Path | None = None) -> RowEvaluator:
+        return RowEvaluator(stage, folder)

@@ -6,24 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from fiducial.errors import Problem
+from fiducial.metric_table import Metric, MetricTable
 from fiducial.spec import common
 from fiducial.spec.knob import Section, knob, section
-from fiducial.task import DataReport, Task
+from fiducial.task import DataReport, ResumeRules, SplitFacts, Task, TaskRuntime
+from fiducial.training.policy import TrainerPolicy
 
 
 class Train(common.TrainSection):
-    precision: str = knob("32-true", "Number format.")
-    sync_batchnorm: bool = knob(False, "Batch statistics over all processes.")
     lr: float = knob(0.1, "Learning rate.", ge=0, usual=(1e-6, 0.5), aliases=("learning_rate",))
-
-
-class Tensorboard(Section):
-    enabled: bool = knob(False, "Pictures and histograms.")
-    infrequent_logging_frequency: int = knob(2, "Every this many epochs.", ge=0)
-
-
-class TrainWithPictures(Train):
-    tensorboard: Tensorboard = section(Tensorboard, "Pictures.")
+    pictures: int = knob(0, "Pictures every this many epochs.", ge=0)
 
 
 class Dataset(Section):
@@ -31,38 +23,50 @@ class Dataset(Section):
     batch_size: int = knob(4, "Rows per batch.", ge=1)
     workers: int = knob(0, "Loader processes.", ge=0)
     path: common.OptionalText = knob(None, "A folder.")
+    shift: float = knob(0.0, "Added to every input.")
 
 
 class Spec(common.ExperimentBase):
-    task: str = knob("line", "The task.")
     dataset: Dataset = section(Dataset, "Data.")
-    train: TrainWithPictures = section(TrainWithPictures, "Training.")
+    train: Train = section(Train, "Training.")
     evaluate: common.RunModelSection = section(common.RunModelSection, "Evaluation.")
     inference: common.RunModelSection = section(common.RunModelSection, "Inference.")
     export: common.ExportSection = section(common.ExportSection, "Export.")
 
 
-def check_spec(spec: Any, action: str) -> Iterator[Problem]:
-    if spec.train.checkpoint_interval > spec.train.num_epochs and spec.train.checkpoint_interval_unit == "epoch":
-        yield Problem("train.checkpoint_interval", "above num_epochs", "lower it")
-
-
-def check_data(spec: Any, action: str, thorough: bool) -> DataReport:
-    return DataReport({"train": {"rows": spec.dataset.rows, "labels": {"x": spec.dataset.rows}}})
-
-
-def direction(metric: str) -> str:
-    return "min" if metric.endswith("loss") else "max"
-
-
-LINE = Task(
-    network="tiny",
-    name="line",
-    title="Tiny",
-    prefix="tiny_model",
-    spec="tiny_task:Spec",
-    check_spec="tiny_task:check_spec",
-    check_data="tiny_task:check_data",
-    runtime="tiny_runtime:Runtime",
-    monitors="tiny_task:direction",
+METRICS = MetricTable(
+    (
+        Metric("{stage}_loss", "min", "loss", "mean loss of a batch", stages=("train",), logged=()),
+        Metric("{stage}_loss", "min", "loss", "mean loss of a row", stages=("val",)),
+        Metric("{stage}_mean", "max", "fraction", "mean output", stages=("test",)),
+    ),
+    default="val_loss",
 )
+
+
+class Line(Task[Spec]):
+    network, name, title, prefix = "tiny", "line", "Tiny", "tiny_model"
+    metrics = METRICS
+    resume = ResumeRules(kept=("train.lr",))
+
+    def spec_model(self) -> type[Spec]:
+        return Spec
+
+    def policy(self, spec: Spec) -> TrainerPolicy:
+        return TrainerPolicy(pictures_every=spec.train.pictures)
+
+    def check_spec(self, spec: Spec, action: str) -> Iterator[Problem]:
+        if not spec.train.lr and action == "train":
+            yield Problem("train.lr", "found 0", "nothing is learnt", "warning")
+
+    def check_data(self, spec: Spec, action: str, *, thorough: bool) -> DataReport:
+        rows = spec.dataset.rows
+        return DataReport({"train": SplitFacts(rows, "rows", labels={"x": rows})})
+
+    def runtime(self, spec: Any) -> TaskRuntime:
+        from tiny_runtime import Runtime
+
+        return Runtime(spec)
+
+
+LINE = Line()

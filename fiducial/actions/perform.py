@@ -1,0 +1,123 @@
+"""One action from its spec to its result: what the command line does, for programs too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fiducial.actions.action import Action
+from fiducial.actions.registry import actions_of, folder_of
+from fiducial.actions.result import Result
+from fiducial.errors import SHOWN, SpecError, UserError
+from fiducial.run.console import LOGGER
+from fiducial.run.ranks import global_rank, leave_group
+from fiducial.spec.compose import Composed, Source, compose, read_source
+from fiducial.task import Task, dispatch
+
+__all__ = ["compose_for", "known_action", "perform", "read_spec", "run_action"]
+
+
+def perform(
+    tasks: Sequence[Task[Any]],
+    action: str,
+    spec: Path | Mapping[str, Any] | None,
+    overrides: Sequence[str] = (),
+    *,
+    path_map: Mapping[str, str] | None = None,
+    verb: str = "",
+) -> Result:
+    """Run an action of a network, as its command does, and return what came of it.
+
+    ``spec``: a YAML file, or its content as a mapping; ``overrides`` in Hydra's grammar; ``path_map`` as ``--map-path``.
+    Nothing is printed on stdout and no process ends.
+
+    Raises: UserError for what the user can mend; whatever else the action raises.
+    """
+    row = known_action(tasks, action)
+    source = read_spec(tasks, spec, overrides)
+    task, composed = compose_for(tasks, row, source, path_map or {})
+    return run_action(task, row, composed, verb=verb)
+
+
+def known_action(tasks: Sequence[Task[Any]], name: str) -> Action:
+    """The action of a name. Raises: SpecError when there is none, or it is refused."""
+    actions = actions_of(tasks)
+    usable = ", ".join(action.name for action in actions.values() if not action.refusal)
+    if name not in actions:
+        raise SpecError(name, "no such action", f"use: {usable}")
+    if actions[name].refusal:
+        raise SpecError(name, actions[name].refusal.format(title=tasks[0].title), f"use: {usable}")
+    return actions[name]
+
+
+def read_spec(tasks: Sequence[Task[Any]], spec: Path | Mapping[str, Any] | None, overrides: Sequence[str]) -> Source:
+    """The spec as it is written, not validated. Raises: SpecError when it cannot be read."""
+    return read_source(tasks[0].spec_model(), spec, overrides, unwrap=tasks[0].unwrap)
+
+
+def compose_for(
+    tasks: Sequence[Task[Any]], action: Action, source: Source, path_map: Mapping[str, str]
+) -> tuple[Task[Any], Composed[Any]]:
+    """The validated spec and the task that it is for; what is odd about it is printed.
+
+    Raises: SpecError, after a FAILURE record where the raw spec says where to.
+    """
+    kind = tasks[0].spec_model()
+    try:
+        composed = compose(
+            kind, source, action=action.name, path_map=path_map, folder=lambda section: folder_of(action, section)
+        )
+        task = _task_of(tasks, composed, source)
+    except SpecError as error:
+        if action.run is not None:
+            _record_failure(source, action, path_map, error)
+        raise
+    for notice in composed.notices:
+        LOGGER.info("%s", notice)
+    for warning in composed.warnings[:SHOWN]:
+        LOGGER.warning("%s", warning)
+    return task, composed
+
+
+def run_action(task: Task[Any], action: Action, composed: Composed[Any], *, verb: str = "") -> Result:
+    """Run an action with its spec, in its folder. Raises: UserError, or whatever the action raises."""
+    from fiducial.run.run import open_run
+
+    if action.run is None:
+        raise SpecError(action.name, "makes no run", "use the command line")
+    LOGGER.info("spec after merging:\n%s", composed.yaml.rstrip())
+    with open_run(action, task.title, composed, verb=verb) as run:
+        result = action.run(task, run)
+    leave_group()
+    return result
+
+
+def _task_of(tasks: Sequence[Task[Any]], composed: Composed[Any], source: Source) -> Task[Any]:
+    if "task" not in type(composed.spec).model_fields:
+        return tasks[0]
+    name = str(composed.spec.task)
+    try:
+        task = dispatch(tasks, name)
+    except KeyError:
+        known = ", ".join(task.name for task in tasks)
+        raise SpecError("task", f"{name!r} is not available in this version", f"set task to one of: {known}") from None
+    if "task" not in source.given:
+        LOGGER.warning("task is not set in the spec: using its default, %s", name)
+    return task
+
+
+def _record_failure(source: Source, action: Action, path_map: Mapping[str, str], error: UserError) -> None:
+    """Leave the FAILURE record of a spec that never became a run, where the raw YAML says where to."""
+    from fiducial.run.run import failure_message
+    from fiducial.run.status import StatusWriter
+
+    folder = source.results_dir(action.name, path_map, lambda section: folder_of(action, section))
+    if folder is None or global_rank() != 0:
+        return
+    mapped = Path(folder).expanduser()
+    try:
+        mapped.mkdir(parents=True, exist_ok=True)
+        StatusWriter(mapped).write(failure_message(action.name.capitalize(), error), "FAILURE")
+    except OSError as problem:
+        LOGGER.warning("no status.json written: %s", problem)

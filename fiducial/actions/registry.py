@@ -1,0 +1,84 @@
+"""What the command line can do: one row for each action, also for those that this version refuses. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fiducial.actions.action import Action, refused
+from fiducial.deploy.kinds import runs_an_engine
+from fiducial.task import Task
+
+if TYPE_CHECKING:
+    from fiducial.actions.result import Result
+    from fiducial.run.run import Run
+
+__all__ = ["STANDARD", "actions_of", "folder_of"]
+
+
+def _train(task: Task[Any], run: Run) -> Result:
+    from fiducial.actions.train import train
+
+    return train(task, run)
+
+
+def _evaluate(task: Task[Any], run: Run) -> Result:
+    from fiducial.actions.evaluate import evaluate
+
+    return evaluate(task, run)
+
+
+def _inference(task: Task[Any], run: Run) -> Result:
+    from fiducial.actions.evaluate import inference
+
+    return inference(task, run)
+
+
+def _export(task: Task[Any], run: Run) -> Result:
+    from fiducial.actions.export import export
+
+    return export(task, run)
+
+
+_LATER = "is not available in this version"
+
+STANDARD: tuple[Action, ...] = (
+    Action("train", "train a model", run=_train, splits=("train", "val")),
+    Action(
+        "evaluate",
+        "measure a checkpoint or an exported model on the test set",
+        run=_evaluate,
+        model_key="checkpoint",
+        splits=("test",),
+        engine_folder="trt_evaluate",
+    ),
+    Action(
+        "inference",
+        "run a model on data without labels",
+        run=_inference,
+        model_key="checkpoint",
+        splits=("infer",),
+        engine_folder="trt_inference",
+    ),
+    Action("export", "write a checkpoint as ONNX", run=_export, model_key="checkpoint"),
+    Action("check", "look for problems in a spec and its dataset, without a model"),
+    Action("default_specs", "print every key with its default, as YAML"),
+    refused("quantize", _LATER),
+    refused("gen_trt_engine", _LATER),
+    refused("schema", _LATER),
+    refused("automl", _LATER),
+    refused("prune", "models of {title} are not pruned"),
+    refused("retrain", "models of {title} are not pruned and retrained"),
+)
+"""What every network has."""
+
+
+def actions_of(tasks: Sequence[Task[Any]]) -> dict[str, Action]:
+    """Every action of a network's tasks by name, the standard ones first."""
+    own = [action for task in tasks for action in task.own_actions()]
+    return {action.name: action for action in (*STANDARD, *own)}
+
+
+def folder_of(action: Action, section: Mapping[str, Any]) -> str:
+    """The action's folder below ``results_dir``; ``section`` holds the values of its keys."""
+    return action.engine_folder if action.engine_folder and runs_an_engine(section) else action.name

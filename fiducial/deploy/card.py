@@ -1,0 +1,150 @@
+"""The model card: what a model file says of itself, so that whoever runs it prepares its inputs as in training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fiducial import __version__
+from fiducial.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fiducial.checkpoints.reading import Checkpoint
+
+__all__ = ["ENTRY", "ModelCard", "TensorCard", "sidecar", "weights_hash"]
+
+ENTRY = "fiducial"
+"""Where the card stands in a checkpoint (a key) and in an ONNX file (an entry of its metadata, as JSON)."""
+
+
+@dataclass(frozen=True)
+class TensorCard:
+    """One input or output of a model: the shape of one item, its type."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model must say of itself. Every part may be missing in a file that another program wrote."""
+
+    network: str = ""
+    task: str = ""
+    backbone: str = ""
+    inputs: Mapping[str, TensorCard] = field(default_factory=dict)
+    outputs: Mapping[str, TensorCard] = field(default_factory=dict)
+    mean: tuple[float, ...] = ()
+    """Subtracted from each channel of an image in 0..1."""
+    std: tuple[float, ...] = ()
+    """Each channel is divided by it then."""
+    colours: str = "RGB"
+    """Order of the channels."""
+    classes: tuple[str, ...] = ()
+    threshold: float | None = None
+    """What the network's decision compares its score with."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Programs that made the file."""
+    weights: str = ""
+    """SHA-256 of the weights (:func:`weights_hash`)."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What only the task itself understands, as plain data."""
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data; ``details`` stand beside the rest, parts that are empty are left out."""
+        tensors = {
+            name: {key: {"shape": list(t.shape), "dtype": t.dtype} for key, t in getattr(self, name).items()}
+            for name in ("inputs", "outputs")
+        }
+        lists = {name: list(getattr(self, name)) for name in ("mean", "std", "classes")}
+        rest = {name: getattr(self, name) for name in ("network", "task", "backbone", "colours", "threshold", "weights")}
+        said = {**rest, **tensors, **lists, "versions": dict(self.versions)}
+        return {**{name: value for name, value in said.items() if value not in (None, "", [], {})}, **self.details}
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> ModelCard:
+        """The card of plain data. Raises: ValueError, TypeError or AttributeError for data that is no card."""
+        known = {item.name for item in fields(cls)} - {"details"}
+        parts: dict[str, Any] = {name: said[name] for name in said if name in known}
+        for name in ("inputs", "outputs"):
+            tensors = parts.get(name) or {}
+            parts[name] = {k: TensorCard(tuple(map(int, v["shape"])), str(v["dtype"])) for k, v in tensors.items()}
+        for name in ("mean", "std"):
+            parts[name] = tuple(float(value) for value in parts.get(name) or ())
+        parts["classes"] = tuple(map(str, parts.get("classes") or ()))
+        parts["versions"] = {str(name): str(value) for name, value in (parts.get("versions") or {}).items()}
+        return cls(**parts, details={name: value for name, value in said.items() if name not in known})
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Checkpoint) -> ModelCard:
+        """What a checkpoint says of itself; of a foreign one only the program that wrote it is known."""
+        raw = checkpoint.raw if isinstance(checkpoint.raw, Mapping) else {}
+        card = cls._checked(raw.get(ENTRY) or {}, checkpoint.path)
+        lightning = checkpoint.meta.get("pytorch-lightning_version")
+        return replace(card, versions={**card.versions, "pytorch-lightning": str(lightning)}) if lightning else card
+
+    @classmethod
+    def read(cls, path: Path) -> ModelCard:
+        """The card of a model file that is no checkpoint: inside an ONNX file, else beside the file; else empty.
+
+        Raises: CheckpointError when the card, or the ONNX file, cannot be read.
+        """
+        beside = sidecar(path)
+        if path.suffix.lower() == ".onnx":
+            text = _onnx_entry(path)
+        else:
+            text = beside.read_text(encoding="utf-8") if beside.is_file() else ""
+        try:
+            said = json.loads(text) if text else {}
+        except (ValueError, RecursionError):
+            said = None
+        return cls._checked(said, path)
+
+    @classmethod
+    def _checked(cls, said: Any, path: Path) -> ModelCard:
+        try:
+            return cls.of(said)
+        except (ValueError, TypeError, AttributeError, KeyError):
+            raise CheckpointError(
+                str(path), "its model card cannot be read", "export the model again, or train it anew"
+            ) from None
+
+    def stamped(self, state_dict: Mapping[str, Tensor] | None = None) -> ModelCard:
+        """The card with the versions of what writes it, and the hash of the weights."""
+        import torch
+
+        versions = {**self.versions, "fiducial": __version__, "torch": str(torch.__version__)}
+        return replace(self, versions=versions, weights=weights_hash(state_dict) if state_dict else self.weights)
+
+
+def sidecar(path: Path) -> Path:
+    """Where the card of a file stands whose format cannot hold it."""
+    return path.with_name(f"{path.name}.card.json")
+
+
+def weights_hash(state_dict: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors, in the order of their names."""
+    import torch
+
+    total = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _onnx_entry(path: Path) -> str:
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's own exceptions
+        raise CheckpointError(str(path), f"not an ONNX file: {error}", "export the model again") from None
+    return next((str(item.value) for item in model.metadata_props if item.key == ENTRY), "")
