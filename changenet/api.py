@@ -1,96 +1,116 @@
-"""Trained models as a library: :func:`load`, and what both tasks' interfaces share.
-
-The interfaces themselves are :class:`changenet.classify.api.Inspector` and
-:class:`changenet.segment.api.ChangeDetector`.
-"""
+"""Trained models as a library: :func:`load`, :func:`load_inspector` and :func:`load_detector`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, overload
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 
-import fiducial.task
 from changenet.architecture import task_of
+from changenet.classify.api import Inspector
 from changenet.classify.task import CLASSIFY
 from changenet.config import ExperimentSpec
+from changenet.segment.api import ChangeDetector
 from changenet.segment.task import SEGMENT
-from fiducial.checkpoints.reading import read
+from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES, resolve_model_file
-from fiducial.data.images import read_rgb, to_rgb
-from fiducial.deploy.predictors import METADATA, OnnxPredictor
-from fiducial.errors import CheckpointError, DatasetError
+from fiducial.deploy.card import ENTRY, ModelCard
+from fiducial.deploy.onnx_predictor import OnnxPredictor
+from fiducial.errors import CheckpointError
 from fiducial.spec.compose import Source, compose, read_source
 
-if TYPE_CHECKING:
-    from changenet.classify.api import Inspector
-    from changenet.segment.api import ChangeDetector
-    from fiducial.task import Predictor
+__all__ = ["load", "load_detector", "load_inspector"]
 
-__all__ = ["Picture", "as_rgb", "device_of", "load"]
-
-Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
-"""A file, a PIL image, or a uint8 array ``(H, W, 3)`` RGB or ``(H, W)`` grey, 0..255."""
-
+Where = str | torch.device | None
 _TASKS = {task.name: task for task in (CLASSIFY, SEGMENT)}
-_INTERFACES = {"classify": "changenet.classify.api:Inspector", "segment": "changenet.segment.api:ChangeDetector"}
 
 
+@overload
 def load(
-    path: str | Path, *, spec: str | Path | None = None, device: str | torch.device | None = None
+    path: str | Path, *, task: Literal["classify"], spec: str | Path | None = None, device: Where = None
+) -> Inspector: ...
+@overload
+def load(
+    path: str | Path, *, task: Literal["segment"], spec: str | Path | None = None, device: Where = None
+) -> ChangeDetector: ...
+@overload
+def load(
+    path: str | Path, *, task: None = None, spec: str | Path | None = None, device: Where = None
+) -> Inspector | ChangeDetector: ...
+def load(
+    path: str | Path,
+    *,
+    task: Literal["classify", "segment"] | None = None,
+    spec: str | Path | None = None,
+    device: Where = None,
 ) -> Inspector | ChangeDetector:
     """Load a trained model: an ``Inspector`` for task classify, a ``ChangeDetector`` for task segment.
 
-    ``path``: a run's results folder, a checkpoint (this project's or TAO's), or an exported ``.onnx`` file. ``spec``:
-    the training's YAML; only needed for TAO checkpoints that have no ``experiment.yaml`` beside them. ``device``: where
-    torch runs it, a GPU when there is one.
+    ``path``: a run's results folder, a checkpoint (this project's or TAO's), or an exported ``.onnx`` file. ``task``:
+    what it must be; None takes either. ``spec``: the training's YAML; only needed for TAO checkpoints that have no
+    ``experiment.yaml`` beside them. ``device``: where torch runs it, a GPU when there is one.
 
-    Raises: CheckpointError when there is no such model, it is damaged or unsafe, or what it is cannot be told.
+    Raises: CheckpointError when there is no such model, it is damaged, unsafe or of the other task, or what it is cannot
+        be told.
     """
+    prefix = _TASKS[task].prefix if task else _prefix_in(Path(path))
     found = resolve_model_file(
-        path, results_dir=None, prefix=_prefix_in(Path(path)), key="path", suffixes=(*CHECKPOINT_SUFFIXES, ".onnx")
+        path, results_dir=None, prefix=prefix, key="path", suffixes=(*CHECKPOINT_SUFFIXES, ".onnx")
     ).path
-    if found.suffix.lower() == ".onnx":
-        about = _about_onnx(found)
-        interface = fiducial.task.load(_INTERFACES[about["task"]])
-        runtime = _runtime(about["task"], interface.spec_of(about))
-        return interface(runtime, OnnxPredictor(found, runtime))  # type: ignore[no-any-return]
-    checkpoint = read(found)
+    loaded = _exported(found) if found.suffix.lower() == ".onnx" else _checkpoint(found, spec, device)
+    if task and loaded.spec.task != task:
+        raise CheckpointError(str(found), f"a model of task {loaded.spec.task}", f"give a model of task {task}")
+    return loaded
+
+
+def load_inspector(path: str | Path, *, spec: str | Path | None = None, device: Where = None) -> Inspector:
+    """:func:`load` a model of task classify."""
+    return load(path, task="classify", spec=spec, device=device)
+
+
+def load_detector(path: str | Path, *, spec: str | Path | None = None, device: Where = None) -> ChangeDetector:
+    """:func:`load` a model of task segment."""
+    return load(path, task="segment", spec=spec, device=device)
+
+
+def _checkpoint(path: Path, spec: str | Path | None, device: Where) -> Inspector | ChangeDetector:
+    checkpoint = read(path)
     task = task_of(checkpoint.state_dict)
     if task is None:
-        raise CheckpointError(str(found), "no Visual ChangeNet", "give a checkpoint of task classify or segment")
-    stored = checkpoint.meta.get("hyper_parameters") if "fiducial" in checkpoint.raw else None
-    runtime = _runtime(task, _spec_tree(found, stored, spec, task))
-    predictor = runtime.torch_predictor(checkpoint)
-    predictor.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return fiducial.task.load(_INTERFACES[task])(runtime, predictor)  # type: ignore[no-any-return]
+        raise CheckpointError(str(path), "no Visual ChangeNet", "give a checkpoint of task classify or segment")
+    composed = compose(ExperimentSpec, Source(_spec_tree(checkpoint, spec, task))).spec
+    if task == "classify":
+        inspecting = CLASSIFY.runtime(composed)
+        inspector = inspecting.torch_predictor(checkpoint)
+        inspector.network.to(_device(device))
+        return Inspector(inspecting, inspector)
+    detecting = SEGMENT.runtime(composed)
+    detector = detecting.torch_predictor(checkpoint)
+    detector.network.to(_device(device))
+    return ChangeDetector(detecting, detector)
 
 
-def as_rgb(picture: Picture) -> Image.Image:
-    """A picture as 8-bit RGB. Raises: DatasetError when it cannot be read, or is an array of another kind."""
-    if isinstance(picture, (str, Path)):
-        return read_rgb(picture)
-    if isinstance(picture, np.ndarray):
-        is_picture = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] == 3)
-        if picture.dtype != np.uint8 or not is_picture or not picture.size:
-            found = f"{picture.dtype} array of shape {picture.shape}"
-            raise DatasetError("image", found, "give uint8 (H, W, 3) RGB or (H, W) grey")
-        picture = Image.fromarray(picture)
-    if not isinstance(picture, Image.Image):
-        raise DatasetError("image", f"{type(picture).__name__}", "give a path, a PIL image or a uint8 array")
-    return to_rgb(picture)
+def _exported(path: Path) -> Inspector | ChangeDetector:
+    card = ModelCard.read(path)
+    if card.task not in _TASKS:
+        found = "does not say how its inputs are prepared" if not card.task else f"a model of task {card.task}"
+        raise CheckpointError(str(path), found, "export it with `changenet export`")
+    try:
+        tree = Inspector.spec_of(card) if card.task == "classify" else ChangeDetector.spec_of(card)
+    except KeyError as error:
+        raise CheckpointError(str(path), f"its model card lacks {error}", "export the model again") from None
+    spec = compose(ExperimentSpec, Source(tree)).spec
+    if card.task == "classify":
+        inspecting = CLASSIFY.runtime(spec)
+        return Inspector(inspecting, OnnxPredictor(path, inspecting))
+    detecting = SEGMENT.runtime(spec)
+    return ChangeDetector(detecting, OnnxPredictor(path, detecting))
 
 
-def device_of(predictor: Predictor) -> torch.device:
-    """Where a predictor wants its inputs: beside its weights, where it runs in torch."""
-    network = getattr(predictor, "network", torch.nn.Module())
-    return next((weight.device for weight in network.parameters()), torch.device("cpu"))
+def _device(wanted: Where) -> str | torch.device:
+    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _prefix_in(folder: Path) -> str:
@@ -100,32 +120,14 @@ def _prefix_in(folder: Path) -> str:
     return next(found, CLASSIFY.prefix)
 
 
-def _runtime(task: str, tree: dict[str, Any]) -> Any:
-    return fiducial.task.load(_TASKS[task].runtime)(compose(ExperimentSpec, Source(tree)).spec)
-
-
-def _spec_tree(path: Path, stored: Any, spec: str | Path | None, task: str) -> dict[str, Any]:
-    beside = path.resolve().parent / "experiment.yaml"
+def _spec_tree(checkpoint: Checkpoint, spec: str | Path | None, task: str) -> dict[str, Any]:
+    stored = checkpoint.meta.get("hyper_parameters") if ENTRY in checkpoint.raw else None
+    beside = checkpoint.path.resolve().parent / "experiment.yaml"
     if spec is not None:
         return read_source(ExperimentSpec, Path(spec), [f"task={task}"]).tree
     if isinstance(stored, Mapping) and "model" in stored:
         return dict(stored)
     if beside.is_file():
         return read_source(ExperimentSpec, beside, [f"task={task}"]).tree
-    raise CheckpointError(str(path), "does not say what it was trained with", "give spec=, the training's YAML file")
-
-
-def _about_onnx(path: Path) -> dict[str, Any]:
-    """What an exported model says of itself."""
-    import onnx
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's own exceptions
-        raise CheckpointError(str(path), f"not an ONNX file: {error}", "export the model again") from None
-    said = {item.key: item.value for item in model.metadata_props}
-    if METADATA not in said:
-        found = "does not say how its inputs are prepared"
-        raise CheckpointError(str(path), found, "export it with `changenet export`")
-    about: dict[str, Any] = json.loads(said[METADATA])
-    return about
+    found = "does not say what it was trained with"
+    raise CheckpointError(str(checkpoint.path), found, "give spec=, the training's YAML file")

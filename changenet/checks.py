@@ -5,57 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fiducial.backbones.hub import hub_id, resolve_weights
-from fiducial.checkpoints.resolving import real_file
-from fiducial.data.remote import is_remote
-from fiducial.errors import Problem, UserError
+from fiducial.errors import Problem
+from fiducial.training.checks import check_frozen, check_precision, check_tensorboard
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
 
-_PRECISIONS = frozenset(
-    {"32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16", "bf16-true", "16-true", "64-true", "64"}
-    | {"transformer-engine"}
-)
-
 
 def check_training(spec: ExperimentSpec) -> Iterator[Problem]:
-    """Weights to freeze, number format, intervals, and the checkpoint to continue from."""
-    train, backbone = spec.train, spec.model.backbone
-    if backbone.freeze_backbone and not (backbone.pretrained_backbone_path or train.pretrained_model_path):
-        found = "true, but model.backbone.pretrained_backbone_path is not set"
-        yield Problem("model.backbone.freeze_backbone", found, "give weights, or set freeze_backbone: false")
-    if train.precision not in _PRECISIONS:
-        fix = f"use one of {', '.join(sorted(_PRECISIONS))}"
-        yield Problem("train.precision", f"found {train.precision!r}", fix)
-    intervals = {"validation_interval": train.validation_interval}
-    if train.checkpoint_interval_unit == "epoch":
-        intervals["checkpoint_interval"] = train.checkpoint_interval
-    for interval, value in intervals.items():
-        if value > train.num_epochs:
-            found = f"{value} is more than train.num_epochs {train.num_epochs}"
-            fix = f"set it to at most {train.num_epochs}, or raise train.num_epochs"
-            yield Problem(f"train.{interval}", found, fix)
-    board = train.tensorboard
-    if board.enabled and board.infrequent_logging_frequency > train.num_epochs:
-        found = f"{board.infrequent_logging_frequency} is more than train.num_epochs {train.num_epochs}"
-        fix = "lower it; only the first epoch is shown"
-        yield Problem("train.tensorboard.infrequent_logging_frequency", found, fix, "warning")
-    path = train.resume_training_checkpoint_path
-    if path and not path.endswith((".pth", ".tlt", ".ckpt")):
-        yield Problem("train.resume_training_checkpoint_path", f"found {path!r}", "give a .pth or .tlt checkpoint")
-
-
-def check_weights(spec: ExperimentSpec) -> Iterator[Problem]:
-    """Pretrained weights that should be on this machine, and are not. Nothing is fetched."""
-    backbone, whole = spec.model.backbone.pretrained_backbone_path, spec.train.pretrained_model_path
-    try:
-        if whole:
-            real_file(whole, where="train.pretrained_model_path")
-        elif backbone and not (hub_id(backbone) or is_remote(backbone)):
-            resolve_weights(backbone, key="model.backbone.pretrained_backbone_path")
-    except UserError as error:
-        yield from error.problems
+    """Weights to freeze, number format, pictures."""
+    train = spec.train
+    yield from check_frozen(spec.model.backbone, train.pretrained_model_path)
+    yield from check_precision(train.precision)
+    yield from check_tensorboard(train.tensorboard, train.num_epochs)
 
 
 def check_quantized(spec: ExperimentSpec, action: str) -> Iterator[Problem]:

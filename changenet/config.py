@@ -8,24 +8,16 @@ from pydantic import Field
 
 from changenet.classify.config import ClassifyDataset, ClassifyModel, ClassifyTrain
 from changenet.segment.config import SegmentDataset, SegmentTrain
-from fiducial.backbones.names import BACKBONES
 from fiducial.spec import common
 from fiducial.spec.common import OptionalText
 from fiducial.spec.knob import Section, knob, section
-
-
-class BackboneSection(Section):
-    """``model.backbone``: the network that turns each image into feature maps."""
-
-    type: str = knob("fan_small_12_p4_hybrid", "Architecture of the backbone.", options=tuple(BACKBONES))
-    feat_downsample: bool = knob(False, "Halve the last feature map once more (FAN only).")
-    pretrained_backbone_path: OptionalText = knob(
-        None, "File with backbone weights to start from (.pth, .ckpt, .pt or .safetensors).", template=""
-    )
-    freeze_backbone: bool = knob(False, "Keep the backbone as it is while training; needs pretrained_backbone_path.")
-    activation_checkpointing: bool = knob(
-        False, "Recompute activations in the backward pass: less memory, slower steps.", schema=False
-    )
+from fiducial.training.sections import (
+    BackboneSection,
+    OptimSection,
+    TensorboardSection,
+    precision_knob,
+    sync_batchnorm_knob,
+)
 
 
 class DecoderParams(Section):
@@ -77,35 +69,6 @@ class DatasetSection(Section):
     classify: ClassifyDataset = section(ClassifyDataset, "Data of task classify.")
 
 
-class OptimSection(Section):
-    """``train.optim``: optimiser and learning rate."""
-
-    monitor_name: str = knob(
-        "val_loss", "Metric that chooses the best checkpoint where train.checkpointer.monitor does not say another."
-    )
-    optim: Literal["adamw", "adam", "sgd"] = knob("adamw", "Optimiser.")
-    lr: float = knob(1e-4, "Learning rate of the first epoch.", ge=0, automl=True)
-    policy: Literal["linear", "step"] = knob(
-        "linear", "linear lowers the rate evenly towards zero; step divides it by 10 after each third of the epochs."
-    )
-    momentum: float = knob(
-        0.9, "Momentum of sgd; the others do not use it.", ge=0, usual=(0, 1), automl=True, math_cond="> 0.0"
-    )
-    weight_decay: float = knob(
-        0.01, "How strongly weights are pulled towards zero.", ge=0, usual=(0, 1), automl=True, math_cond="> 0.0"
-    )
-    betas: Annotated[list[float], Field(min_length=2, max_length=2)] | None = knob(
-        None, "Averaging factors of adam and adamw; null takes 0.9 and 0.999.", schema=False
-    )
-
-
-class TensorboardSection(Section):
-    """``train.tensorboard``: pictures and histograms. Scalars are always written."""
-
-    enabled: bool = knob(False, "Write input pictures and histograms of the weights.", aliases=("enable",))
-    infrequent_logging_frequency: int = knob(2, "Write them every this many epochs; 0 never.", ge=0)
-
-
 class TrainSection(common.TrainSection):
     """``train``: the training loop."""
 
@@ -113,15 +76,11 @@ class TrainSection(common.TrainSection):
     segment: SegmentTrain = section(SegmentTrain, "Loss of task segment.")
     optim: OptimSection = section(OptimSection, "Optimiser and learning rate.")
     tensorboard: TensorboardSection = section(TensorboardSection, "Pictures and histograms for TensorBoard.")
-    precision: str = knob(
-        "32-true",
-        "Number format of training, in Lightning's words.",
-        options=("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true"),
-    )
+    precision: str = precision_knob()
     pretrained_model_path: OptionalText = knob(
         None, "Checkpoint of a whole ChangeNet to start from; its optimiser state is not used.", template=""
     )
-    sync_batchnorm: bool = knob(False, "Compute batch statistics over all GPUs.")
+    sync_batchnorm: bool = sync_batchnorm_knob()
     use_distributed_sampler: bool = knob(
         False, "Let Lightning split the data between GPUs. Either way no two GPUs see the same rows in an epoch."
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from changenet.classify.runtime import ClassifyRuntime
-from changenet.normalization import Normalization
-from changenet.segment.runtime import SegmentRuntime
+from fiducial.data.normalization import Normalization
+from fiducial.prediction import Graph
 from fiducial.run.console import LOGGER
 from fiducial.spec.compose import to_yaml
 
@@ -25,25 +24,32 @@ _CLASSIFIER = {
 _SEGMENTER = {"cluster-mode": 4, "network-type": 100, "output-blob-names": "output_final"}
 
 
-def write_deepstream(runtime: ClassifyRuntime | SegmentRuntime, onnx_path: Path) -> None:
+def write_deepstream(
+    onnx_path: Path,
+    graph: Graph,
+    normalization: Normalization,
+    *,
+    task: Literal["classify", "segment"],
+    num_classes: int,
+    compat_tao: bool = False,
+) -> tuple[Path, ...]:
     """Write ``labels.txt``, ``nvdsinfer_config.yaml`` and one ``nvdspreprocess_config_{0,1}.yaml`` per input.
 
     DeepStream normalises with three offsets and one common factor: ``(pixel - offset) * factor`` of pixels 0..255. They
-    follow from the training's mean and std (for classify under ``compat: tao`` TAO's 0.5 / 0.5); a std that differs
-    between the channels is replaced by its mean, with a warning.
+    follow from the training's mean and std (with ``compat_tao`` TAO's 0.5 / 0.5); a std that differs between the channels
+    is replaced by its mean, with a warning. Returns the files.
     """
-    graph, spec = runtime.graph(), runtime.spec
     shape = max((entry.shape for entry in graph.inputs.values()), key=len)  # several goldens have an axis more
     if len(shape) > 3:
         LOGGER.warning("DeepStream files exist for one golden only: none written")
-        return
+        return ()
     folder, (_, height, width) = onnx_path.parent, shape
-    tao = spec.compat == "tao" and spec.task == "classify"
-    offsets, factor = _normalization(runtime.normalization, tao)
-    classes = range(runtime.data.num_classes)
+    tao = compat_tao
+    offsets, factor = _normalization(normalization, tao)
+    classes = range(num_classes)
     (folder / "labels.txt").write_text(";".join(map(str, classes)) + "\n", encoding="utf-8")
     infer = {
-        **(_CLASSIFIER if spec.task == "classify" else _SEGMENTER),
+        **(_CLASSIFIER if task == "classify" else _SEGMENTER),
         "gie-unique-id": 1,
         "infer-dims": f"3;{height};{width}",
         "input-tensor-from-meta": 1,
@@ -59,11 +65,14 @@ def write_deepstream(runtime: ClassifyRuntime | SegmentRuntime, onnx_path: Path)
         "workspace-size": 1048576,
     }
     infer = dict(sorted(infer.items()))
-    (folder / "nvdsinfer_config.yaml").write_text(to_yaml({"property": infer}), encoding="utf-8")
+    written = [folder / "labels.txt", folder / "nvdsinfer_config.yaml"]
+    written[1].write_text(to_yaml({"property": infer}), encoding="utf-8")
     for index, name in enumerate(graph.inputs):
         config = _preprocess(name, index, height, width, offsets, factor, tao)
-        (folder / f"nvdspreprocess_config_{index}.yaml").write_text(to_yaml(config), encoding="utf-8")
+        written.append(folder / f"nvdspreprocess_config_{index}.yaml")
+        written[-1].write_text(to_yaml(config), encoding="utf-8")
     LOGGER.info("DeepStream files: %s", folder)
+    return tuple(written)
 
 
 def _normalization(normalization: Normalization, tao: bool) -> tuple[str, float]:

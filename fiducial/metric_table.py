@@ -36,15 +36,31 @@ class Metric:
     stages: tuple[Stage, ...] = _HELD_OUT
     logged: tuple[str, ...] | None = None
     """Its names among the logged scalars; None: the KPI's own. Empty: the training module logs it itself."""
+    val_alias: str = ""
+    """A second name among the logged scalars, of validation only."""
     grouped: bool = False
     """Whether ``<name>/<group>`` exists too: the same of one group of items."""
     tao: bool = False
     """Whether TAO has it, under this name and with this meaning."""
 
+    @property
+    def short(self) -> str:
+        """The name without its stage: ``acc``."""
+        return self.name.removeprefix("{stage}_")
+
+    def at(self, stage: Stage) -> str:
+        """The KPI's name in a stage, with ``{class}`` left open."""
+        return self.name.replace("{stage}", stage)
+
+    def logged_at(self, stage: Stage) -> tuple[str, ...]:
+        """Its names among the logged scalars of a stage."""
+        names = (self.name,) if self.logged is None and self.unit != "text" else self.logged or ()
+        alias = (self.val_alias,) if stage == "val" and self.val_alias else ()
+        return tuple(name.replace("{stage}", stage) for name in (*names, *alias))
+
     def names(self, stage: Stage) -> tuple[str, ...]:
-        """The KPI's name in a stage, then its other names in the logs, with ``{class}`` left open."""
-        names = (self.name, *(self.logged or ()))
-        return tuple(dict.fromkeys(name.replace("{stage}", stage) for name in names))
+        """The KPI's name in a stage, then its other names in the logs."""
+        return tuple(dict.fromkeys((self.at(stage), *self.logged_at(stage))))
 
     def class_number(self, full_name: str) -> int | None:
         """The class that a full name speaks of; None where it speaks of none."""
@@ -87,13 +103,15 @@ class MetricTable:
     def logged(self, kpi: str, stage: Stage) -> tuple[str, ...]:
         """The names that a KPI is logged under: none where the training module logs it itself, or it is a text."""
         found = self.find(kpi, (stage,))
-        if found is None or found.logged is None:
-            return () if found and found.unit == "text" else (kpi,)
-        number = found.class_number(kpi)
-        return tuple(
-            name.replace("{stage}", stage).replace("{class}", "" if number is None else str(number))
-            for name in found.logged
-        )
+        if found is None:
+            return (kpi,)
+        number, group = found.class_number(kpi), kpi.removeprefix(found.at(stage))
+        end = group if found.grouped and group.startswith("/") else ""
+        return tuple(f"{name.replace('{class}', str(number))}{end}" for name in found.logged_at(stage))
+
+    def kpis(self, stage: Stage) -> dict[str, Metric]:
+        """KPI name to row, for one stage; ``{class}`` is left open."""
+        return {metric.at(stage): metric for metric in self.metrics if stage in metric.stages}
 
     @cached_property
     def _patterns(self) -> list[tuple[re.Pattern[str], Metric, Stage]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 __all__ = ["Batch", "Evaluator", "Graph", "GraphInput", "Kpis", "Outputs", "Predictor"]
@@ -61,6 +62,14 @@ class Predictor(ABC):
     @abstractmethod
     def predict(self, batch: Batch) -> Outputs:
         """The outputs of :attr:`Graph.results` for one batch of the task's loaders."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it wants its batches: beside its weights, where it runs in torch."""
+        import torch
+
+        weights = iter(()) if self.network is None else self.network.parameters()
+        return next((weight.device for weight in weights), torch.device("cpu"))
 
     def facts(self) -> Mapping[str, str]:
         """What a report says about how it ran."""

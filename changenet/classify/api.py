@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
-from changenet.api import Picture, as_rgb, device_of
 from changenet.classify.data import registered
 from changenet.classify.model import score as score_of
 from changenet.classify.outputs import DECISIONS
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.classify.transform import Pixels, compose_lights
 from changenet.config import ExperimentSpec
+from fiducial.data.pictures import Picture, as_rgb
+from fiducial.deploy.card import ModelCard
 from fiducial.errors import DatasetError
-
-if TYPE_CHECKING:
-    from fiducial.task import Predictor
+from fiducial.prediction import Predictor
 
 __all__ = ["Inspector", "Lights", "PairScore"]
 
@@ -59,19 +59,31 @@ class Inspector:
         """The spec the model was trained with."""
         return self._runtime.spec
 
+    @property
+    def network(self) -> nn.Module:
+        """The plain network, in evaluation mode. Raises: ValueError for an exported model, which has none."""
+        if self._predictor.network is None:
+            raise ValueError(f"the model runs in {self._predictor.runtime}: load the checkpoint it was exported from")
+        return self._predictor.network
+
+    def __repr__(self) -> str:
+        model, (height, width) = self.spec.model, self._runtime.layout.composed
+        lights = f", lights {', '.join(self.lights)}" if self.lights else ""
+        what = f"{model.backbone.type}, {model.classify.difference_module}, {height} x {width}{lights}"
+        return f"<Inspector: {what}, margin {self.margin:g}, {self._predictor.runtime} on {self._predictor.device}>"
+
     @staticmethod
-    def spec_of(about: Mapping[str, Any]) -> dict[str, Any]:
-        """A spec's tree from what an exported model says of itself."""
+    def spec_of(card: ModelCard) -> dict[str, Any]:
+        """A spec's tree from what an exported model says of itself. Raises: KeyError when it says too little."""
+        about = card.details
         data = {key: about[key] for key in ("image_height", "image_width", "input_map", "concat_type", "grid_map")}
         lights = len(about["input_map"] or ()) or 1
         data |= {"num_golden": about["num_golden"], "align": about["align"], "num_input": lights}
-        data["augmentation_config"] = {"rgb_input_mean": about["mean"], "rgb_input_std": about["std"]}
+        data["augmentation_config"] = {"rgb_input_mean": list(card.mean), "rgb_input_std": list(card.std)}
+        decision = {"difference_module": about["difference_module"], "eval_margin": card.threshold}
         return {
             "task": "classify",
-            "model": {
-                "backbone": {"type": about["backbone"]},
-                "classify": {"difference_module": about["difference_module"], "eval_margin": about["eval_margin"]},
-            },
+            "model": {"backbone": {"type": card.backbone}, "classify": decision},
             "dataset": {"classify": data},
         }
 
@@ -96,12 +108,12 @@ class Inspector:
         return results + (self._run(batch) if batch else [])
 
     def _run(self, batch: list[tuple[torch.Tensor, torch.Tensor]]) -> list[PairScore]:
-        device = device_of(self._predictor)
+        device = self._predictor.device
         test, golden = (torch.stack(images).to(device) for images in zip(*batch, strict=True))
         unknown = torch.full((len(batch),), -1)  # nothing says which goldens are the same
         output = self._predictor.predict({"test": test, "golden": golden, "golden_id": unknown})
         margin = np.float32(self.margin)
-        scores = score_of(output).float().cpu().numpy()
+        scores = score_of(output["output"]).float().cpu().numpy()
         return [PairScore(float(score), DECISIONS[int(score > margin)]) for score in scores]
 
     def _prepare(self, test: Lights, golden: Lights | Sequence[Lights]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from changenet.checks import check_export, check_quantized, check_training, monitors
-from changenet.classify.metric_names import metrics_of
+from changenet.classify.metric_names import METRICS
 from changenet.classify.rows import Layout
 from fiducial.backbones.names import BACKBONES, BackboneInfo
 from fiducial.errors import Problem
@@ -176,7 +176,7 @@ def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
 
 def _check_monitors(spec: ExperimentSpec) -> Iterator[Problem]:
     for key, name in monitors(spec).items():
-        if name.partition("/")[0] not in metrics_of("train") | metrics_of("val"):
+        if METRICS.find(name, ("train", "val")) is None:
             fix = "use a metric that training logs: val_loss, val_far, val_auroc, val_acc, … (docs/classify.md)"
             yield Problem(key, f"unknown metric {name!r}", fix)
         elif name.startswith("val_") and not validates(spec):

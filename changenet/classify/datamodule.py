@@ -8,10 +8,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from changenet.classify.data import PairDataset
-from changenet.training import ChangeNetData
-from fiducial.data.samplers import EpochSampler, fpratio_weights
+from changenet.classify.sampling import fpratio_weights
 from fiducial.data.sharding import BatchShards
 from fiducial.run.console import LOGGER
+from fiducial.training.data import TrainingData
 
 __all__ = ["PairData", "ordered_loader"]
 
@@ -24,7 +24,7 @@ def ordered_loader(
     return DataLoader(dataset, batch_sampler=shards, **_options(workers))
 
 
-class PairData(ChangeNetData):
+class PairData(TrainingData):
     """Training and validation pairs. ``batch_size`` is one process's; without ``val_set`` nothing is validated.
 
     Training rows are drawn with replacement so that defects are ``fpratio`` times as frequent as good pairs. There is
@@ -47,31 +47,27 @@ class PairData(ChangeNetData):
         labels = [row.label for row in self.train_set.table.rows]
         weights = fpratio_weights(labels, self.fpratio)
         LOGGER.info("Sampling Defective components at %05.2f:1 rate", weights[labels.index(1)])
-        rank, world_size = self.ranks()
         self.train_set.seed = self.run_seed(self.train_set.seed)
-        sampler = EpochSampler(
+        sampler = self.epoch_sampler(
             len(self.train_set),
             batch_size=self.batch_size,
             seed=self.train_set.seed,
             weights=weights,
-            rank=rank,
-            world=world_size,
+            what=str(self.train_set.table.csv_path),
         )
-        epoch, batch = self.position()
-        sampler.set_epoch(epoch)
-        # at most the whole epoch: the batch size may have been raised in the middle of one
-        sampler.start(min(batch * self.batch_size, len(sampler)) * world_size)
         return DataLoader(
             self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=True, **_options(self.workers)
         )
 
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+    def val_dataloader(self) -> list[DataLoader[Any]]:
         if self.val_set is None:
             return []
         rank, world_size = self.ranks()
-        return ordered_loader(
-            self.val_set, batch_size=self.batch_size, workers=self.workers, rank=rank, world_size=world_size
-        )
+        return [
+            ordered_loader(
+                self.val_set, batch_size=self.batch_size, workers=self.workers, rank=rank, world_size=world_size
+            )
+        ]
 
 
 def _options(workers: int) -> dict[str, Any]:

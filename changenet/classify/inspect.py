@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +20,7 @@ from changenet.classify.rows import (
 )
 from fiducial.data.images import check_whole, nearby, read_rgb
 from fiducial.errors import DatasetError, Problem, UserError
-from fiducial.task import DataReport
+from fiducial.task import DataReport, SplitFacts
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
@@ -65,7 +65,7 @@ def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
         if thorough:
             sizes = dict(zip((path for _, path in present), _in_threads(_size_of, present), strict=True))
             found = Counter(f"{size[0]}x{size[1]}" for size in sizes.values() if isinstance(size, tuple))
-            report.facts[split]["sizes"] = dict(found.most_common())
+            report.facts[split] = _facts(table, dict(found.most_common()))
             report.problems.extend(_check_images(table, present, sizes))
             report.problems.extend(_check_registration(table))
         else:
@@ -88,15 +88,13 @@ def _other_split(dataset: Any, split: str) -> PairTable | None:
         return None  # not what this action is about; its own check names it
 
 
-def _facts(table: PairTable) -> dict[str, Any]:
+def _facts(table: PairTable, sizes: Mapping[str, int] | None = None) -> SplitFacts:
     labels = Counter(row.fields.get("label", "(none)") for row in table.rows)
-    return {
-        "csv": str(table.csv_path),
-        "images": str(table.images_dir),
-        "rows": len(table.rows),
-        "labels": dict(labels.most_common()),
-        "goldens": len({table.golden_key(row) for row in table.rows}),
-    }
+    details: dict[str, Any] = {"csv": str(table.csv_path), "images": str(table.images_dir)}
+    details["goldens"] = len({table.golden_key(row) for row in table.rows})
+    if sizes is not None:
+        details["sizes"] = dict(sizes)
+    return SplitFacts(len(table.rows), "rows", labels=dict(labels.most_common()), details=details)
 
 
 def _check_classes(table: PairTable, split: str, spec: ExperimentSpec) -> Iterator[Problem]:

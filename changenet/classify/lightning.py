@@ -9,51 +9,53 @@ import torch
 from torch import Tensor, nn
 
 from changenet.classify.data import PairBatch
+from changenet.classify.evaluator import PairEvaluator
 from changenet.classify.losses import contrastive_loss
-from changenet.classify.metrics import classify_report
-from changenet.classify.outputs import PairEvaluator
-from changenet.training import ChangeNetModule, TrainingPlan
+from fiducial.data.normalization import Normalization
+from fiducial.metric_table import Stage
+from fiducial.prediction import Batch, Outputs
+from fiducial.training.module import TrainingModule, TrainingPlan
+from fiducial.training.optim import OptimizerRecipe
 
-TAO_MARGIN = 2.0
-"""What TAO's training and validation metrics use, whatever the spec says."""
+__all__ = ["ClassifyModule"]
 
 
-class ClassifyModule(ChangeNetModule):
-    """Trains a classifier. ``groups`` are the component types of the validation rows, for metrics per type."""
+class ClassifyModule(TrainingModule):
+    """Trains a classifier, with any Lightning Trainer.
+
+    ``model``: :func:`changenet.build_classifier`'s; named so because the name is part of the checkpoint's keys.
+    ``learnable``: whether it gives logits, trained with cross entropy weighted by ``cls_weight``, or distances, trained
+    with the contrastive loss of ``contrastive_margin``. ``evaluators`` of ``train`` and ``val`` make the metrics.
+    """
 
     tao_model = "visual_changenet_classify"
 
     def __init__(
         self,
         model: nn.Module,
-        plan: TrainingPlan,
+        plan: TrainingPlan | None = None,
+        recipe: OptimizerRecipe | None = None,
         *,
         learnable: bool,
-        cls_weight: Sequence[float],
-        contrastive_margin: float,
-        eval_margin: float,
+        cls_weight: Sequence[float] = (1.0, 10.0),
+        contrastive_margin: float = 2.0,
         compat_tao: bool = False,
-        groups: Sequence[str] | None = None,
-        hyper_parameters: Mapping[str, Any] | None = None,
+        evaluators: Mapping[Stage, PairEvaluator] | None = None,
     ) -> None:
-        super().__init__(model, plan, hyper_parameters=hyper_parameters)
+        super().__init__(plan or TrainingPlan(), evaluators=evaluators)
+        self.model, self.recipe = model, recipe or OptimizerRecipe()
         # TAO's key `criterion.weight` exists for cross entropy only
         self.criterion = nn.CrossEntropyLoss(torch.tensor(list(cls_weight))) if learnable else None
         self.contrastive_margin, self.compat_tao = contrastive_margin, compat_tao
-        self.eval_margin = TAO_MARGIN if compat_tao else eval_margin
-        self.groups = groups
-        self.evaluators = {"train": PairEvaluator(), "val": PairEvaluator()}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        output = self.model(batch["test"], batch["golden"])
-        loss = self.loss(output, batch["label"])
-        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(output))
-        self.evaluators["train"].update(output, batch, loss)
+        outputs, loss = self.evaluate_batch(batch)
+        self.track(loss, size=len(batch["label"]), outputs=outputs, batch=batch)
         return loss
 
-    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
+    def evaluate_batch(self, batch: Batch) -> tuple[Outputs, Tensor]:
         output = self.model(batch["test"], batch["golden"])
-        self.evaluators["val"].update(output, batch, self.loss(output, batch["label"]))
+        return {"output": output}, self.loss(output, batch["label"])
 
     def loss(self, output: Tensor, label: Tensor) -> Tensor:
         """The loss of a batch's raw output: weighted cross entropy of logits, or contrastive of distances."""
@@ -62,16 +64,10 @@ class ClassifyModule(ChangeNetModule):
             return loss
         return contrastive_loss(output, label, margin=self.contrastive_margin, broadcast=self.compat_tao)
 
-    def epoch_kpis(self, stage: str) -> dict[str, float]:
-        """The stage's metrics since the last call, over all ranks (a collective call)."""
-        results = self.evaluators[stage].finish()
-        groups = self.groups if stage == "val" and results.row.max() < len(self.groups or ()) else None
-        names = None if groups is None else [groups[row] for row in results.row.tolist()]
-        report = classify_report(results.score, results.label, self.eval_margin, groups=names)
-        kpis = {f"{stage}_loss": float("nan") if results.loss is None else results.loss}
-        return kpis | report.kpis("train" if stage == "train" else "val", per_group=names is not None)
+    def configure_optimizers(self) -> Any:
+        return self.recipe.configure(self.parameters())
 
-    def preview(self, batch: PairBatch) -> dict[str, Tensor]:
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
         """The first pair of a batch in the colours of its files, ``(3, H, W)`` in 0..1 (TensorBoard, TAO's names)."""
         golden = batch["golden"][0]
         named = {"compare_sample": batch["test"][0]}
@@ -79,4 +75,5 @@ class ClassifyModule(ChangeNetModule):
             named["golden_sample"] = golden
         else:
             named |= {f"golden_sample{i}": image for i, image in enumerate(golden)}
-        return {name: self.plan.normalization.undo(image) for name, image in named.items()}
+        undo = Normalization.of(self.plan.card).undo
+        return {name: undo(image) for name, image in named.items()}

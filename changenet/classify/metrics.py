@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_stat_scores
 
-from changenet.classify.metric_names import Stage, metrics_of
+from changenet.classify.metric_names import METRICS
 from fiducial.errors import MetricError
+from fiducial.metric_table import Stage
 
 __all__ = [
     "CONFIDENCE",
@@ -93,7 +94,7 @@ class Rates:
             "auroc": _or_nan(self.auroc),
             "ap": _or_nan(self.average_precision),
         }
-        return {full: values[row.name] for full, row in metrics_of(stage).items() if row.name != "loss"}
+        return {full: values[row.short] for full, row in METRICS.kpis(stage).items() if row.unit != "loss"}
 
 
 @dataclass(frozen=True)

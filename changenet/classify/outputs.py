@@ -15,10 +15,8 @@ from torch import Tensor
 
 from changenet.classify.data import PairReader
 from changenet.classify.metrics import ClassifyReport, classify_report, suggest_margin
-from changenet.classify.model import score as score_of
 from changenet.classify.rows import PairTable
 from fiducial.errors import MetricError
-from fiducial.run.ranks import gather
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
@@ -35,38 +33,6 @@ class PairResults:
     row: Tensor
     label: Tensor
     score: Tensor
-    loss: float | None
-    """Mean of the batch losses, weighted by batch size; None where no loss was given."""
-
-
-class PairEvaluator:
-    """Collects the outputs of every batch on every rank, whatever ran the model."""
-
-    def __init__(self) -> None:
-        self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
-
-    def update(self, output: Tensor, batch: Mapping[str, Any], loss: Tensor | None = None) -> None:
-        """Take a batch of raw outputs (logits or distances). Waits for no device."""
-        score = score_of(output.detach())
-        self._parts.append((batch["row"], batch["label"], score, None if loss is None else loss.detach()))
-
-    def finish(self) -> PairResults:
-        """Gather from all ranks, put into dataset order, and forget. Raises: MetricError when there is nothing."""
-        local = [
-            (row.cpu().numpy(), label.cpu().numpy(), score.float().cpu().numpy(), None if loss is None else float(loss))
-            for row, label, score, loss in self._parts
-        ]
-        self._parts = []
-        # batches in the order of one process, so that every sum is the one that one process would form
-        parts = sorted((part for rank in gather(local) for part in rank), key=lambda part: int(part[0][0]))
-        if not parts:
-            raise MetricError("evaluation", "no rows were scored", "check the CSV of the split")
-        row, label, score = (torch.from_numpy(np.concatenate([part[i] for part in parts])) for i in range(3))
-        order = torch.argsort(row, stable=True)
-        losses = [(part[3], len(part[0])) for part in parts if part[3] is not None]
-        total = sum(size for _, size in losses)
-        mean = sum(loss * size for loss, size in losses) / total if total else None
-        return PairResults(row[order], label[order], score[order], mean)
 
 
 def group_names(table: PairTable, column: str | None) -> list[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fiducial.prediction import Batch, Outputs, Predictor
+
 Encoding = tuple[Tensor, ...]
 
 
-class PairPredictor:
+class PairPredictor(Predictor):
     """Runs the network in torch. Goldens that rows share are encoded once, within ``cache_mb`` of memory.
 
     ``hits`` and ``misses`` count goldens of rows that could share one.
@@ -27,20 +28,22 @@ class PairPredictor:
         self._kept: OrderedDict[int, Encoding] = OrderedDict()
 
     @torch.inference_mode()
-    def predict(self, batch: Mapping[str, Any]) -> Tensor:
-        """Logits ``(B, num_classes)`` or distances ``(B,)`` of a :class:`~changenet.classify.data.PairBatch`.
+    def predict(self, batch: Batch) -> Outputs:
+        """``output``: logits ``(B, num_classes)`` or distances ``(B,)`` of a
+        :class:`~changenet.classify.data.PairBatch`.
 
         A batch without shared goldens (``golden_id`` -1) takes one pass over both images.
         """
         network: Any = self.network
         ids: list[int] = batch["golden_id"].tolist()
         if not self.max_bytes or max(ids) < 0:
-            output: Tensor = network(batch["test"], batch["golden"])
-            return output
+            return {"output": network(batch["test"], batch["golden"])}
         goldens = self._encoded(ids, batch["golden"])
         stacked = tuple(torch.stack(parts) for parts in zip(*goldens, strict=True))
-        compared: Tensor = network.compare(network.encode(batch["test"]), stacked)
-        return compared
+        return {"output": network.compare(network.encode(batch["test"]), stacked)}
+
+    def facts(self) -> dict[str, str]:
+        return {"goldens encoded / reused": f"{self.misses} / {self.hits}"} if self.hits else {}
 
     def _encoded(self, ids: list[int], golden: Tensor) -> list[Encoding]:
         """The encoding of every row's golden; new ones are computed together, shared ones kept."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,38 +13,35 @@ from torch.utils.data import DataLoader
 from changenet.classify.checks import effective_margin, validates
 from changenet.classify.data import PairDataset
 from changenet.classify.datamodule import PairData, ordered_loader
+from changenet.classify.evaluator import PairEvaluator, PairFiles
 from changenet.classify.lightning import ClassifyModule
-from changenet.classify.metrics import suggest_margin
 from changenet.classify.model import EuclideanClassifier, LearnableClassifier, build_classifier
-from changenet.classify.outputs import (
-    PairEvaluator,
-    PairResults,
-    group_names,
-    summary_line,
-    write_evaluation,
-    write_inference,
-)
+from changenet.classify.outputs import group_names
 from changenet.classify.predictor import PairPredictor
 from changenet.classify.rows import SPLITS, Layout, PairTable, read_pairs
 from changenet.classify.transform import PairAugment, normalization
 from changenet.classify.weights import SIZE_DEPENDENT, differences
-from changenet.normalization import Normalization
-from changenet.training import TrainingPlan, optimizer_options
-from fiducial.backbones.deformable import make_precise
-from fiducial.backbones.weights import KEY_MAPS
-from fiducial.checkpoints.loading import LoadReport, load_into
+from changenet.runtime import ChangeNetRuntime
+from fiducial.checkpoints.loading import LoadReport
 from fiducial.checkpoints.reading import Checkpoint
-from fiducial.errors import CheckpointError
+from fiducial.data.normalization import Normalization
+from fiducial.deploy.card import ENTRY, ModelCard, TensorCard
+from fiducial.errors import CheckpointError, Problem
+from fiducial.metric_table import Stage
+from fiducial.prediction import Graph, GraphInput
 from fiducial.run.console import LOGGER
-from fiducial.spec.knob import plain
-from fiducial.spec.redact import redact
-from fiducial.task import Graph, GraphInput
+from fiducial.training.module import TrainingPlan
+from fiducial.training.weights import load_network
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
 
 __all__ = ["ClassifyRuntime"]
 
+TAO_MARGIN = 2.0
+"""What TAO's training and validation metrics use, whatever the spec says."""
+_COMPOSITION = ("input_map", "concat_type", "difference_module", "num_golden")
+"""What the card says of how an image is made, and the spec must say too."""
 _FIRST_LIGHTNING_WITH_CLIP = (2, 6)
 """Files written with an older Lightning come from TAO up to 6.26, which normalises C-RADIO as configured."""
 
@@ -54,19 +51,20 @@ def _version(text: str | None) -> tuple[int, ...]:
     return tuple(int(part) for part in (text or "99.0").split(".")[:2] if part.isdecimal())
 
 
-class ClassifyRuntime:
-    """Implements :class:`fiducial.task.TaskRuntime` for one classify spec."""
+class ClassifyRuntime(ChangeNetRuntime):
+    """The heavy half of the task for one classify spec."""
 
     def __init__(self, spec: ExperimentSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.data = spec.dataset.classify
         self.layout = Layout.of(self.data)
         self.learnable = spec.model.classify.difference_module == "learnable"
         self.margin = effective_margin(spec)
-        self.normalization = normalization(
-            self.data.augmentation_config, spec.model.backbone.type, clip=spec.compat == "off"
-        )
+        self.normalization = self._configured(clip=spec.compat == "off")
         self._tables: dict[str, PairTable] = {}
+
+    def _configured(self, *, clip: bool) -> Normalization:
+        return normalization(self.data.augmentation_config, self.spec.model.backbone.type, clip=clip)
 
     def table(self, split: str) -> PairTable:
         """The rows of a split, read once."""
@@ -90,58 +88,31 @@ class ClassifyRuntime:
             use_summary_token=head.use_summary_token,
             activation_checkpointing=model.backbone.activation_checkpointing,
         )
-        if model.precise_msda:
-            make_precise(network)
-        return network
+        return self.finished(network)
 
     def module(self, *, pretrained: bool) -> ClassifyModule:
         """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""
         spec, train, model = self.spec, self.spec.train, self.spec.model
         network = self.network()
-        loaded = self._load_pretrained(network) if pretrained else ""
-        if model.backbone.freeze_backbone:
-            network.backbone.freeze()  # type: ignore[operator]
-        per_group = "/" in (train.checkpointer.monitor or "") or "/" in train.optim.monitor_name
+        role = "pyramid" if self.learnable else "embedding"
+        loaded = self.started(network, role=role, image_size=self.layout.composed, pretrained=pretrained)
+        plan = TrainingPlan(
+            card=self.card(),
+            hyper_parameters=self.hyper_parameters(),
+            weights=loaded,
+            tao_model_type="radio_learnable" if self.learnable and "radio" in model.backbone.type else None,
+            explain=lambda found: differences(spec, found["state_dict"], found.get("hyper_parameters")),
+        )
         return ClassifyModule(
             network,
-            TrainingPlan(
-                optim=optimizer_options(spec),
-                num_epochs=train.num_epochs,
-                normalization=self.normalization,
-                record={"weights": loaded} if loaded else {},
-                tao_model_type="radio_learnable" if self.learnable and "radio" in model.backbone.type else None,
-                explain=lambda found: differences(spec, found["state_dict"], found.get("hyper_parameters")),
-            ),
+            plan,
+            self.recipe(),
             learnable=self.learnable,
             cls_weight=train.classify.cls_weight,
             contrastive_margin=model.classify.train_margin_euclid,
-            eval_margin=self.margin,
             compat_tao=spec.compat == "tao",
-            groups=group_names(self.table("val"), self.data.group_by) if validates(spec) and per_group else None,
-            hyper_parameters=redact(plain(spec)),
+            evaluators={"train": self.evaluator("train"), "val": self.evaluator("val")},
         )
-
-    def _load_pretrained(self, network: LearnableClassifier | EuclideanClassifier) -> str:
-        """Load what the spec names; returns what came from where, in words (empty when it names nothing)."""
-        from fiducial.backbones.weights import load_backbone
-        from fiducial.checkpoints.reading import read
-
-        backbone, whole = self.spec.model.backbone, self.spec.train.pretrained_model_path
-        if whole:
-            checkpoint = read(whole, key=self.spec.encryption_key, where="train.pretrained_model_path")
-            return self.load_weights(network, checkpoint, strict=False).summary()
-        if backbone.pretrained_backbone_path:
-            role = "pyramid" if self.learnable else "embedding"
-            report = load_backbone(
-                network.backbone,
-                backbone.type,
-                role,
-                backbone.pretrained_backbone_path,
-                image_size=self.layout.composed,
-                encryption_key=self.spec.encryption_key,
-            )
-            return report.summary()
-        return ""
 
     def datamodule(self) -> PairData:
         """The LightningDataModule of ``train``."""
@@ -168,13 +139,14 @@ class ClassifyRuntime:
             seed=self.spec.train.seed,
         )
 
-    def loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
-        """Batches of ``test`` or ``infer`` in dataset order; ranks share whole batches of one list."""
-        section = self.spec.evaluate if split == "test" else self.spec.inference
-        size = section.batch_size if section.batch_size > 0 else self.data.batch_size
-        return ordered_loader(
-            self.dataset(split), batch_size=size, workers=self.data.workers, rank=rank, world_size=world_size
-        )
+    def loaders(self, stage: Stage, *, rank: int = 0, world_size: int = 1) -> list[DataLoader[Any]]:
+        section: Any = {"test": self.spec.evaluate, "infer": self.spec.inference}.get(stage)
+        size = section.batch_size if section and section.batch_size > 0 else self.data.batch_size
+        return [
+            ordered_loader(
+                self.dataset(stage), batch_size=size, workers=self.data.workers, rank=rank, world_size=world_size
+            )
+        ]
 
     def load_weights(self, network: nn.Module, checkpoint: Checkpoint, *, strict: bool = True) -> LoadReport:
         """Put a checkpoint's weights into the network.
@@ -183,52 +155,43 @@ class ClassifyRuntime:
 
         Raises: CheckpointError naming the spec keys that differ from the checkpoint's architecture.
         """
-        weights = {key: value for key, value in checkpoint.state_dict.items() if key != "criterion.weight"}
-        if not any(key.startswith("model.") for key in weights):
-            weights = {f"model.{key}": value for key, value in weights.items()}
-        if strict:
-            ours = isinstance(checkpoint.raw, dict) and "fiducial" in checkpoint.raw
-            trained = checkpoint.meta.get("hyper_parameters") if ours else None
-            found = list(differences(self.spec, weights, trained))
-            if found:
-                raise CheckpointError.of(found)
-        holder = nn.ModuleDict({"model": network})
-        report = load_into(
-            holder,
-            Checkpoint(checkpoint.path, checkpoint.kind, weights, checkpoint.meta, None),
-            key_maps=KEY_MAPS,
-            what=str(checkpoint.path),
+        ours = isinstance(checkpoint.raw, dict) and ENTRY in checkpoint.raw
+        trained = checkpoint.meta.get("hyper_parameters") if ours else None
+        return load_network(
+            network,
+            checkpoint,
+            explain=lambda weights: differences(self.spec, weights, trained) if strict else (),
             strict=strict,
-            allow=("model.backbone.norm.*",),  # unused, and absent from files of TAO up to 6.25.7
-            size_dependent=() if strict else tuple(f"model.{pattern}" for pattern in SIZE_DEPENDENT),
+            drop=("criterion.weight",),
+            size_dependent=SIZE_DEPENDENT,
         )
-        LOGGER.info("%s", report.summary())
-        return report
 
     def torch_predictor(self, checkpoint: Checkpoint) -> PairPredictor:
-        """A predictor over a checkpoint's weights; takes over the normalisation the checkpoint was trained with."""
         network = self.network()
         self.load_weights(network, checkpoint)
-        self.use_normalization_of(checkpoint.raw if isinstance(checkpoint.raw, dict) else {})
+        self.adopt(ModelCard.of_checkpoint(checkpoint))
         return PairPredictor(
             network, cache_mb=min(self.spec.evaluate.golden_cache_mb, self.spec.inference.golden_cache_mb)
         )
 
-    def use_normalization_of(self, meta: Mapping[str, Any]) -> None:
-        """Normalise as the model was trained: by its own record, else by the generation of TAO that wrote it."""
-        config, backbone = self.data.augmentation_config, self.spec.model.backbone.type
-        recorded = meta.get("fiducial") or {}
-        known = Normalization(tuple(recorded["mean"]), tuple(recorded["std"])) if "mean" in recorded else None
-        written_with = _version(meta.get("pytorch-lightning_version"))
+    def adopt(self, card: ModelCard) -> None:
+        """Normalise as the model was trained: by its own record, else by the generation of TAO that wrote it.
+
+        Raises: CheckpointError when images are composed otherwise than the model takes them.
+        """
+        mine = self.card().details
+        problems = [
+            Problem(key, f"{mine[key]!r} in the spec, {card.details[key]!r} in the file", f"set {key} to the model's")
+            for key in _COMPOSITION
+            # as text: two maps of the same lights in another order are another image
+            if key in card.details and json.dumps(card.details[key]) != json.dumps(mine[key])
+        ]
+        if problems:
+            raise CheckpointError.of(problems)
+        written_with = _version(card.versions.get("pytorch-lightning"))
         clip = self.spec.compat == "off" and written_with >= _FIRST_LIGHTNING_WITH_CLIP
-        self.normalization = normalization(config, backbone, recorded=known, clip=clip)
-        if known is not None and known != self.normalization:
-            LOGGER.warning(
-                "images are normalised with mean %s, std %s as the spec says; the model was trained with %s, %s",
-                *(list(values) for values in (*astuple(self.normalization), *astuple(known))),
-            )
-        doubtful = normalization(config, backbone, clip=True) != normalization(config, backbone, clip=False)
-        if known is None and doubtful:
+        self.follow(Normalization.of(card) if card.mean else None, self._configured(clip=clip))
+        if not card.mean and self._configured(clip=True) != self._configured(clip=False):
             LOGGER.info("normalising with mean %s, std %s", *map(list, astuple(self.normalization)))
             if clip and written_with == _FIRST_LIGHTNING_WITH_CLIP:
                 LOGGER.warning(
@@ -249,46 +212,40 @@ class ClassifyRuntime:
             batch_axis="batch",
         )
 
-    def metadata(self) -> dict[str, Any]:
-        """What an exported model must say of itself so that others prepare its inputs right."""
-        return {
-            "task": "classify",
-            "backbone": self.spec.model.backbone.type,
-            "difference_module": self.spec.model.classify.difference_module,
-            "mean": list(self.normalization.mean),
-            "std": list(self.normalization.std),
-            "image_height": self.data.image_height,
-            "image_width": self.data.image_width,
-            "input_map": self.data.input_map,
+    def card(self) -> ModelCard:
+        data, model = self.data, self.spec.model
+        details = {
+            "difference_module": model.classify.difference_module,
+            "image_height": data.image_height,
+            "image_width": data.image_width,
+            "input_map": data.input_map,
             "concat_type": "grid" if self.layout.grid else "linear",
-            "grid_map": self.data.grid_map,
-            "num_golden": self.data.num_golden,
-            "align": self.data.align,
-            "eval_margin": self.margin,
+            "grid_map": data.grid_map,
+            "num_golden": data.num_golden,
+            "align": data.align,
         }
+        return ModelCard(
+            network="visual_changenet",
+            task="classify",
+            backbone=model.backbone.type,
+            inputs={name: TensorCard(item.shape) for name, item in self.graph().inputs.items()},
+            mean=self.normalization.mean,
+            std=self.normalization.std,
+            classes=("PASS", "FAIL"),
+            threshold=self.margin,
+            details=details,
+        )
 
-    def evaluator(self) -> PairEvaluator:
-        """Collects scores."""
-        return PairEvaluator()
-
-    def write(self, action: str, results: PairResults, folder: Path, facts: Mapping[str, Any]) -> dict[str, float]:
-        """Write the files of ``evaluate`` or ``inference``; returns the KPIs of the former."""
-        if action == "inference":
-            path = write_inference(folder, self.table("infer"), results, self.margin)
-            LOGGER.info("scores: %s", path)
-            return {}
-        report = write_evaluation(folder, self.spec, self.table("test"), results, self.margin, facts)
-        LOGGER.info("%s", summary_line(report))
-        if report.total.num_defects:
-            margin = suggest_margin(results.score, results.label)
-            LOGGER.info(
-                "the largest eval_margin that misses no defect of this data: %.4g (now %g)", margin, self.margin
-            )
-        LOGGER.info("report: %s", folder / "report.html")
-        return report.kpis("test")
-
-    def facts(self, action: str) -> dict[str, Any]:
-        """What the report says about the data."""
-        split = "test" if action == "evaluate" else "infer"
-        files = getattr(self.data, SPLITS[split])
-        return {"csv": files.csv_path, "images": files.images_dir, "backbone": self.spec.model.backbone.type}
+    def evaluator(self, stage: Stage, *, folder: Path | None = None) -> PairEvaluator:
+        margin, train = self.margin, self.spec.train
+        if stage in ("train", "val") and self.spec.compat == "tao":
+            margin = TAO_MARGIN
+        groups = None
+        if stage == "val" and any("/" in (name or "") for name in (train.checkpointer.monitor, train.optim.monitor_name)):
+            groups = group_names(self.table("val"), self.data.group_by) if validates(self.spec) else None
+        files = None
+        if folder is not None:
+            source = getattr(self.data, SPLITS[stage])
+            facts = {"csv": source.csv_path, "images": source.images_dir, "backbone": self.spec.model.backbone.type}
+            files = PairFiles(folder, self.spec, self.table(stage), facts)
+        return PairEvaluator(stage, margin=margin, groups=groups, files=files)

@@ -1,19 +1,43 @@
-"""What the classify task gives to the shared actions. Light: the parts are loaded when used."""
+"""What the classify task gives to the shared actions. Light: the parts are imported when used."""
 
 from __future__ import annotations
 
-from fiducial.task import Task
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-CLASSIFY = Task(
-    network="visual_changenet",
-    name="classify",
-    title="Visual ChangeNet",
-    prefix="changenet_model_classify",
-    spec="changenet.config:ExperimentSpec",
-    check_spec="changenet.classify.checks:check_spec",
-    check_data="changenet.classify.inspect:check_data",
-    runtime="changenet.classify.runtime:ClassifyRuntime",
-    monitors="changenet.classify.metric_names:direction",
-    check_weights="changenet.checks:check_weights",
-    export_extras="changenet.deepstream:write_deepstream",
-)
+from changenet.classify.metric_names import METRICS
+from changenet.task import ChangeNetTask
+
+if TYPE_CHECKING:
+    from changenet.classify.runtime import ClassifyRuntime
+    from changenet.config import ExperimentSpec
+    from fiducial.errors import Problem
+    from fiducial.task import DataReport
+
+__all__ = ["CLASSIFY"]
+
+
+class ClassifyTask(ChangeNetTask):
+    """Task ``classify``."""
+
+    name = "classify"
+    prefix = "changenet_model_classify"
+    metrics = METRICS
+
+    def check_spec(self, spec: ExperimentSpec, action: str) -> Iterator[Problem]:
+        from changenet.classify.checks import check_spec
+
+        return check_spec(spec, action)
+
+    def check_data(self, spec: ExperimentSpec, action: str, *, thorough: bool) -> DataReport:
+        from changenet.classify.inspect import check_data
+
+        return check_data(spec, action, thorough)
+
+    def runtime(self, spec: ExperimentSpec) -> ClassifyRuntime:
+        from changenet.classify.runtime import ClassifyRuntime
+
+        return ClassifyRuntime(spec)
+
+
+CLASSIFY = ClassifyTask()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from changenet.classify.rows import Layout
-from changenet.normalization import Normalization
+from fiducial.data.normalization import Normalization
 from fiducial.data.augment import ColorJitter, Geometry, blur, draw_crop
 
 if TYPE_CHECKING:
@@ -26,21 +26,17 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 _SCHEMA_STD = (0.226, 0.226, 0.226)  # what the packaged schema shows for ImageNet's
 
 
-def normalization(
-    config: ClassifyAugmentation, backbone: str, *, recorded: Normalization | None = None, clip: bool
-) -> Normalization:
-    """The mean and std in force.
+def normalization(config: ClassifyAugmentation, backbone: str, *, clip: bool) -> Normalization:
+    """The mean and std that the spec asks for.
 
-    C-RADIO backbones were trained with CLIP's; TAO replaces ImageNet's defaults by them from 7.0.1 on. With
-    ``radio_normalization: auto`` the values ``recorded`` in the checkpoint win, else ``clip`` decides.
+    C-RADIO backbones were trained with CLIP's; TAO replaces ImageNet's defaults by them from 7.0.1 on: with
+    ``radio_normalization: auto`` ``clip`` says whether.
     """
     mean, std = tuple(config.rgb_input_mean), tuple(config.rgb_input_std)
     configured = Normalization((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
     at_default = _close(mean, IMAGENET[0]) and (_close(std, IMAGENET[1]) or _close(std, _SCHEMA_STD))
     if "radio" not in backbone or not at_default or config.radio_normalization == "as_configured":
         return configured
-    if config.radio_normalization == "auto" and recorded is not None:
-        return recorded
     return Normalization(*CLIP) if clip or config.radio_normalization == "clip" else configured
 
 

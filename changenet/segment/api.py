@@ -7,31 +7,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from changenet.api import Picture, as_rgb, device_of
 from changenet.config import ExperimentSpec
 from changenet.difference import resize
 from changenet.segment.counts import IGNORED
 from changenet.segment.geo import GeoFrame, check_alignment, read_info, write_geotiff
 from changenet.segment.masks import palette, write_mask
+from changenet.segment.model import FINAL
 from changenet.segment.reading import TIFF, Pixels, Scene, SceneReader
 from changenet.segment.runtime import SegmentRuntime
 from changenet.segment.tiles import Window, blend, cut, windows
 from changenet.segment.transform import resized
+from fiducial.data.pictures import Picture, as_rgb
+from fiducial.deploy.card import ModelCard
 from fiducial.errors import DatasetError
+from fiducial.prediction import Predictor
 from fiducial.run.console import LOGGER
-
-if TYPE_CHECKING:
-    from fiducial.task import Predictor
 
 __all__ = ["Change", "ChangeDetector"]
 
@@ -86,15 +86,27 @@ class ChangeDetector:
         """The spec the model was trained with."""
         return self._runtime.spec
 
+    @property
+    def network(self) -> nn.Module:
+        """The plain network, in evaluation mode. Raises: ValueError for an exported model, which has none."""
+        if self._predictor.network is None:
+            raise ValueError(f"the model runs in {self._predictor.runtime}: load the checkpoint it was exported from")
+        return self._predictor.network
+
+    def __repr__(self) -> str:
+        data = self._data
+        what = f"{self.spec.model.backbone.type}, {data.num_classes} classes, {data.img_size} pixels"
+        return f"<ChangeDetector: {what}, {self._predictor.runtime} on {self._predictor.device}>"
+
     @staticmethod
-    def spec_of(about: Mapping[str, Any]) -> dict[str, Any]:
-        """A spec's tree from what an exported model says of itself."""
-        data = {key: about[key] for key in ("img_size", "num_classes", "multi_scale_infer")}
-        data |= {key: about[key] for key in ("windows", "raster", "color_map", "data_name")}
-        data["augmentation"] = {"mean": about["mean"], "std": about["std"]}
+    def spec_of(card: ModelCard) -> dict[str, Any]:
+        """A spec's tree from what an exported model says of itself. Raises: KeyError when it says too little."""
+        data = {key: card.details[key] for key in ("img_size", "num_classes", "multi_scale_infer")}
+        data |= {key: card.details[key] for key in ("windows", "raster", "color_map", "data_name")}
+        data["augmentation"] = {"mean": list(card.mean), "std": list(card.std)}
         return {
             "task": "segment",
-            "model": {"backbone": {"type": about["backbone"]}},
+            "model": {"backbone": {"type": card.backbone}},
             "dataset": {"segment": data},
         }
 
@@ -158,12 +170,12 @@ class ChangeDetector:
         return blend(parts(), self._data.num_classes, height, width)
 
     def _predict(self, scenes: Sequence[Scene]) -> Tensor:
-        device = device_of(self._predictor)
+        device = self._predictor.device
         batch = {
             "A": torch.stack([self._normalize(scene.before) for scene in scenes]).to(device),
             "B": torch.stack([self._normalize(scene.after) for scene in scenes]).to(device),
         }
-        return self._predictor.predict(batch).float()
+        return self._predictor.predict(batch)[FINAL].float()
 
 
 def _window_of(scene: Scene, window: Window) -> Scene:

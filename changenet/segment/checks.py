@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from changenet.checks import check_export, check_quantized, check_training, monitors
-from changenet.segment.metric_names import find_metric
+from changenet.segment.metric_names import METRICS
 from fiducial.backbones.names import BACKBONES
 from fiducial.errors import Problem
 
@@ -119,9 +119,8 @@ def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
 
 def _check_monitors(spec: ExperimentSpec) -> Iterator[Problem]:
     for where, name in monitors(spec).items():
-        metric = find_metric(name)
-        number = name.rpartition("_")[2]
-        too_high = bool(metric and metric.per_class and int(number) >= spec.dataset.segment.num_classes)
-        if metric is None or metric.stages == ("test",) or name.startswith("test_") or too_high:
+        metric = METRICS.find(name, ("train", "val"))
+        number = metric.class_number(name) if metric else None
+        if metric is None or (number is not None and number >= spec.dataset.segment.num_classes):
             fix = "use a metric that training logs: val_loss, val_miou, val_mf1, val_iou_1, val_F1_1, …"
             yield Problem(where, f"unknown metric {name!r}", fix)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from changenet.normalization import Normalization
+from fiducial.data.normalization import Normalization
 from changenet.segment.counts import IGNORED
 from changenet.segment.files import Split
 from changenet.segment.reading import Pixels, Scene, SceneReader, image_size
 from changenet.segment.tiles import Window, cut, draw_window, windows
 from changenet.segment.transform import SceneAugment, resized
 from fiducial.data.samplers import Draw
+from fiducial.data.sharding import BatchShards
 
 __all__ = ["ImageShards", "SceneBatch", "SceneDataset", "Windowing", "scene_loader"]
 
@@ -58,8 +59,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
     item follows from (seed, epoch, number) alone.
 
     Images are resized to ``side``; with ``windowing`` they are cut instead: ``drawn`` at random (training), else all
-    windows of each image in turn. ``once``: pixels that an earlier window holds are ignored in the later one's mask, so
-    that each counts once. ``original_size``: masks keep the size of the image.
+    windows of each image in turn. ``original_size``: masks keep the size of the image.
 
     Raises: DatasetError naming the file, when one cannot be read or a mask means nothing.
     """
@@ -74,12 +74,11 @@ class SceneDataset(Dataset[dict[str, Any]]):
         augment: SceneAugment | None = None,
         windowing: Windowing | None = None,
         drawn: bool = False,
-        once: bool = False,
         original_size: bool = False,
         seed: int = 0,
     ) -> None:
         self.split, self.reader, self.normalize, self.augment = split, reader, normalize, augment
-        self.side, self.windowing, self.drawn, self.once = side, windowing, drawn, once
+        self.side, self.windowing, self.drawn = side, windowing, drawn
         self.original_size, self.seed = original_size, seed
         self.items: list[tuple[int, Window | None]] = list(self._items())
 
@@ -108,8 +107,6 @@ class SceneDataset(Dataset[dict[str, Any]]):
             item["corner"] = torch.tensor([window.top, window.left])
         label = whole.label if self.original_size and window is None else scene.label
         if label is not None:
-            if self.once and window is not None:
-                label = self._seen_once(label, window)
             item["L"] = torch.from_numpy(np.array(label))
         return item
 
@@ -144,18 +141,6 @@ class SceneDataset(Dataset[dict[str, Any]]):
             for at, length in ((row, height), (column, width))
         )
         return Window(top, left, self.side, self.side)
-
-    def _seen_once(self, label: Pixels, window: Window) -> Pixels:
-        """The window's mask without what the windows above it and to its left hold."""
-        assert self.windowing is not None
-        label, step = label.copy(), self.side - self.windowing.overlap
-        for corner, axis in ((window.top, 0), (window.left, 1)):
-            # windows begin at multiples of the step, but the last, which ends with the image
-            before = (corner - 1) // step * step if corner else None
-            if before is not None:
-                seen = before + self.side - corner
-                label[(slice(None),) * axis + (slice(0, max(0, seen)),)] = IGNORED
-        return label
 
 
 def _cut(scene: Scene, window: Window) -> Scene:
@@ -199,3 +184,15 @@ def scene_loader(dataset: SceneDataset, *, workers: int, **order: Any) -> DataLo
         persistent_workers=workers > 0,
         **order,
     )
+
+
+def ordered_loader(
+    dataset: SceneDataset, *, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
+) -> DataLoader[Any]:
+    """Batches in the order of the list. Ranks take whole batches of it in turn; of windows, whole images."""
+    order: Any
+    if dataset.windowing is None:
+        order = BatchShards(len(dataset), batch_size, rank=rank, world_size=world_size)
+    else:
+        order = ImageShards(dataset.image_of_items, batch_size, rank=rank, world_size=world_size)
+    return scene_loader(dataset, workers=workers, batch_sampler=order)

@@ -6,15 +6,13 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from changenet.segment.data import SceneDataset, scene_loader
-from changenet.training import ChangeNetData
-from fiducial.data.samplers import EpochSampler
-from fiducial.data.sharding import BatchShards
+from changenet.segment.data import SceneDataset, ordered_loader, scene_loader
+from fiducial.training.data import TrainingData
 
 __all__ = ["SceneData"]
 
 
-class SceneData(ChangeNetData):
+class SceneData(TrainingData):
     """Training and validation pairs. ``batch_size`` is one process's; without ``val_set`` nothing is validated.
 
     There is one drawn order per epoch for all processes, each taking its own positions of it; a resumed epoch goes on
@@ -32,25 +30,23 @@ class SceneData(ChangeNetData):
         return len(self.train_set) // self.batch_size
 
     def train_dataloader(self) -> DataLoader[Any]:
-        rank, world_size = self.ranks()
         self.train_set.seed = self.run_seed(self.train_set.seed)
-        sampler = EpochSampler(
+        sampler = self.epoch_sampler(
             len(self.train_set),
             batch_size=self.batch_size,
             seed=self.train_set.seed,
-            rank=rank,
-            world=world_size,
+            what=str(self.train_set.split.list_path),
         )
-        epoch, batch = self.position()
-        sampler.set_epoch(epoch)
-        sampler.start(batch * self.batch_size * world_size)
         return scene_loader(
             self.train_set, workers=self.workers, batch_size=self.batch_size, sampler=sampler, drop_last=True
         )
 
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+    def val_dataloader(self) -> list[DataLoader[Any]]:
         if self.val_set is None:
             return []
         rank, world_size = self.ranks()
-        shards = BatchShards(len(self.val_set), self.batch_size, rank=rank, world_size=world_size)
-        return scene_loader(self.val_set, workers=self.workers, batch_sampler=shards)
+        return [
+            ordered_loader(
+                self.val_set, batch_size=self.batch_size, workers=self.workers, rank=rank, world_size=world_size
+            )
+        ]

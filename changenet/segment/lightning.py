@@ -5,86 +5,61 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from changenet.segment.counts import IGNORED
 from changenet.segment.data import SceneBatch
-from changenet.segment.losses import Loss, multi_scale
-from changenet.segment.metrics import confusion, summary
-from changenet.segment.model import ChangeSegmenter, Predictions, average_predictions
-from changenet.training import ChangeNetModule, TrainingPlan
-from fiducial.run.ranks import gather
+from changenet.segment.evaluator import SegmentEvaluator
+from changenet.segment.losses import Loss, multi_scale, pixel_loss
+from changenet.segment.model import FINAL, ChangeSegmenter, Predictions, average_predictions
+from fiducial.data.normalization import Normalization
+from fiducial.metric_table import Stage
+from fiducial.prediction import Batch, Outputs
+from fiducial.training.module import TrainingModule, TrainingPlan
+from fiducial.training.optim import OptimizerRecipe
+
+__all__ = ["SegmentModule"]
 
 
-class Tally:
-    """Adds up confusion matrices and losses of batches, on their device, without waiting for it."""
+class SegmentModule(TrainingModule):
+    """Trains a segmenter, with any Lightning Trainer.
 
-    def __init__(self, num_classes: int) -> None:
-        self.num_classes = num_classes
-        self._matrices: list[Tensor] = []
-        self._losses: list[tuple[Tensor, int]] = []
-
-    def update(self, logit_BKHW: Tensor, label_BHW: Tensor, loss: Tensor) -> None:
-        """Count a batch."""
-        matrix_KK = confusion(logit_BKHW.detach().argmax(1), label_BHW, self.num_classes).sum(0)
-        self._matrices = [torch.stack([*self._matrices, matrix_KK]).sum(0)]
-        self._losses.append((loss.detach(), len(label_BHW)))
-
-    def finish(self, stage: str) -> dict[str, float]:
-        """The stage's metrics since the last call, over all ranks (a collective call)."""
-        losses = [(float(loss), size) for loss, size in self._losses]
-        matrices = [matrix.cpu().numpy() for matrix in self._matrices]
-        self._matrices, self._losses = [], []
-        ranks = gather((matrices, losses))
-        matrix = np.sum([m for matrices, _ in ranks for m in matrices], axis=0)
-        everywhere = [entry for _, losses in ranks for entry in losses]
-        total = sum(size for _, size in everywhere)
-        mean = sum(loss * size for loss, size in everywhere) / total if total else float("nan")
-        return {f"{stage}_loss": mean, **{f"{stage}_{name}": value for name, value in summary(matrix).items()}}
-
-
-class SegmentModule(ChangeNetModule):
-    """Trains a segmenter.
-
-    ``scale_weights``: of the five predictions in the loss, coarsest first; None trains on the last alone.
+    ``model``: :func:`changenet.build_segmenter`'s; named so because the name is part of the checkpoint's keys.
+    ``loss``: of the logits of one scale and the mask; None is cross entropy. ``scale_weights``: of the five predictions
+    in the loss, coarsest first; None trains on the last alone. ``evaluators`` of ``train`` and ``val`` make the metrics.
     """
 
     tao_model = "visual_changenet_segment"
-    model: ChangeSegmenter
 
     def __init__(
         self,
         model: ChangeSegmenter,
-        plan: TrainingPlan,
+        plan: TrainingPlan | None = None,
+        recipe: OptimizerRecipe | None = None,
         *,
-        num_classes: int,
-        loss: Loss,
-        scale_weights: Sequence[float] | None,
-        hyper_parameters: Mapping[str, Any] | None = None,
+        num_classes: int = 2,
+        loss: Loss | None = None,
+        scale_weights: Sequence[float] | None = None,
+        evaluators: Mapping[Stage, SegmentEvaluator] | None = None,
     ) -> None:
-        super().__init__(model, plan, hyper_parameters=hyper_parameters)
-        self.num_classes, self.pixel_loss, self.scale_weights = num_classes, loss, scale_weights
-        self.tallies = {stage: Tally(num_classes) for stage in ("train", "val")}
+        super().__init__(plan or TrainingPlan(), evaluators=evaluators)
+        self.model, self.recipe = model, recipe or OptimizerRecipe()
+        self.num_classes, self.scale_weights = num_classes, scale_weights
+        self.pixel_loss: Loss = loss or pixel_loss("ce")
 
     def training_step(self, batch: SceneBatch, batch_idx: int) -> Tensor:
-        loss = self._step(batch, "train")
-        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch["A"]))
+        predictions = self.model.predictions(batch["A"], batch["B"], auxiliary=self.scale_weights is not None)
+        loss = self.loss(predictions, _label(batch))
+        self.track(loss, size=len(batch["A"]), outputs={FINAL: predictions[-1]}, batch=batch)
         return loss
 
-    def validation_step(self, batch: SceneBatch, batch_idx: int) -> None:
-        self._step(batch, "val")
-
-    def _step(self, batch: SceneBatch, stage: str) -> Tensor:
-        averaged = self.model.average_scales and stage == "val"
+    def evaluate_batch(self, batch: Batch) -> tuple[Outputs, Tensor]:
+        averaged = self.model.average_scales
         multi = self.scale_weights is not None
         predictions = self.model.predictions(batch["A"], batch["B"], auxiliary=multi or averaged)
-        label_BHW = cast(Tensor, batch["L"])  # type: ignore[typeddict-item]  # all of one size here
-        loss = self.loss(predictions, label_BHW)
         result = average_predictions(predictions) if averaged else predictions[-1]
-        self.tallies[stage].update(result, label_BHW, loss)
-        return loss
+        return {FINAL: result}, self.loss(predictions, _label(batch))
 
     def loss(self, predictions: Predictions, label_BHW: Tensor) -> Tensor:
         """The loss of a batch's predictions: of all scales, weighted, or of the last."""
@@ -92,20 +67,21 @@ class SegmentModule(ChangeNetModule):
             return self.pixel_loss(predictions[-1], label_BHW)
         return multi_scale(predictions, label_BHW, self.scale_weights, self.pixel_loss)
 
-    def epoch_kpis(self, stage: str) -> dict[str, float]:
-        """The stage's metrics since the last call, over all ranks (a collective call)."""
-        kpis = self.tallies[stage].finish(stage)
-        if stage == "val":  # TAO's unprefixed names, for those who monitor them
-            plain = {name.removeprefix("val_"): value for name, value in kpis.items() if name != "val_loss"}
-            self.log_dict(plain, sync_dist=False, batch_size=1)
-        return kpis
+    def configure_optimizers(self) -> Any:
+        return self.recipe.configure(self.parameters())
 
-    def preview(self, batch: SceneBatch) -> dict[str, Tensor]:
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
         """The first pair of a batch in the colours of its files and its mask, ignored pixels grey, for TensorBoard.
 
         ``(3, H, W)``, the mask ``(1, H, W)``, in 0..1.
         """
-        before, after = (self.plan.normalization.undo(image) for image in (batch["A"][0], batch["B"][0]))
-        label_HW = cast(Tensor, batch["L"])[0].cpu()  # type: ignore[typeddict-item]  # training has masks
+        undo = Normalization.of(self.plan.card).undo
+        label_HW = _label(batch)[0].cpu()
         level_HW = label_HW / (self.num_classes - 1)
-        return {"before": before, "after": after, "mask": torch.where(label_HW == IGNORED, 0.5, level_HW)[None]}
+        mask = torch.where(label_HW == IGNORED, 0.5, level_HW)[None]
+        return {"before": undo(batch["A"][0]), "after": undo(batch["B"][0]), "mask": mask}
+
+
+def _label(batch: Batch | SceneBatch) -> Tensor:
+    """The masks of a batch, which are of one size in training and validation."""
+    return cast(Tensor, batch["L"])  # type: ignore[typeddict-item]

@@ -1,65 +1,49 @@
-"""The names that segment reports its metrics under, and which way each is better. No torch.
+"""The table of segment's metrics. No torch.
 
-Names are ``<stage>_<short name>``; training and validation also log the short names alone, as TAO does. Where TAO has a
-name, ours is TAO's name with TAO's definition. ``_<k>`` stands for a class number: class 1 is the change of a binary
-mask. Means run over all classes, also absent ones, which count 0.
+Where TAO has a name, ours is TAO's name with TAO's definition. Validation also logs the names without their stage, as TAO
+does. ``{class}`` stands for a class number: class 1 is the foreground of a binary mask. Means run over all classes, also
+absent ones, which count 0.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Literal
+from fiducial.metric_table import Metric, MetricTable, Stage
 
-__all__ = ["METRIC_NAMES", "PER_CLASS", "STAGES", "MetricName", "direction", "find_metric"]
+__all__ = ["METRICS", "PER_CLASS"]
 
-STAGES = ("train", "val", "test")
+_EVERY: tuple[Stage, ...] = ("train", "val", "test")
 
-
-@dataclass(frozen=True)
-class MetricName:
-    """One row of the table; all but the loss lie between 0 and 1."""
-
-    name: str
-    direction: Literal["min", "max"]
-    meaning: str
-    per_class: bool = False
-    tao: bool = True
-    stages: tuple[str, ...] = STAGES
+PER_CLASS = {
+    "iou": "intersection over union of class k",
+    "F1": "harmonic mean of precision and recall of class k",
+    "precision": "right pixels among those predicted as class k",
+    "recall": "pixels of class k that were found",
+}
+"""Short names of the rates of one class, and what they mean."""
 
 
-METRIC_NAMES: tuple[MetricName, ...] = (
-    MetricName("loss", "min", "mean loss per image", stages=("train", "val")),
-    MetricName("acc", "max", "right pixels, of all pixels"),
-    MetricName("miou", "max", "mean intersection over union"),
-    MetricName("mf1", "max", "mean F1"),
-    MetricName("mprecision", "max", "mean precision"),
-    MetricName("mrecall", "max", "mean recall"),
-    MetricName("iou", "max", "intersection over union of class k", per_class=True),
-    MetricName("F1", "max", "harmonic mean of precision and recall of class k", per_class=True),
-    MetricName("precision", "max", "right pixels among those predicted as class k", per_class=True),
-    MetricName("recall", "max", "pixels of class k that were found", per_class=True),
-    MetricName("object_recall", "max", "changed objects that were found, of all", tao=False, stages=("test",)),
-    MetricName("object_precision", "max", "right objects among those predicted", tao=False, stages=("test",)),
-    MetricName("object_f1", "max", "harmonic mean of the two", tao=False, stages=("test",)),
+def _pixels(short: str, meaning: str) -> Metric:
+    return Metric(f"{{stage}}_{short}", "max", "fraction", meaning, stages=_EVERY, val_alias=short, tao=True)
+
+
+def _objects(short: str, meaning: str) -> Metric:
+    return Metric(f"{{stage}}_object_{short}", "max", "fraction", meaning, stages=("test",))
+
+
+METRICS = MetricTable(
+    (
+        Metric("train_loss", "min", "loss", "mean loss per image", stages=("train",), logged=(), tao=True),
+        Metric("val_loss", "min", "loss", "mean loss per image", stages=("val",), tao=True),
+        _pixels("acc", "right pixels, of all pixels"),
+        _pixels("miou", "mean intersection over union"),
+        _pixels("mf1", "mean F1"),
+        _pixels("mprecision", "mean precision"),
+        _pixels("mrecall", "mean recall"),
+        *(_pixels(f"{short}_{{class}}", meaning) for short, meaning in PER_CLASS.items()),
+        _objects("recall", "changed objects (connected components) that were found, of all"),
+        _objects("precision", "right objects among those predicted"),
+        _objects("f1", "harmonic mean of the two"),
+    ),
+    default="val_loss",
 )
 """Every metric that training or evaluation reports."""
-
-PER_CLASS = tuple(metric.name for metric in METRIC_NAMES if metric.per_class)
-
-
-def find_metric(full_name: str) -> MetricName | None:
-    """The row of a name such as ``val_miou``, ``val_iou_1`` or TAO's unprefixed ``miou``; None when there is none."""
-    stage, mark, rest = full_name.partition("_")
-    short = rest if mark and stage in STAGES else full_name
-    for metric in METRIC_NAMES:
-        fits = re.fullmatch(rf"{metric.name}_\d+", short) if metric.per_class else short == metric.name
-        if fits and not (short == full_name and metric.name == "loss"):
-            return metric if short == full_name or stage in metric.stages else None
-    return None
-
-
-def direction(full_name: str) -> Literal["min", "max"]:
-    """Which way a metric is better; unknown names count as losses do."""
-    found = find_metric(full_name)
-    return found.direction if found else "min"

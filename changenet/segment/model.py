@@ -20,6 +20,8 @@ from fiducial.backbones.names import backbone_info, build_pyramid
 
 __all__ = ["ChangeDecoder", "ChangeSegmenter", "Predictions", "average_predictions", "build_segmenter"]
 
+FINAL = "output_final"
+"""Name of the output that results are made of, in predictions and in exported models."""
 Predictions = tuple[Tensor, ...]
 """Logits ``(B, K, ., .)``, coarsest first; the last has the size of the image and is the result."""
 

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
-from changenet.normalization import Normalization
+from changenet.runtime import ChangeNetRuntime
 from changenet.segment.checks import multi_scale_infer, multi_scale_train
-from changenet.segment.data import ImageShards, SceneDataset, Windowing, scene_loader
+from changenet.segment.data import SceneDataset, Windowing, ordered_loader
 from changenet.segment.datamodule import SceneData
+from changenet.segment.evaluator import SegmentEvaluator
 from changenet.segment.files import SPLITS, Split, read_split
+from changenet.segment.image_files import ImageFiles
 from changenet.segment.lightning import SegmentModule
 from changenet.segment.losses import pixel_loss
-from changenet.segment.model import ChangeSegmenter, build_segmenter
-from changenet.segment.outputs import ImageFiles, ImageRecord, SegmentEvaluator, write_evaluation, write_inference
+from changenet.segment.model import FINAL, ChangeSegmenter, build_segmenter
 from changenet.segment.reading import SceneReader
 from changenet.segment.transform import TAO_NORMALIZATION, SceneAugment
 from changenet.segment.weights import differences, resized_positions
-from changenet.training import TrainingPlan, optimizer_options
-from fiducial.backbones.deformable import make_precise
-from fiducial.backbones.weights import KEY_MAPS
-from fiducial.checkpoints.loading import LoadReport, load_into
+from fiducial.checkpoints.loading import LoadReport
 from fiducial.checkpoints.reading import Checkpoint
-from fiducial.data.sharding import BatchShards
+from fiducial.data.normalization import Normalization
+from fiducial.deploy.card import ModelCard, TensorCard
 from fiducial.errors import CheckpointError, Problem
+from fiducial.metric_table import Stage
+from fiducial.prediction import Batch, Graph, GraphInput, Outputs, Predictor
 from fiducial.run.console import LOGGER
 from fiducial.spec.knob import plain
-from fiducial.spec.redact import redact
-from fiducial.task import Graph, GraphInput
+from fiducial.training.module import TrainingPlan
+from fiducial.training.weights import load_network
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
@@ -45,31 +44,33 @@ _SECTIONS = {"test": "evaluate", "infer": "inference"}
 """Split to the section of the spec that says how it is gone through."""
 
 
-class ScenePredictor:
+class ScenePredictor(Predictor):
     """Runs the network in torch."""
 
     runtime = "torch"
+    network: ChangeSegmenter
 
     def __init__(self, network: ChangeSegmenter) -> None:
         self.network = network.eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def predict(self, batch: Mapping[str, Any]) -> Tensor:
+    def predict(self, batch: Batch) -> Outputs:
         """Logits ``(B, K, S, S)`` of a :class:`~changenet.segment.data.SceneBatch`."""
-        return self.network.final(batch["A"], batch["B"])
+        return {FINAL: self.network.final(batch["A"], batch["B"])}
 
 
-class SegmentRuntime:
-    """Implements :class:`fiducial.task.TaskRuntime` for one segment spec."""
+class SegmentRuntime(ChangeNetRuntime):
+    """The heavy half of the task for one segment spec."""
 
     def __init__(self, spec: ExperimentSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.data = spec.dataset.segment
-        mean, std = self.data.augmentation.mean, self.data.augmentation.std
-        self.normalization = Normalization((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+        self.normalization = self._configured()
         self.split = cache(self._read_split)
-        self.files = cache(self._files)
-        self._running = "test"
+
+    def _configured(self) -> Normalization:
+        mean, std = self.data.augmentation.mean, self.data.augmentation.std
+        return Normalization((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
     def _read_split(self, name: str) -> Split:
         return read_split(self.data, name)
@@ -86,30 +87,26 @@ class SegmentRuntime:
             average_scales=multi_scale_infer(self.spec),
             activation_checkpointing=model.backbone.activation_checkpointing,
         )
-        if model.precise_msda:
-            make_precise(network)
-        return network
+        return self.finished(network)
 
     def module(self, *, pretrained: bool) -> SegmentModule:
         """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""
-        spec, train, backbone = self.spec, self.spec.train, self.spec.model.backbone
+        spec, options, side = self.spec, self.spec.train.segment, self.data.img_size
         network = self.network()
-        loaded = self._load_pretrained(network) if pretrained else ""
-        if backbone.freeze_backbone:
-            network.backbone.freeze()  # type: ignore[operator]
-        options = train.segment
+        loaded = self.started(network, role="pyramid", image_size=(side, side), pretrained=pretrained)
         if multi_scale_train(spec):
             LOGGER.info("train_loss and val_loss are sums over five scales, weighted with %s", options.weights)
+        plan = TrainingPlan(
+            card=self.card(),
+            hyper_parameters=self.hyper_parameters(),
+            weights=loaded,
+            tao_model_type="radio" if "radio" in spec.model.backbone.type else None,
+            explain=lambda found: differences(spec, found["state_dict"]),
+        )
         return SegmentModule(
             network,
-            TrainingPlan(
-                optim=optimizer_options(spec),
-                num_epochs=train.num_epochs,
-                normalization=self.normalization,
-                record={"img_size": self.data.img_size, **({"weights": loaded} if loaded else {})},
-                tao_model_type="radio" if "radio" in backbone.type else None,
-                explain=lambda found: differences(spec, found["state_dict"]),
-            ),
+            plan,
+            self.recipe(),
             num_classes=self.data.num_classes,
             loss=pixel_loss(
                 options.loss,
@@ -118,30 +115,8 @@ class SegmentRuntime:
                 compat_tao=spec.compat == "tao",
             ),
             scale_weights=options.weights if multi_scale_train(spec) else None,
-            hyper_parameters=redact(plain(spec)),
+            evaluators={"train": self.evaluator("train"), "val": self.evaluator("val")},
         )
-
-    def _load_pretrained(self, network: ChangeSegmenter) -> str:
-        """Load what the spec names; returns what came from where, in words (empty when it names nothing)."""
-        from fiducial.backbones.weights import load_backbone
-        from fiducial.checkpoints.reading import read
-
-        backbone, whole = self.spec.model.backbone, self.spec.train.pretrained_model_path
-        side = self.data.img_size
-        if whole:
-            checkpoint = read(whole, key=self.spec.encryption_key, where="train.pretrained_model_path")
-            return self.load_weights(network, checkpoint).summary()
-        if backbone.pretrained_backbone_path:
-            report = load_backbone(
-                network.backbone,
-                backbone.type,
-                "pyramid",
-                backbone.pretrained_backbone_path,
-                image_size=(side, side),
-                encryption_key=self.spec.encryption_key,
-            )
-            return report.summary()
-        return ""
 
     def datamodule(self) -> SceneData:
         """The LightningDataModule of ``train``."""
@@ -169,7 +144,6 @@ class SegmentRuntime:
             augment=SceneAugment(data.augmentation, tao) if training else None,
             windowing=windowing,
             drawn=training,
-            once=name == "val",
             original_size=data.outputs.original_size and name in _SECTIONS,
             seed=self.spec.train.seed,
         )
@@ -179,71 +153,47 @@ class SegmentRuntime:
         # TAO-compat: mean and std of the spec count in training only
         return TAO_NORMALIZATION if self.spec.compat == "tao" and not training else self.normalization
 
-    def loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
-        """Batches of ``test`` or ``infer`` in the order of the list."""
-        self._running = split
-        dataset, size = self.dataset(split), self._batch_size(split)
-        order: Any
-        if self.data.windows.enable:
-            order = ImageShards(dataset.image_of_items, size, rank=rank, world_size=world_size)
-        else:
-            order = BatchShards(len(dataset), size, rank=rank, world_size=world_size)
-        return scene_loader(dataset, workers=self.data.workers, batch_sampler=order)
+    def loaders(self, stage: Stage, *, rank: int = 0, world_size: int = 1) -> list[DataLoader[Any]]:
+        size, workers = self._batch_size(stage), self.data.workers
+        return [ordered_loader(self.dataset(stage), batch_size=size, workers=workers, rank=rank, world_size=world_size)]
 
     def _batch_size(self, split: str) -> int:
-        section: Any = getattr(self.spec, _SECTIONS[split])
-        size: int = section.batch_size
-        return size if size > 0 else self.data.batch_size
+        section: Any = getattr(self.spec, _SECTIONS[split]) if split in _SECTIONS else None
+        return section.batch_size if section and section.batch_size > 0 else self.data.batch_size
 
-    def load_weights(self, network: nn.Module, checkpoint: Checkpoint) -> LoadReport:
-        """Put a checkpoint's weights into the network; every tensor is needed.
+    def load_weights(self, network: nn.Module, checkpoint: Checkpoint, *, strict: bool = True) -> LoadReport:
+        """Put a checkpoint's weights into the network; every tensor is needed, whatever ``strict`` says.
 
         Raises: CheckpointError naming the spec keys that differ from the checkpoint's architecture.
         """
-        weights = dict(checkpoint.state_dict)
-        if not any(key.startswith("model.") for key in weights):
-            weights = {f"model.{key}": value for key, value in weights.items()}
-        found = list(differences(self.spec, weights))
-        if found:
-            raise CheckpointError.of(found)
-        report = load_into(
-            nn.ModuleDict({"model": network}),
-            Checkpoint(checkpoint.path, checkpoint.kind, weights, checkpoint.meta, None),
-            key_maps=KEY_MAPS,
-            what=str(checkpoint.path),
-            strict=True,
-            allow=("model.backbone.norm.*",),  # unused, and absent from files of TAO up to 6.25.7
-            adapt=resized_positions,
+        return load_network(
+            network, checkpoint, explain=lambda weights: differences(self.spec, weights), adapt=resized_positions
         )
-        LOGGER.info("%s", report.summary())
-        return report
 
     def torch_predictor(self, checkpoint: Checkpoint) -> ScenePredictor:
-        """A predictor over a checkpoint's weights; takes over the normalisation the checkpoint was trained with."""
         network = self.network()
         self.load_weights(network, checkpoint)
-        self.use_normalization_of(checkpoint.raw if isinstance(checkpoint.raw, dict) else {})
+        self.adopt(ModelCard.of_checkpoint(checkpoint))
         return ScenePredictor(network)
 
-    def use_normalization_of(self, meta: Mapping[str, Any]) -> None:
+    def adopt(self, card: ModelCard) -> None:
         """Normalise as the model was trained, where it says so of itself.
 
         Raises: CheckpointError when an exported model was made for other classes, or averages other scales.
         """
-        recorded = meta.get("fiducial") or {}
         mine = {"num_classes": self.data.num_classes, "multi_scale_infer": multi_scale_infer(self.spec)}
         problems = [
             Problem(
                 f"dataset.segment.{key}",
-                f"{value!r} in the spec, {recorded[key]!r} in the model",
-                f"set {recorded[key]}",
+                f"{value!r} in the spec, {card.details[key]!r} in the model",
+                f"set {card.details[key]}",
             )
             for key, value in mine.items()
-            if key in recorded and recorded[key] != value
+            if key in card.details and card.details[key] != value
         ]
         if problems:
             raise CheckpointError.of(problems)
-        side = recorded.get("img_size", self.data.img_size)
+        side = card.details.get("img_size", self.data.img_size)
         if side != self.data.img_size and not self.data.windows.enable:
             LOGGER.warning(
                 "images are resized to %d pixels; the model was trained at %d, and is best at it: "
@@ -252,76 +202,59 @@ class SegmentRuntime:
                 side,
                 side,
             )
-        if "mean" not in recorded or self.spec.compat == "tao":
-            return
-        known = Normalization(tuple(recorded["mean"]), tuple(recorded["std"]))
-        if known != self.normalization:
-            LOGGER.warning(
-                "images are normalised with mean %s, std %s, as the model was trained; the spec says otherwise",
-                *map(list, astuple(known)),
-            )
-        self.normalization = known
+        # TAO-compat: outside of training TAO normalises with constants
+        follows = card.mean and self.spec.compat == "off"
+        self.follow(Normalization.of(card) if follows else None, self._configured())
 
     def graph(self) -> Graph:
         """Names and shapes of the exported model, as TAO has them; batch axis first."""
         shape = (3, self.data.img_size, self.data.img_size)
         return Graph(
             inputs={"input0": GraphInput("A", shape), "input1": GraphInput("B", shape)},
-            outputs=("output0", "output1", "output2", "output3", "output_final"),
+            outputs=("output0", "output1", "output2", "output3", FINAL),
             batch_axis="batch_size",
+            needed=(FINAL,),
         )
 
-    def metadata(self) -> dict[str, Any]:
-        """What an exported model must say of itself so that others prepare its inputs right."""
-        return {
-            "task": "segment",
-            "backbone": self.spec.model.backbone.type,
-            "mean": list(self.normalization.mean),
-            "std": list(self.normalization.std),
-            "img_size": self.data.img_size,
-            "num_classes": self.data.num_classes,
+    def card(self) -> ModelCard:
+        data = self.data
+        details = {
+            "img_size": data.img_size,
+            "num_classes": data.num_classes,
             "multi_scale_infer": multi_scale_infer(self.spec),
-            "windows": plain(self.data.windows),
-            "raster": plain(self.data.raster),
-            "color_map": self.data.color_map,
-            "data_name": self.data.data_name,
+            "windows": plain(data.windows),
+            "raster": plain(data.raster),
+            "color_map": data.color_map,
+            "data_name": data.data_name,
         }
-
-    def evaluator(self) -> SegmentEvaluator:
-        """Makes masks of logits and writes them, for the split whose loader was asked for last."""
-        return SegmentEvaluator(
-            self.data.num_classes,
-            lambda image: self.files(self._running)(image),
-            keep_prob=self.data.outputs.probabilities,
+        return ModelCard(
+            network="visual_changenet",
+            task="segment",
+            backbone=self.spec.model.backbone.type,
+            inputs={name: TensorCard(item.shape) for name, item in self.graph().inputs.items()},
+            mean=self.normalization.mean,
+            std=self.normalization.std,
+            details=details,
         )
 
-    def _files(self, split: str) -> ImageFiles:
-        section: Any = getattr(self.spec, _SECTIONS[split])
-        batch, every = self._batch_size(split), section.vis_after_n_batches
+    def evaluator(self, stage: Stage, *, folder: Path | None = None) -> SegmentEvaluator:
+        files = self._files(stage, folder) if folder is not None else None
+        return SegmentEvaluator(stage, self.data.num_classes, files=files)
+
+    def _files(self, stage: Stage, folder: Path) -> ImageFiles:
+        section: Any = getattr(self.spec, _SECTIONS[stage])
+        batch, every = self._batch_size(stage), section.vis_after_n_batches
+        facts = {
+            "data": self.data.root_dir,
+            "list": getattr(self.data, SPLITS[stage]),
+            "size": self.data.img_size,
+            "backbone": self.spec.model.backbone.type,
+        }
         return ImageFiles(
-            Path(self.spec.results_dir or ".").expanduser().resolve(),
+            folder,
             self.data,
-            self.split(split),
+            self.split(stage),
             SceneReader.of(self.data, cached=False),
             show=lambda index: self.data.outputs.pictures and index // batch % every == 0,
+            facts=facts,
         )
-
-    def write(
-        self, action: str, results: Sequence[ImageRecord], folder: Path, facts: Mapping[str, Any]
-    ) -> dict[str, float]:
-        """Write what sums up the images; returns the KPIs of ``evaluate``."""
-        if action == "inference":
-            LOGGER.info("masks: %s", folder / "masks")
-            LOGGER.info("changes: %s", write_inference(folder, results, self.files("infer")))
-            return {}
-        kpis = write_evaluation(folder, results, self.files("test"), facts)
-        shown = ("test_iou_1", "test_F1_1", "test_precision_1", "test_recall_1", "test_miou", "test_acc")
-        LOGGER.info("%d images: %s", len(results), ", ".join(f"{name} {kpis[name]:.4f}" for name in shown))
-        LOGGER.info("report: %s", folder / "report.html")
-        return kpis
-
-    def facts(self, action: str) -> dict[str, Any]:
-        """What the report says about the data."""
-        split = "test" if action == "evaluate" else "infer"
-        facts = {"data": self.data.root_dir, "list": getattr(self.data, SPLITS[split]), "size": self.data.img_size}
-        return {**facts, "backbone": self.spec.model.backbone.type}

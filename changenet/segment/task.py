@@ -1,19 +1,43 @@
-"""What the segment task gives to the shared actions. Light: the parts are loaded when used."""
+"""What the segment task gives to the shared actions. Light: the parts are imported when used."""
 
 from __future__ import annotations
 
-from fiducial.task import Task
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-SEGMENT = Task(
-    network="visual_changenet",
-    name="segment",
-    title="Visual ChangeNet",
-    prefix="changenet_model_segment",
-    spec="changenet.config:ExperimentSpec",
-    check_spec="changenet.segment.checks:check_spec",
-    check_data="changenet.segment.inspect:check_data",
-    runtime="changenet.segment.runtime:SegmentRuntime",
-    monitors="changenet.segment.metric_names:direction",
-    check_weights="changenet.checks:check_weights",
-    export_extras="changenet.deepstream:write_deepstream",
-)
+from changenet.segment.metric_names import METRICS
+from changenet.task import ChangeNetTask
+
+if TYPE_CHECKING:
+    from changenet.segment.runtime import SegmentRuntime
+    from changenet.config import ExperimentSpec
+    from fiducial.errors import Problem
+    from fiducial.task import DataReport
+
+__all__ = ["SEGMENT"]
+
+
+class SegmentTask(ChangeNetTask):
+    """Task ``segment``."""
+
+    name = "segment"
+    prefix = "changenet_model_segment"
+    metrics = METRICS
+
+    def check_spec(self, spec: ExperimentSpec, action: str) -> Iterator[Problem]:
+        from changenet.segment.checks import check_spec
+
+        return check_spec(spec, action)
+
+    def check_data(self, spec: ExperimentSpec, action: str, *, thorough: bool) -> DataReport:
+        from changenet.segment.inspect import check_data
+
+        return check_data(spec, action, thorough)
+
+    def runtime(self, spec: ExperimentSpec) -> SegmentRuntime:
+        from changenet.segment.runtime import SegmentRuntime
+
+        return SegmentRuntime(spec)
+
+
+SEGMENT = SegmentTask()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from changenet.normalization import Normalization
+from fiducial.data.normalization import Normalization
 from changenet.segment.counts import IGNORED
 from changenet.segment.reading import Pixels, Scene
 from fiducial.data.augment import ColorJitter, Geometry, blur, draw_crop

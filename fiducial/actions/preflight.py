@@ -78,7 +78,7 @@ def _check_best_names(task: Task[Any], spec: Any) -> Iterator[Problem]:
     where = "train.checkpointer.filename"
     for name in fields_of(spec.train.checkpointer.filename):
         if name not in ("epoch", "step") and task.metrics.find(name, ("train", "val")) is None:
-            known = ", ".join(dict.fromkeys(n for m in task.metrics for s in m.stages if s == "val" for n in m.names(s)))
+            known = ", ".join(task.metrics.kpis("val"))
             yield Problem(where, f"unknown metric {name!r}", f"use epoch, step or a metric: {known}")
 
 

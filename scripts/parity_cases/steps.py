@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fiducial.optim import build_optimizer, lr_factor
+from fiducial.training.optim import build_optimizer, lr_factor
 from parity_cases import Case, Output
 
 PREFIX = "model."

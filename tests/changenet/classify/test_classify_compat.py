@@ -7,7 +7,7 @@ import torch
 from changenet.__main__ import TASKS
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.classify.transform import IMAGENET
-from changenet.normalization import Normalization
+from fiducial.data.normalization import Normalization
 from fiducial import cli
 
 

@@ -11,7 +11,7 @@ from changenet.classify.data import PairDataset, PairReader, shared_goldens
 from changenet.classify.datamodule import PairData, ordered_loader
 from changenet.classify.rows import read_pairs
 from changenet.classify.transform import IMAGENET, PairAugment
-from changenet.normalization import Normalization
+from fiducial.data.normalization import Normalization
 from fiducial.data.samplers import Draw
 from fiducial.errors import DatasetError
 

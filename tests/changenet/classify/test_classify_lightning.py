@@ -10,7 +10,7 @@ from changenet.classify.lightning import ClassifyModule
 from changenet.classify.losses import contrastive_loss
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.classify.transform import CLIP, IMAGENET
-from changenet.normalization import Normalization
+from fiducial.data.normalization import Normalization
 from changenet.training import TrainingPlan
 from fiducial.errors import CheckpointError, Problem
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fiducial.data.samplers import fpratio_weights
+from changenet.classify.sampling import fpratio_weights
 from fiducial.run.status import read_status
 
 ROOT = Path(__file__).parents[3]

@@ -14,7 +14,7 @@ from changenet.classify.transform import (
     compose_lights,
     normalization,
 )
-from changenet.normalization import Normalization
+from fiducial.data.normalization import Normalization
 
 OFF = {"enable": False}
 STILL = {

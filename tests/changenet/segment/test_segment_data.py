@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from changenet.normalization import Normalization
+from fiducial.data.normalization import Normalization
 from changenet.segment.data import ImageShards, SceneDataset, Windowing, scene_loader
 from changenet.segment.files import ScenePair, Split
 from changenet.segment.reading import LabelEncoding, SceneReader

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from changenet.normalization import Normalization
+from fiducial.data.normalization import Normalization
 from changenet.segment.config import SegmentAugmentation
 from changenet.segment.reading import Scene
 from changenet.segment.transform import TAO_NORMALIZATION, SceneAugment, _zoomed, resized

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fiducial.deploy.card import ModelCard
+
 __all__ = ["Normalization"]
 
 
@@ -18,6 +20,13 @@ class Normalization:
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, card: ModelCard) -> Normalization:
+        """What a model says that it was trained with. Raises: ValueError when it does not say three of each."""
+        if len(card.mean) != 3 or len(card.std) != 3:
+            raise ValueError(f"the model card has mean {card.mean}, std {card.std}: three of each are needed")
+        return cls((card.mean[0], card.mean[1], card.mean[2]), (card.std[0], card.std[1], card.std[2]))
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         """``(..., H, W, 3)`` uint8 to ``(..., 3, H, W)`` float32: ``(x / 255 - mean) / std``."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fiducial.optim import build_optimizer, build_schedule, lr_factor
+from fiducial.training.optim import build_optimizer, build_schedule, lr_factor
 
 
 def parameters() -> list[nn.Parameter]:

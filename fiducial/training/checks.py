@@ -1,0 +1,52 @@
+"""Rules on the sections of ``fiducial.training.sections``. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fiducial.backbones.hub import hub_id, resolve_weights
+from fiducial.checkpoints.resolving import real_file
+from fiducial.data.remote import is_remote
+from fiducial.errors import Problem, UserError
+from fiducial.training.sections import BackboneSection, TensorboardSection
+
+__all__ = ["PRECISIONS", "check_backbone_weights", "check_frozen", "check_precision", "check_tensorboard"]
+
+PRECISIONS = frozenset(
+    {"32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16", "bf16-true", "16-true", "64-true", "64"}
+    | {"transformer-engine"}
+)
+"""Number formats that Lightning knows."""
+
+
+def check_precision(precision: str) -> Iterator[Problem]:
+    """A number format that Lightning does not know."""
+    if precision not in PRECISIONS:
+        yield Problem("train.precision", f"found {precision!r}", f"use one of {', '.join(sorted(PRECISIONS))}")
+
+
+def check_tensorboard(board: TensorboardSection, num_epochs: int) -> Iterator[Problem]:
+    """Pictures that come too seldom to be seen."""
+    if board.enabled and board.infrequent_logging_frequency > num_epochs:
+        found = f"{board.infrequent_logging_frequency} is more than train.num_epochs {num_epochs}"
+        fix = "lower it; only the first epoch is shown"
+        yield Problem("train.tensorboard.infrequent_logging_frequency", found, fix, "warning")
+
+
+def check_frozen(backbone: BackboneSection, whole: str | None) -> Iterator[Problem]:
+    """A backbone that is frozen as it was initialised; ``whole`` names weights of the whole network."""
+    if backbone.freeze_backbone and not (backbone.pretrained_backbone_path or whole):
+        found = "true, but model.backbone.pretrained_backbone_path is not set"
+        yield Problem("model.backbone.freeze_backbone", found, "give weights, or set freeze_backbone: false")
+
+
+def check_backbone_weights(backbone: BackboneSection, whole: str | None) -> Iterator[Problem]:
+    """Pretrained weights that should be on this machine, and are not. Nothing is fetched."""
+    path = backbone.pretrained_backbone_path
+    try:
+        if whole:
+            real_file(whole, where="train.pretrained_model_path")
+        elif path and not (hub_id(path) or is_remote(path)):
+            resolve_weights(path, key="model.backbone.pretrained_backbone_path")
+    except UserError as error:
+        yield from error.problems

@@ -1,0 +1,71 @@
+"""Sections and keys of a spec that several networks have, beside those that all have (``fiducial.spec.common``)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fiducial.backbones.names import BACKBONES
+from fiducial.spec.common import OptionalText
+from fiducial.spec.knob import Section, knob
+
+__all__ = ["BackboneSection", "OptimSection", "TensorboardSection", "precision_knob", "sync_batchnorm_knob"]
+
+class BackboneSection(Section):
+    """``model.backbone``: the network that turns each image into feature maps."""
+
+    type: str = knob("fan_small_12_p4_hybrid", "Architecture of the backbone.", options=tuple(BACKBONES))
+    feat_downsample: bool = knob(False, "Halve the last feature map once more (FAN only).")
+    pretrained_backbone_path: OptionalText = knob(
+        None, "File with backbone weights to start from (.pth, .ckpt, .pt or .safetensors).", template=""
+    )
+    freeze_backbone: bool = knob(False, "Keep the backbone as it is while training; needs pretrained_backbone_path.")
+    activation_checkpointing: bool = knob(
+        False, "Recompute activations in the backward pass: less memory, slower steps.", schema=False
+    )
+
+
+class OptimSection(Section):
+    """``train.optim``: optimiser and learning rate."""
+
+    monitor_name: str = knob(
+        "val_loss", "Metric that chooses the best checkpoint where train.checkpointer.monitor does not say another."
+    )
+    optim: Literal["adamw", "adam", "sgd"] = knob("adamw", "Optimiser.")
+    lr: float = knob(1e-4, "Learning rate of the first epoch.", ge=0, automl=True)
+    policy: Literal["linear", "step"] = knob(
+        "linear", "linear lowers the rate evenly towards zero; step divides it by 10 after each third of the epochs."
+    )
+    momentum: float = knob(
+        0.9, "Momentum of sgd; the others do not use it.", ge=0, usual=(0, 1), automl=True, math_cond="> 0.0"
+    )
+    weight_decay: float = knob(
+        0.01, "How strongly weights are pulled towards zero.", ge=0, usual=(0, 1), automl=True, math_cond="> 0.0"
+    )
+    betas: Annotated[list[float], Field(min_length=2, max_length=2)] | None = knob(
+        None, "Averaging factors of adam and adamw; null takes 0.9 and 0.999.", schema=False
+    )
+
+
+class TensorboardSection(Section):
+    """``train.tensorboard``: pictures and histograms. Scalars are always written."""
+
+    enabled: bool = knob(False, "Write input pictures and histograms of the weights.", aliases=("enable",))
+    infrequent_logging_frequency: int = knob(2, "Write them every this many epochs; 0 never.", ge=0)
+
+
+def precision_knob() -> str:
+    """``precision`` of a ``train`` section."""
+    made: str = knob(
+        "32-true",
+        "Number format of training, in Lightning's words.",
+        options=("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true"),
+    )
+    return made
+
+
+def sync_batchnorm_knob() -> bool:
+    """``sync_batchnorm`` of a ``train`` section."""
+    made: bool = knob(False, "Compute batch statistics over all GPUs.")
+    return made
