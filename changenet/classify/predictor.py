@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fiducial.data.lru import ByteLRU
 from fiducial.prediction import Batch, Outputs, Predictor
 
 Encoding = tuple[Tensor, ...]
 
 
 class PairPredictor(Predictor):
-    """Runs the network in torch. Goldens that rows share are encoded once, within ``cache_mb`` of memory.
-
-    ``hits`` and ``misses`` count goldens of rows that could share one.
-    """
+    """Runs the network in torch. Goldens that rows share are encoded once, within ``cache_mb`` of memory."""
 
     runtime = "torch"
 
     def __init__(self, network: nn.Module, *, cache_mb: int) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.max_bytes = cache_mb * 2**20
-        self.hits = self.misses = self.num_bytes = 0
-        self._kept: OrderedDict[int, Encoding] = OrderedDict()
+        self.cache: ByteLRU[int, Encoding] = ByteLRU(cache_mb * 2**20)
+        self._shared_rows = 0
+
+    @property
+    def misses(self) -> int:
+        """Shared goldens that had to be encoded."""
+        return self.cache.misses
+
+    @property
+    def hits(self) -> int:
+        """Rows whose golden was encoded already, before or for another row of their batch."""
+        return self._shared_rows - self.cache.misses
 
     @torch.inference_mode()
     def predict(self, batch: Batch) -> Outputs:
@@ -36,7 +42,7 @@ class PairPredictor(Predictor):
         """
         network: Any = self.network
         ids: list[int] = batch["golden_id"].tolist()
-        if not self.max_bytes or max(ids) < 0:
+        if not self.cache.max_bytes or max(ids) < 0:
             return {"output": network(batch["test"], batch["golden"])}
         goldens = self._encoded(ids, batch["golden"])
         stacked = tuple(torch.stack(parts) for parts in zip(*goldens, strict=True))
@@ -50,35 +56,18 @@ class PairPredictor(Predictor):
         network: Any = self.network
         # -1 means nobody else's: such a row is a key of its own
         keys = [i if i >= 0 else -1 - place for place, i in enumerate(ids)]
-        new = {key: place for place, key in enumerate(keys) if key not in self._kept}
-        shared = sum(i >= 0 for i in ids)
-        self.misses += sum(key >= 0 for key in new)
-        self.hits += shared - sum(key >= 0 for key in new)
-        fresh: dict[int, Encoding] = {}
+        self._shared_rows += sum(i >= 0 for i in ids)
+        kept = {key: self.cache.get(key) if key >= 0 else None for key in dict.fromkeys(keys)}
+        found = {key: encoding for key, encoding in kept.items() if encoding is not None}
+        new = [(key, keys.index(key)) for key in kept if key not in found]
         # On the CPU one by one, which costs nothing there: a golden's encoding must not depend, not in its last bit, on
-        # which others are new, or scores would depend on how the rows are divided between processes.
+        # which others are new, or scores would depend on how the rows are divided between devices.
         size = 1 if golden.device.type == "cpu" else max(1, len(new))
         for start in range(0, len(new), size):
-            part_of_new = list(new.items())[start : start + size]
+            part_of_new = new[start : start + size]
             parts = network.encode_golden(golden[[place for _, place in part_of_new]])
             for number, (key, _) in enumerate(part_of_new):
-                fresh[key] = tuple(part[number].clone() for part in parts)  # a slice would keep all of them alive
-        found = [fresh[key] if key in fresh else self._kept[key] for key in keys]
-        for key in keys:
-            if key >= 0:
-                self._keep(key, fresh.get(key))
-        return found
-
-    def _keep(self, key: int, encoding: Encoding | None) -> None:
-        """Make ``key`` the most recently used; drop the least recently used ones beyond the memory allowed."""
-        if encoding is not None and key not in self._kept:
-            self._kept[key] = encoding
-            self.num_bytes += _bytes(encoding)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        while self.num_bytes > self.max_bytes:
-            self.num_bytes -= _bytes(self._kept.popitem(last=False)[1])
-
-
-def _bytes(encoding: Encoding) -> int:
-    return sum(part.nbytes for part in encoding)
+                found[key] = tuple(part[number].clone() for part in parts)  # a slice would keep all of them alive
+                if key >= 0:
+                    self.cache.put(key, found[key], sum(part.nbytes for part in found[key]))
+        return [found[key] for key in keys]

@@ -5,7 +5,6 @@ Masks hold 0 and 255 (``norm``: unchanged and changed) or class numbers, 255 for
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from changenet.segment.counts import IGNORED
 from changenet.segment.files import ScenePair
 from changenet.segment.geo import RASTER_FIX, Percentiles, Scaling, read_info, read_raster, resolve_scaling
 from fiducial.data.images import check_whole, is_deep, read_image, read_rgb, to_rgb
+from fiducial.data.lru import ByteLRU
 from fiducial.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -140,7 +140,10 @@ class Scene:
 
 
 class SceneReader:
-    """Reads pairs; keeps the latest ones, up to ``cache_mb`` per process, where windows are cut from them."""
+    """Reads pairs; keeps the latest ones, up to ``cache_mb`` per process, where windows are cut from them.
+
+    The latest is kept even when it is larger; with ``cache_mb`` 0 none is. Threads may share a reader.
+    """
 
     def __init__(
         self,
@@ -151,12 +154,11 @@ class SceneReader:
         cache_mb: int = 0,
     ) -> None:
         self.encoding, self.scaling, self.bands = encoding, scaling, bands
-        self.max_bytes = cache_mb * 2**20
-        self._kept: OrderedDict[ScenePair, Scene] = OrderedDict()
+        self._cache: ByteLRU[ScenePair, Scene] = ByteLRU(cache_mb * 2**20, keep_latest=True)
 
     @classmethod
     def of(cls, data: SegmentDataset, *, cached: bool = True) -> SceneReader:
-        """The reader that a spec asks for; without a cache several threads may share it."""
+        """The reader that a spec asks for; without a cache for those who need each pair once."""
         raster = data.raster
         scaling: Scaling | None = None
         if raster.percentiles is not None:
@@ -166,17 +168,14 @@ class SceneReader:
         cache_mb = data.windows.cache_mb if data.windows.enable and cached else 0
         return cls(LabelEncoding.of(data), scaling=scaling, bands=raster.bands, cache_mb=cache_mb)
 
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_kept": OrderedDict()}
-
     def scene(self, pair: ScenePair) -> Scene:
         """The pair as it is in its files, with a mask if ``pair.label`` is set. Do not change the arrays.
 
         Raises: DatasetError naming the file when one cannot be read or means nothing.
         """
-        if pair in self._kept:
-            self._kept.move_to_end(pair)
-            return self._kept[pair]
+        kept = self._cache.get(pair)
+        if kept is not None:
+            return kept
         before, valid = self.picture(pair.before)
         after, also_valid = self.picture(pair.after)
         label = self.label(pair.label) if pair.label else None
@@ -184,7 +183,7 @@ class SceneReader:
             if known is not None and label is not None and known.shape == label.shape:
                 label = np.where(known, label, np.uint8(IGNORED))
         scene = Scene(before, after, label)
-        self._keep(pair, scene)
+        self._cache.put(pair, scene, scene.nbytes)
         return scene
 
     def label(self, path: Path) -> Pixels:
@@ -219,10 +218,3 @@ class SceneReader:
         else:
             check_whole(path)
         return None
-
-    def _keep(self, pair: ScenePair, scene: Scene) -> None:
-        if not self.max_bytes:
-            return
-        self._kept[pair] = scene
-        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self.max_bytes:
-            self._kept.popitem(last=False)

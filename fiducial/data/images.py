@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path, PurePath
 
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from fiducial.data.lru import ByteLRU
 from fiducial.errors import DatasetError
 
 __all__ = ["MAX_PIXELS", "ImageCache", "check_whole", "is_deep", "nearby", "read_image", "read_rgb", "to_rgb"]
@@ -126,30 +126,8 @@ def _names_by_stem(folder: Path, changed: int) -> dict[str, list[str]]:
     return dict(found)
 
 
-class ImageCache:
-    """Decoded and resized images, the least recently used dropped first. One per process: a worker starts empty.
-
-    ``max_bytes`` bounds the pixels kept (0 keeps none); every dataloader worker may use that much. ``hits`` and
-    ``misses`` count calls in this process.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        if max_bytes < 0:
-            raise ValueError(f"max_bytes must be >= 0, got {max_bytes}")
-        self.max_bytes = max_bytes
-        self._clear()
-
-    def _clear(self) -> None:
-        self.num_bytes = self.hits = self.misses = 0
-        self._kept: OrderedDict[object, npt.NDArray[np.uint8]] = OrderedDict()
-        self._lock = threading.Lock()
-        self._process = os.getpid()
-
-    def __getstate__(self) -> dict[str, int]:
-        return {"max_bytes": self.max_bytes}
-
-    def __setstate__(self, state: dict[str, int]) -> None:
-        self.__init__(state["max_bytes"])  # type: ignore[misc]
+class ImageCache(ByteLRU[tuple[str, tuple[int, int] | None, Image.Resampling], npt.NDArray[np.uint8]]):
+    """Decoded and resized images. One per process: every dataloader worker may use ``max_bytes``."""
 
     def rgb(
         self,
@@ -163,28 +141,14 @@ class ImageCache:
 
         Raises: DatasetError as :func:`read_image`.
         """
-        if self._process != os.getpid():  # forked, perhaps in the middle of a change
-            self._clear()
         key = (str(path), size, interpolation)
-        with self._lock:
-            if key in self._kept:
-                self.hits += 1
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            self.misses += 1
+        kept = self.get(key)
+        if kept is not None:
+            return kept
         image = read_rgb(path)
         if size is not None and (image.height, image.width) != size:
             image = image.resize((size[1], size[0]), interpolation)
         pixels = np.array(image)
         pixels.setflags(write=False)
-        self._keep(key, pixels)
+        self.put(key, pixels, pixels.nbytes)
         return pixels
-
-    def _keep(self, key: object, pixels: npt.NDArray[np.uint8]) -> None:
-        with self._lock:
-            if pixels.nbytes > self.max_bytes or key in self._kept:
-                return
-            self._kept[key] = pixels
-            self.num_bytes += pixels.nbytes
-            while self.num_bytes > self.max_bytes:
-                self.num_bytes -= self._kept.popitem(last=False)[1].nbytes

@@ -56,14 +56,14 @@ def test_without_shared_goldens_there_is_one_pass(network, monkeypatch):
     monkeypatch.setattr(network, "encode", None)  # not called
     rows = batch([-1, -1, -1])
     assert torch.equal(predictor.predict(rows), plain(network, rows))
-    assert predictor.num_bytes == predictor.hits == predictor.misses == 0
+    assert predictor.cache.num_bytes == predictor.hits == predictor.misses == 0
 
 
 def test_switched_off(network):
     predictor = PairPredictor(network, cache_mb=0)
     rows = batch([0, 0, 1])
     assert torch.equal(predictor.predict(rows), plain(network, rows))
-    assert predictor.num_bytes == 0
+    assert predictor.cache.num_bytes == 0
 
 
 def test_output_does_not_depend_on_what_was_kept(network):
@@ -77,13 +77,13 @@ def test_output_does_not_depend_on_what_was_kept(network):
 def test_memory_is_bounded_and_the_oldest_goes(network):
     predictor = PairPredictor(network, cache_mb=64)
     predictor.predict(batch([0]))
-    one = predictor.num_bytes
+    one = predictor.cache.num_bytes
     assert one > 0
-    predictor.max_bytes = 2 * one
+    predictor.cache.max_bytes = 2 * one
     predictor.predict(batch([1]))
     predictor.predict(batch([0]))  # now 1 is the oldest
     predictor.predict(batch([2]))
-    assert predictor.num_bytes == 2 * one
+    assert predictor.cache.num_bytes == 2 * one
     before = predictor.misses
     predictor.predict(batch([0, 2]))
     assert predictor.misses == before
@@ -93,14 +93,14 @@ def test_memory_is_bounded_and_the_oldest_goes(network):
 
 def test_a_batch_larger_than_the_memory(network):
     predictor = PairPredictor(network, cache_mb=64)
-    predictor.max_bytes = 1
+    predictor.cache.max_bytes = 1
     rows = batch([0, 1, 0, 2])
     torch.testing.assert_close(predictor.predict(rows), plain(network, rows), atol=2e-5, rtol=1e-4)
-    assert predictor.num_bytes == 0
+    assert predictor.cache.num_bytes == 0
 
 
 def test_kept_encodings_do_not_hold_the_batch(network):
     predictor = PairPredictor(network, cache_mb=64)
     predictor.predict(batch([0, 1, 2, 3]))
-    held = sum(part.untyped_storage().nbytes() for parts in predictor._kept.values() for part in parts)
-    assert held == predictor.num_bytes
+    held = sum(part.untyped_storage().nbytes() for key in range(4) for part in predictor.cache.get(key))
+    assert held == predictor.cache.num_bytes

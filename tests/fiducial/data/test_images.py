@@ -127,7 +127,7 @@ class TestUnreadable:
 
 def _counts(cache, path, queue):
     cache.rgb(path)
-    queue.put((cache.hits, cache.misses, len(cache._kept)))
+    queue.put((cache.hits, cache.misses, len(cache)))
 
 
 class TestImageCache:
