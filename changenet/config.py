@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -84,7 +85,7 @@ class OptimSection(Section):
         "val_loss", "Metric that chooses the best checkpoint where train.checkpointer.monitor does not say another."
     )
     optim: Literal["adamw", "adam", "sgd"] = knob("adamw", "Optimiser.")
-    lr: float = knob(1e-4, "Learning rate of the first epoch.", ge=0, automl=True)
+    lr: float = knob(1e-4, "Learning rate of the first epoch.", ge=0, schema_range=(0, inf), automl=True)
     policy: Literal["linear", "step"] = knob(
         "linear", "linear lowers the rate evenly towards zero; step divides it by 10 after each third of the epochs."
     )
@@ -103,7 +104,9 @@ class TensorboardSection(Section):
     """``train.tensorboard``: pictures and histograms. Scalars are always written."""
 
     enabled: bool = knob(False, "Write input pictures and histograms of the weights.", aliases=("enable",))
-    infrequent_logging_frequency: int = knob(2, "Write them every this many epochs; 0 never.", ge=0)
+    infrequent_logging_frequency: int = knob(
+        2, "Write them every this many epochs; 0 never.", ge=0, schema_range=(0, inf)
+    )
 
 
 class TrainSection(common.TrainSection):
@@ -117,6 +120,7 @@ class TrainSection(common.TrainSection):
         "32-true",
         "Number format of training, in Lightning's words.",
         options=("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true"),
+        value_type="string",
     )
     pretrained_model_path: OptionalText = knob(
         None, "Checkpoint of a whole ChangeNet to start from; its optimiser state is not used.", template=""
@@ -130,9 +134,11 @@ class TrainSection(common.TrainSection):
 class RunModelSection(common.RunModelSection):
     """What ``evaluate`` and ``inference`` have in common."""
 
-    batch_size: int = knob(-1, "Pairs per batch; -1 takes the batch size of the dataset.", template=8, ge=-1)
+    batch_size: int = knob(
+        -1, "Pairs per batch; -1 takes the batch size of the dataset.", template=8, ge=-1, schema_range=(1, inf)
+    )
     vis_after_n_batches: int = knob(
-        16, "Task segment: write pictures of every n-th batch; 1 writes all.", template=1, ge=1
+        16, "Task segment: write pictures of every n-th batch; 1 writes all.", template=1, ge=1, schema_range=(1, inf)
     )
     is_quantized: bool = knob(False, "The checkpoint is a result of the quantize action.", schema=False)
     golden_cache_mb: int = knob(

@@ -15,12 +15,13 @@ from pydantic.fields import FieldInfo
 
 from fiducial.errors import Problem, SpecError
 from fiducial.spec.interpolation import resolve
-from fiducial.spec.knob import MISSING, Section, plain, section_of, union_members
+from fiducial.spec.knob import MISSING, Section, plain, section_of
 from fiducial.spec.messages import problems_of
 from fiducial.spec.path_map import parse_path_map
 from fiducial.spec.redact import redact
 from fiducial.spec.remarks import remarks
 from fiducial.spec.source import Source, read_source
+from fiducial.spec.value_types import union_members
 
 __all__ = ["Composed", "Source", "compose", "parse_path_map", "read_source", "to_yaml"]
 
