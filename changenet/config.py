@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from math import inf
+from typing import Literal
 
 from changenet.classify.config import ClassifyDataset, ClassifyModel, ClassifyTrain
 from changenet.segment.config import SegmentDataset, SegmentTrain
@@ -89,9 +88,11 @@ class TrainSection(common.TrainSection):
 class RunModelSection(common.RunModelSection):
     """What ``evaluate`` and ``inference`` have in common."""
 
-    batch_size: int = knob(-1, "Pairs per batch; -1 takes the batch size of the dataset.", template=8, ge=-1)
+    batch_size: int = knob(
+        -1, "Pairs per batch; -1 takes the batch size of the dataset.", template=8, ge=-1, schema_range=(1, inf)
+    )
     vis_after_n_batches: int = knob(
-        16, "Task segment: write pictures of every n-th batch; 1 writes all.", template=1, ge=1
+        16, "Task segment: write pictures of every n-th batch; 1 writes all.", template=1, ge=1, schema_range=(1, inf)
     )
     is_quantized: bool = knob(False, "The checkpoint is a result of the quantize action.", schema=False)
     golden_cache_mb: int = knob(

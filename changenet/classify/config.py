@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from changenet.augment_config import Factors, RandomColor, RandomFlip, RandomRotate, ScaleRandomCrop
 from fiducial.spec.common import BlankIsNone, OptionalText, PositiveTriple, Text, Triple
-from fiducial.spec.knob import Section, knob, section
+from fiducial.spec.knob import Section, item, knob, section
 
 
 class PairFiles(Section):
@@ -74,8 +75,10 @@ class ClassifyDataset(Section):
     image_ext: Annotated[str, BeforeValidator(lambda value: value or ".jpg")] = knob(
         ".jpg", "Suffix of every image file, with its dot and exactly as written on disk."
     )
-    batch_size: int = knob(8, "Pairs per batch and GPU. Training needs at least 2.", ge=1)
-    workers: int = knob(8, "Processes that load data; 0 loads in the main process.", template=1, ge=0)
+    batch_size: int = knob(8, "Pairs per batch and GPU. Training needs at least 2.", ge=1, schema_range=(1, inf))
+    workers: int = knob(
+        8, "Processes that load data; 0 loads in the main process.", template=1, ge=0, schema_range=(0, inf)
+    )
     fpratio_sampling: float = knob(
         0.1,
         "Defects drawn for each good pair while training: 0.25 makes every fifth pair a defect.",
@@ -84,7 +87,11 @@ class ClassifyDataset(Section):
         automl=True,
     )
     num_input: int = knob(
-        8, "Lights per image. Equals the number of entries of input_map; 1 without input_map.", template=4, ge=1
+        8,
+        "Lights per image. Equals the number of entries of input_map; 1 without input_map.",
+        template=4,
+        ge=1,
+        schema_range=(1, inf),
     )
     input_map: dict[str, int] | None = knob(
         None,
@@ -100,11 +107,20 @@ class ClassifyDataset(Section):
     grid_map: dict[str, int] | None = knob(
         None, "Columns (x) and rows (y) of concat_type grid; x times y is num_input.", template={"x": 2, "y": 2}
     )
-    image_width: int = knob(224, "Width of the image of one light, in pixels.", ge=1, aliases=("input_width",))
-    image_height: int = knob(224, "Height of the image of one light, in pixels.", ge=1, aliases=("input_height",))
-    num_classes: int = knob(2, "Outputs of the learnable classifier: good and defect.", ge=2, math_cond=">0")
+    image_width: int = knob(
+        224, "Width of the image of one light, in pixels.", ge=1, schema_range=(None, None), aliases=("input_width",)
+    )
+    image_height: int = knob(
+        224, "Height of the image of one light, in pixels.", ge=1, schema_range=(None, None), aliases=("input_height",)
+    )
+    num_classes: int = knob(
+        2, "Outputs of the learnable classifier: good and defect.", ge=2, schema_range=(2, inf), math_cond=">0"
+    )
     num_golden: int = knob(
-        1, "Golden references per part. With more than one, golden_path names a folder that holds them.", ge=1
+        1,
+        "Golden references per part. With more than one, golden_path names a folder that holds them.",
+        ge=1,
+        schema_range=(1, inf),
     )
     augmentation_config: ClassifyAugmentation = section(ClassifyAugmentation, "Normalisation and augmentation.")
     align: Literal["none", "shift"] = knob(
@@ -124,11 +140,18 @@ class ClassifyModel(Section):
     """``model.classify``: how a pair becomes one defect score."""
 
     train_margin_euclid: float = knob(
-        2.0, "Distance that contrastive training pushes defects beyond.", gt=0, usual=(1, None), automl=True
+        2.0,
+        "Distance that contrastive training pushes defects beyond.",
+        gt=0,
+        usual=(1, None),
+        schema_range=(1, inf),
+        automl=True,
     )
-    eval_margin: float = knob(2.0, "A pair is a defect when its score is above this.", usual=(0, None), automl=True)
-    embedding_vectors: int = knob(5, "Size of the embedding that euclidean compares.", ge=1)
-    embed_dec: int = knob(5, "Hidden width of the classifier behind learnable.", ge=1)
+    eval_margin: float = knob(
+        2.0, "A pair is a defect when its score is above this.", usual=(0, None), schema_range=(0, inf), automl=True
+    )
+    embedding_vectors: int = knob(5, "Size of the embedding that euclidean compares.", ge=1, schema_range=(1, inf))
+    embed_dec: int = knob(5, "Hidden width of the classifier behind learnable.", ge=1, schema_range=(1, inf))
     difference_module: Literal["learnable", "euclidean"] = knob(
         "euclidean",
         "How the two images are compared: learnable trains a difference decoder with loss ce, euclidean measures the "
@@ -147,5 +170,10 @@ class ClassifyTrain(Section):
         "contrastive", "ce belongs to difference_module learnable, contrastive to euclidean."
     )
     cls_weight: list[Annotated[float, Field(ge=0)]] = knob(
-        [1.0, 10.0], "Weight of each class in loss ce: good, defect.", aliases=("cls_weights",)
+        [1.0, 10.0],
+        "Weight of each class in loss ce: good, defect.",
+        aliases=("cls_weights",),
+        items={
+            1: item("Weight of defects in loss ce; good pairs weigh cls_weight[0].", ge=0, usual=(1, 100), automl=True)
+        },
     )

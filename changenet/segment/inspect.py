@@ -16,7 +16,7 @@ from changenet.segment.geo import RASTER_FIX, check_alignment, read_info
 from changenet.segment.reading import TIFF, LabelEncoding, SceneReader, image_size, mask_values
 from fiducial.data.images import nearby, read_image
 from fiducial.errors import DatasetError, Problem, UserError
-from fiducial.task import DataReport
+from fiducial.task import DataReport, SplitFacts
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
@@ -53,13 +53,15 @@ def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
         present, problems = _check_files(split)
         report.problems.extend(problems)
         looked_at = present if thorough else _spread(present, SCANNED)
-        report.facts[name] = {"list": str(split.list_path), "rows": len(split.pairs)}
+        labels: dict[str, str] = {}
+        details: dict[str, Any] = {"list": str(split.list_path)}
         report.problems.extend(_check_sizes(split, looked_at, must_agree=data.windows.enable))
         report.problems.extend(_check_pictures(split, looked_at, SceneReader.of(data, cached=False), decode=thorough))
         if any(pair.label for pair in looked_at):
-            facts, problems = _check_masks(split, looked_at, LabelEncoding.of(data), compat=spec.compat)
-            report.facts[name] |= facts
+            labels, problems = _check_masks(split, looked_at, LabelEncoding.of(data))
+            details["masks read"] = len(looked_at)
             report.problems.extend(problems)
+        report.facts[name] = SplitFacts(len(split.pairs), "rows", labels=labels, details=details)
         if name == "train":
             report.problems.extend(_check_count(split, spec))
         if thorough:
@@ -153,9 +155,9 @@ def _check_pictures(
 
 
 def _check_masks(
-    split: Split, pairs: Sequence[ScenePair], encoding: LabelEncoding, *, compat: str
-) -> tuple[dict[str, Any], list[Problem]]:
-    """How much of the masks each class takes, and every mask that does not mean what the spec says."""
+    split: Split, pairs: Sequence[ScenePair], encoding: LabelEncoding
+) -> tuple[dict[str, str], list[Problem]]:
+    """Which share of the masks each class takes, and every mask that does not mean what the spec says."""
 
     def look(pair: ScenePair) -> NDArray[np.int64] | DatasetError:
         assert pair.label is not None
@@ -195,7 +197,7 @@ def _check_masks(
         problems.append(
             Problem(str(split.list_path), found, "check the masks: nothing can be learnt or found", "warning")
         )
-    return {"labels": _shares(total, encoding), "masks read": len(pairs)}, problems
+    return _shares(total, encoding), problems
 
 
 def _changed(total_256: NDArray[np.int64], encoding: LabelEncoding) -> int:

@@ -6,6 +6,7 @@ A network subclasses these sections and adds its own keys; a key declared again 
 
 from __future__ import annotations
 
+from math import inf
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -101,9 +102,14 @@ class CheckpointerSection(Section):
 class TrainSection(DistributedSection):
     """``train``: the training loop."""
 
-    seed: int = knob(1234, "Seed of everything random. A negative number leaves the run unseeded.", usual=(-1, None))
+    seed: int = knob(
+        1234,
+        "Seed of everything random. A negative number leaves the run unseeded.",
+        usual=(-1, None),
+        schema_range=(-1, inf),
+    )
     cudnn: CudnnSection = section(CudnnSection, "How convolutions choose their algorithm on a GPU.")
-    num_epochs: int = knob(10, "Passes over the training data.", ge=1, popular=True)
+    num_epochs: int = knob(10, "Passes over the training data.", ge=1, schema_range=(1, inf), popular=True)
     checkpoint_interval: int = knob(
         1,
         "Write a checkpoint each time this many epochs (or steps, see checkpoint_interval_unit) have passed. "
@@ -225,7 +231,11 @@ class QuantizeSection(Section):
     model_path: Text = knob("", "Checkpoint to quantize (an ONNX file for modelopt.onnx).", required=True)
     results_dir: Text = knob("", "Folder for the quantized model; empty means <results_dir>/quantize.", required=True)
     backend_kwargs: dict[str, Any] | None = knob({}, "Extra arguments that are handed to the backend.")
-    device: str = knob("cuda", "Where calibration runs: cuda, cuda:N, cpu, or trt (modelopt.onnx only).")
+    device: str = knob(
+        "cuda",
+        "Where calibration runs: cuda, cuda:N, cpu, or trt (modelopt.onnx only).",
+        pattern="^(cuda|cpu|trt|cuda:[0-9]+)$",
+    )
     default_layer_dtype: OptionalText = knob(
         None, "Format of layers that no entry names.", schema=False, ignored="name the layers in quantize.layers"
     )
@@ -238,13 +248,6 @@ class QuantizeSection(Section):
     def _modelopt_is_its_pytorch_backend(cls, value: Any) -> Any:
         name = value.lower() if isinstance(value, str) else value
         return "modelopt.pytorch" if name == "modelopt" else name
-
-    @field_validator("device")
-    @classmethod
-    def _device_exists(cls, value: str) -> str:
-        if value in ("cuda", "cpu", "trt") or (value.startswith("cuda:") and value[5:].isdecimal()):
-            return value
-        raise ValueError("must be cuda, cuda:N, cpu or trt")
 
 
 class CalibrationSection(Section):

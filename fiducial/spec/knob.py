@@ -8,40 +8,43 @@ and :class:`Section` the only base of a group of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
+
+from fiducial.spec.bounds import check_items, hard_bounds
+from fiducial.spec.meta import KnobMeta, Range, meta_of
+from fiducial.spec.value_types import (
+    LIST_TYPES,
+    OBJECT_TYPES,
+    ValueType,
+    choices_of,
+    item_type_of,
+    union_members,
+    value_type_of,
+)
+
+__all__ = [
+    "MISSING",
+    "Key",
+    "KnobMeta",
+    "Section",
+    "item",
+    "item_section_of",
+    "knob",
+    "meta_of",
+    "plain",
+    "section",
+    "section_of",
+    "union_members",
+    "walk",
+]
 
 MISSING = "???"
 """OmegaConf's spelling of "to be filled in"."""
-
-_UNSET: Any = object()
-
-
-@dataclass(frozen=True)
-class KnobMeta:
-    """What is known about a key besides its type, default and hard bounds (see :func:`knob`)."""
-
-    help: str
-    template: Any = _UNSET
-    usual: tuple[float | None, float | None] | None = None
-    options: tuple[Any, ...] | None = None
-    aliases: tuple[str, ...] = ()
-    automl: bool | None = None
-    math_cond: str | None = None
-    popular: bool = False
-    required: bool = False
-    title: str = ""
-    schema: bool = True
-    ignored: str = ""
-
-    @property
-    def has_template(self) -> bool:
-        """Whether generated templates show another value than the run-time default."""
-        return self.template is not _UNSET
 
 
 class Section(BaseModel):
@@ -51,66 +54,51 @@ class Section(BaseModel):
         frozen=True, extra="forbid", coerce_numbers_to_str=True, protected_namespaces=(), validate_default=False
     )
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        for name, info in cls.model_fields.items():
+            _check_declaration(Key(f"{cls.__name__}.{name}", info, meta_of(info), section_of(info)))
+
 
 def knob(
     default: Any,
     help: str,
     *,
-    template: Any = _UNSET,
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
     lt: float | None = None,
-    usual: tuple[float | None, float | None] | None = None,
-    options: tuple[Any, ...] | None = None,
-    aliases: tuple[str, ...] = (),
-    automl: bool | None = None,
-    math_cond: str | None = None,
-    popular: bool = False,
-    required: bool = False,
-    title: str = "",
-    schema: bool = True,
-    ignored: str = "",
+    **meta: Any,
 ) -> Any:
     """Declare one spec key.
 
     Args:
         default: What the code uses when the key is absent; ``list``, ``dict`` and Section values are copied per spec.
-        help: One or two sentences; shown by ``--help``, in the schema and in the documentation.
-        template: What generated templates and schemas show, where it differs from ``default``.
+        help: One or two sentences about it.
         ge, gt, le, lt: Hard bounds. Outside them the run cannot work: an error.
-        usual: ``(low, high)``, either may be None. Outside it the run works but is odd: a warning.
-        options: Values that are documented, for keys whose type does not say it (a type that does is a ``Literal``).
-        aliases: Other spellings found in documents; accepted with a notice.
-        automl: True: searched by default. False: never searched. None: searched only when asked for.
-        math_cond: Condition of the search (``"> 0.0"``, ``"/ 32"``).
-        popular: Shown first.
-        required: The action cannot run without it.
-        title: Short name for user interfaces.
-        schema: False keeps the key out of generated schemas (accepted, not advertised).
-        ignored: Why the key has no effect; setting it prints one line that says so.
+        meta: The other attributes of :class:`KnobMeta`.
+
+    Raises: TypeError for metadata that KnobMeta does not know, ValueError for values of it that cannot be.
     """
-    meta = KnobMeta(
-        help=help,
-        template=template,
-        usual=usual,
-        options=options,
-        aliases=aliases,
-        automl=automl,
-        math_cond=math_cond,
-        popular=popular,
-        required=required,
-        title=title,
-        schema=schema,
-        ignored=ignored,
-    )
-    bounds: dict[str, Any] = {k: v for k, v in {"ge": ge, "gt": gt, "le": le, "lt": lt}.items() if v is not None}
+    known = KnobMeta(help=help, **meta)
+    given = {"ge": ge, "gt": gt, "le": le, "lt": lt, "pattern": known.pattern}
+    limits: dict[str, Any] = {name: limit for name, limit in given.items() if limit is not None}
     if isinstance(default, (list, dict)):
-        made: Any = Field(default_factory=lambda: type(default)(default), description=help, **bounds)
+        made: Any = Field(default_factory=lambda: type(default)(default), description=help, **limits)
     else:
-        made = Field(default=default, description=help, **bounds)
-    made.metadata.append(meta)
+        made = Field(default=default, description=help, **limits)
+    made.metadata.append(known)
+    if known.items:
+        made.metadata.append(AfterValidator(lambda values: check_items(known.items, values)))
     return made
+
+
+def item(help: str, **meta: Any) -> Any:
+    """Declare what is special about one item of a list knob: ``items={1: item("…", ge=0, automl=True)}``.
+
+    Takes what :func:`knob` takes; its default is the item of the list's default.
+    """
+    return knob(..., help, **meta)
 
 
 def section(kind: type[Section], help: str, **meta: Any) -> Any:
@@ -118,14 +106,6 @@ def section(kind: type[Section], help: str, **meta: Any) -> Any:
     made: Any = Field(default_factory=kind, description=help)
     made.metadata.append(KnobMeta(help=help, **meta))
     return made
-
-
-def meta_of(info: FieldInfo) -> KnobMeta:
-    """The knob's metadata of a field. Raises: TypeError when the field was not made by :func:`knob`."""
-    for item in info.metadata:
-        if isinstance(item, KnobMeta):
-            return item
-    raise TypeError(f"a spec key must be declared with knob() or section(), found {info!r}")
 
 
 def section_of(info: FieldInfo) -> type[Section] | None:
@@ -137,11 +117,6 @@ def item_section_of(info: FieldInfo) -> type[Section] | None:
     """The Section class of the items of a field that is a list of sections; else None."""
     lists = [kind for kind in union_members(info.annotation) if get_origin(kind) is list]
     return _section_in([get_args(kind)[0] for kind in lists])
-
-
-def union_members(kind: Any) -> tuple[Any, ...]:
-    """The members of a union type; any other type alone."""
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def _section_in(kinds: Iterable[Any]) -> type[Section] | None:
@@ -162,6 +137,60 @@ class Key:
     def default(self) -> Any:
         """The run-time default (a fresh copy)."""
         return self.info.get_default(call_default_factory=True)
+
+    @property
+    def options(self) -> tuple[Any, ...]:
+        """The values that are documented; none where any value of the type is meant."""
+        return self.meta.options or choices_of(self.info.annotation)
+
+    @property
+    def value_type(self) -> ValueType:
+        """TAO's word for the kind of value."""
+        return self.meta.value_type or value_type_of(self.info.annotation, self.options)
+
+    @property
+    def automl(self) -> bool | None:
+        """TAO's flag of the search: lists and collections are not searched unless they say so."""
+        if self.meta.automl is None and self.value_type in LIST_TYPES | OBJECT_TYPES:
+            return False
+        return self.meta.automl
+
+    @property
+    def schema_range(self) -> Range:
+        """Minimum and maximum that generated schemas show; ``inf`` is no limit that is shown, None none at all."""
+        if self.meta.schema_range is not None:
+            return self.meta.schema_range
+        low, high = self.meta.usual or (None, None)
+        hard = hard_bounds(self.info)
+        return (
+            hard.get("ge", hard.get("gt")) if low is None else low,
+            hard.get("le", hard.get("lt")) if high is None else high,
+        )
+
+    def items(self) -> Iterator[Key]:
+        """The list's items that have metadata of their own, under names such as ``cls_weight[1]``."""
+        for index, declared in self.meta.items.items():
+            info, meta = copy(declared), meta_of(declared)
+            info.annotation = item_type_of(self.info.annotation)
+            info.default = self.default[index]
+            if self.meta.has_template:
+                meta = replace(meta, template=self.meta.template[index])
+            yield Key(f"{self.path}[{index}]", info, meta)
+
+
+def _check_declaration(key: Key) -> None:
+    """Raises: TypeError when the metadata of a key does not fit its type or default."""
+    value_type = key.value_type
+    weights = key.meta.option_weights
+    if weights is not None and len(weights) != len(key.options):
+        raise TypeError(f"{key.path}: {len(weights)} option_weights for {len(key.options)} options")
+    if not key.meta.items:
+        return
+    if value_type not in LIST_TYPES:
+        raise TypeError(f"{key.path}: items of a {value_type}; only lists have items")
+    beyond = [index for index in key.meta.items if index >= len(key.default or ())]
+    if beyond:
+        raise TypeError(f"{key.path}: the default has no item {beyond[0]}")
 
 
 def walk(kind: type[Section], prefix: str = "") -> Iterator[Key]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -33,7 +34,7 @@ class OptimSection(Section):
         "val_loss", "Metric that chooses the best checkpoint where train.checkpointer.monitor does not say another."
     )
     optim: Literal["adamw", "adam", "sgd"] = knob("adamw", "Optimiser.")
-    lr: float = knob(1e-4, "Learning rate of the first epoch.", ge=0, automl=True)
+    lr: float = knob(1e-4, "Learning rate of the first epoch.", ge=0, schema_range=(0, inf), automl=True)
     policy: Literal["linear", "step"] = knob(
         "linear", "linear lowers the rate evenly towards zero; step divides it by 10 after each third of the epochs."
     )
@@ -52,7 +53,9 @@ class TensorboardSection(Section):
     """``train.tensorboard``: pictures and histograms. Scalars are always written."""
 
     enabled: bool = knob(False, "Write input pictures and histograms of the weights.", aliases=("enable",))
-    infrequent_logging_frequency: int = knob(2, "Write them every this many epochs; 0 never.", ge=0)
+    infrequent_logging_frequency: int = knob(
+        2, "Write them every this many epochs; 0 never.", ge=0, schema_range=(0, inf)
+    )
 
 
 def precision_knob() -> str:
@@ -61,6 +64,7 @@ def precision_knob() -> str:
         "32-true",
         "Number format of training, in Lightning's words.",
         options=("32-true", "16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true"),
+        value_type="string",
     )
     return made
 

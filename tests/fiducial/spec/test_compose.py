@@ -5,7 +5,8 @@ from tiny_task import Spec
 
 from changenet.config import ExperimentSpec
 from fiducial.errors import SpecError
-from fiducial.spec.compose import arithmetic, compose, parse_path_map, read_source
+from fiducial.spec.compose import compose, parse_path_map, read_source
+from fiducial.spec.interpolation import arithmetic
 
 
 @pytest.fixture

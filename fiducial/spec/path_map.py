@@ -1,0 +1,28 @@
+"""Folders of a container as folders of this machine: ``--map-path /data=./data``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fiducial.errors import SpecError
+
+
+def parse_path_map(entries: Sequence[str]) -> dict[str, str]:
+    """``["/data=./data", …]`` as a mapping. Raises: SpecError for an entry that is not ``FROM=TO``."""
+    mapped: dict[str, str] = {}
+    for entry in entries:
+        before, equals, after = entry.partition("=")
+        if not (before and equals and after):
+            raise SpecError("--map-path", repr(entry), "write FROM=TO, for example /data=./data")
+        mapped[before.rstrip("/") or "/"] = after
+    return mapped
+
+
+def map_path(value: str, path_map: Mapping[str, str]) -> str:
+    """``value`` with its leading folder replaced, where the map has it; the longest folder wins."""
+    for before, after in sorted(path_map.items(), key=lambda item: -len(item[0])):
+        if value == before:
+            return after
+        if value.startswith(before.rstrip("/") + "/"):
+            return after.rstrip("/") + "/" + value[len(before.rstrip("/")) + 1 :]
+    return value

@@ -1,0 +1,113 @@
+"""A spec file and overrides as one plain tree under the keys' own names, not validated yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fiducial.errors import Problem, SpecError
+from fiducial.spec.common import without_null_sections
+from fiducial.spec.interpolation import Folder
+from fiducial.spec.knob import MISSING, Section, meta_of, plain, section_of
+from fiducial.spec.overrides import apply_overrides
+from fiducial.spec.path_map import map_path
+
+
+@dataclass
+class Source:
+    """YAML and overrides as one plain tree, not validated yet."""
+
+    tree: dict[str, Any]
+    given: set[str] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def results_dir(self, action: str, path_map: Mapping[str, str], folder: Folder | None = None) -> str | None:
+        """Where the action would write, as far as the unvalidated tree tells; None when it does not."""
+        own = self.tree.get(action)
+        section = own if isinstance(own, dict) else {}
+        candidates = (section.get("results_dir"), self.tree.get("results_dir"))
+        for value, suffix in zip(candidates, ("", folder(section) if folder else action), strict=True):
+            if isinstance(value, str) and value not in ("", MISSING) and "${" not in value:
+                return str(Path(map_path(value, path_map)) / suffix)
+        return None
+
+
+def read_source(
+    kind: type[Section],
+    spec: Path | Mapping[str, Any] | None,
+    overrides: Sequence[str],
+    *,
+    unwrap: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> Source:
+    """Read a spec file (or take its content) and overrides, and rename the spellings that are accepted as aliases.
+
+    ``unwrap`` finds the spec in a tree that another program's spec wraps.
+    Raises: SpecError when the file cannot be read as one YAML mapping.
+    """
+    tree: dict[str, Any] = _read_yaml(spec) if isinstance(spec, Path) else plain(spec or {})
+    tree = unwrap(tree) if unwrap else tree
+    notices = list(_rename_aliases(kind, tree))  # before the overrides, which then win under either spelling
+    problems = apply_overrides(tree, overrides, lambda key: _real_path(kind, key))
+    notices.extend(_rename_aliases(kind, tree))  # those inside an override's {...}
+    tree = without_null_sections(kind, tree)
+    return Source(tree, set(_leaves(tree)), problems, notices)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise SpecError(
+            where, f"not readable as YAML: {getattr(error, 'problem', None) or error}", "mend the file"
+        ) from None
+    except OSError as error:
+        raise SpecError(
+            str(path), f"cannot be read: {error.strerror or error}", "check the path and its permissions"
+        ) from None
+    if not isinstance(loaded, dict):
+        raise SpecError(str(path), "the top level is not a mapping of keys", "a spec starts with lines like 'train:'")
+    tree: dict[str, Any] = plain(loaded)
+    return tree
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+
+
+def _rename_aliases(kind: type[Section], tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, info in kind.model_fields.items():
+        for alias in meta_of(info).aliases:
+            if alias not in tree:
+                continue
+            value = tree.pop(alias)
+            if name in tree and tree[name] != value:
+                yield f"{prefix}{alias}: ignored, because {prefix}{name} is set too"
+            else:
+                tree[name] = value
+                yield f"{prefix}{alias}: read as {prefix}{name}"
+        nested = section_of(info)
+        if nested and isinstance(tree.get(name), dict):
+            yield from _rename_aliases(nested, tree[name], f"{prefix}{name}.")
+
+
+def _real_path(kind: type[Section], path: str) -> str:
+    """A dotted key with every alias in it replaced by the key's own name."""
+    section: type[Section] | None = kind
+    parts = path.split(".")
+    for place, part in enumerate(parts):
+        fields = section.model_fields if section else {}
+        parts[place] = next((name for name, info in fields.items() if part in meta_of(info).aliases), part)
+        section = section_of(fields[parts[place]]) if parts[place] in fields else None
+    return ".".join(parts)
