@@ -52,8 +52,8 @@ def load(
     what it must be; None takes either. ``spec``: the training's YAML; only needed for TAO checkpoints that have no
     ``experiment.yaml`` beside them. ``device``: where torch runs it, a GPU when there is one.
 
-    Raises: CheckpointError when there is no such model, it is damaged, unsafe or of the other task, or what it is cannot
-        be told.
+    Raises: CheckpointError when there is no such model, it is damaged, unsafe or of the other task, or what it is
+        cannot be told.
     """
     prefix = _TASKS[task].prefix if task else _prefix_in(Path(path))
     found = resolve_model_file(
@@ -84,7 +84,7 @@ def _checkpoint(path: Path, spec: str | Path | None, device: Where) -> Inspector
     if task == "classify":
         inspecting = CLASSIFY.runtime(composed)
         inspector = inspecting.torch_predictor(checkpoint)
-        inspector.network.to(_device(device))
+        inspector.module.to(_device(device))
         return Inspector(inspecting, inspector)
     detecting = SEGMENT.runtime(composed)
     detector = detecting.torch_predictor(checkpoint)

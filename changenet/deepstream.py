@@ -36,7 +36,7 @@ def write_deepstream(
     """Write ``labels.txt``, ``nvdsinfer_config.yaml`` and one ``nvdspreprocess_config_{0,1}.yaml`` per input.
 
     DeepStream normalises with three offsets and one common factor: ``(pixel - offset) * factor`` of pixels 0..255. They
-    follow from the training's mean and std (with ``compat_tao`` TAO's 0.5 / 0.5); a std that differs between the channels
+    follow from the training's mean and std (with ``compat_tao`` TAO's 0.5 / 0.5); a std that differs between channels
     is replaced by its mean, with a warning. Returns the files.
     """
     shape = max((entry.shape for entry in graph.inputs.values()), key=len)  # several goldens have an axis more

@@ -123,4 +123,3 @@ class ChangeNetRuntime(TaskRuntime):
             num_classes=getattr(self.spec.dataset, task).num_classes,
             compat_tao=self.spec.compat == "tao" and task == "classify",
         )
-

@@ -64,6 +64,13 @@ class Predictor(ABC):
         """The outputs of :attr:`Graph.results` for one batch of the task's loaders."""
 
     @property
+    def module(self) -> nn.Module:
+        """The module that torch runs. Raises: ValueError where something else runs the model."""
+        if self.network is None:
+            raise ValueError(f"the model runs in {self.runtime}: load the checkpoint it was exported from")
+        return self.network
+
+    @property
     def device(self) -> torch.device:
         """Where it wants its batches: beside its weights, where it runs in torch."""
         import torch

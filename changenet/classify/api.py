@@ -62,9 +62,7 @@ class Inspector:
     @property
     def network(self) -> nn.Module:
         """The plain network, in evaluation mode. Raises: ValueError for an exported model, which has none."""
-        if self._predictor.network is None:
-            raise ValueError(f"the model runs in {self._predictor.runtime}: load the checkpoint it was exported from")
-        return self._predictor.network
+        return self._predictor.module
 
     def __repr__(self) -> str:
         model, (height, width) = self.spec.model, self._runtime.layout.composed

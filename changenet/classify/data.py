@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 
 from changenet.classify.rows import PairRow, PairTable
 from changenet.classify.transform import PairAugment, Pixels, compose_lights
-from fiducial.data.normalization import Normalization
 from fiducial.data.images import ImageCache
+from fiducial.data.normalization import Normalization
 from fiducial.data.registration import apply_shift, shift_between
 from fiducial.data.samplers import Draw
 from fiducial.errors import DatasetError

@@ -241,7 +241,9 @@ class ClassifyRuntime(ChangeNetRuntime):
         if stage in ("train", "val") and self.spec.compat == "tao":
             margin = TAO_MARGIN
         groups = None
-        if stage == "val" and any("/" in (name or "") for name in (train.checkpointer.monitor, train.optim.monitor_name)):
+        if stage == "val" and any(
+            "/" in (name or "") for name in (train.checkpointer.monitor, train.optim.monitor_name)
+        ):
             groups = group_names(self.table("val"), self.data.group_by) if validates(self.spec) else None
         files = None
         if folder is not None:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from changenet.classify.rows import Layout
-from fiducial.data.normalization import Normalization
 from fiducial.data.augment import ColorJitter, Geometry, blur, draw_crop
+from fiducial.data.normalization import Normalization
 
 if TYPE_CHECKING:
     from changenet.classify.config import ClassifyAugmentation

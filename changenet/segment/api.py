@@ -89,9 +89,7 @@ class ChangeDetector:
     @property
     def network(self) -> nn.Module:
         """The plain network, in evaluation mode. Raises: ValueError for an exported model, which has none."""
-        if self._predictor.network is None:
-            raise ValueError(f"the model runs in {self._predictor.runtime}: load the checkpoint it was exported from")
-        return self._predictor.network
+        return self._predictor.module
 
     def __repr__(self) -> str:
         data = self._data

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from fiducial.data.normalization import Normalization
 from changenet.segment.counts import IGNORED
 from changenet.segment.files import Split
-from changenet.segment.reading import Pixels, Scene, SceneReader, image_size
+from changenet.segment.reading import Scene, SceneReader, image_size
 from changenet.segment.tiles import Window, cut, draw_window, windows
 from changenet.segment.transform import SceneAugment, resized
+from fiducial.data.normalization import Normalization
 from fiducial.data.samplers import Draw
 from fiducial.data.sharding import BatchShards
 

@@ -27,7 +27,7 @@ class SegmentModule(TrainingModule):
 
     ``model``: :func:`changenet.build_segmenter`'s; named so because the name is part of the checkpoint's keys.
     ``loss``: of the logits of one scale and the mask; None is cross entropy. ``scale_weights``: of the five predictions
-    in the loss, coarsest first; None trains on the last alone. ``evaluators`` of ``train`` and ``val`` make the metrics.
+    in the loss, coarsest first; None trains on the last alone. ``evaluators`` of ``train`` and ``val`` measure.
     """
 
     tao_model = "visual_changenet_segment"

@@ -1,8 +1,8 @@
 """The table of segment's metrics. No torch.
 
-Where TAO has a name, ours is TAO's name with TAO's definition. Validation also logs the names without their stage, as TAO
-does. ``{class}`` stands for a class number: class 1 is the foreground of a binary mask. Means run over all classes, also
-absent ones, which count 0.
+Where TAO has a name, ours is TAO's name with TAO's definition. Validation also logs the names without their stage, as
+TAO does. ``{class}`` stands for a class number: class 1 is the foreground of a binary mask. Means run over all classes,
+also absent ones, which count 0.
 """
 
 from __future__ import annotations

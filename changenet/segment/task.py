@@ -9,8 +9,8 @@ from changenet.segment.metric_names import METRICS
 from changenet.task import ChangeNetTask
 
 if TYPE_CHECKING:
-    from changenet.segment.runtime import SegmentRuntime
     from changenet.config import ExperimentSpec
+    from changenet.segment.runtime import SegmentRuntime
     from fiducial.errors import Problem
     from fiducial.task import DataReport
 

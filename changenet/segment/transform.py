@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from fiducial.data.normalization import Normalization
 from changenet.segment.counts import IGNORED
 from changenet.segment.reading import Pixels, Scene
 from fiducial.data.augment import ColorJitter, Geometry, blur, draw_crop
+from fiducial.data.normalization import Normalization
 
 if TYPE_CHECKING:
     from changenet.segment.config import SegmentAugmentation

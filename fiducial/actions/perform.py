@@ -29,7 +29,7 @@ def perform(
 ) -> Result:
     """Run an action of a network, as its command does, and return what came of it.
 
-    ``spec``: a YAML file, or its content as a mapping; ``overrides`` in Hydra's grammar; ``path_map`` as ``--map-path``.
+    ``spec``: a YAML file, or its content as a mapping; ``overrides`` in Hydra's grammar; ``path_map``: ``--map-path``.
     Nothing is printed on stdout and no process ends.
 
     Raises: UserError for what the user can mend; whatever else the action raises.

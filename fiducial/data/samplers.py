@@ -121,7 +121,7 @@ class EpochBatches(Sampler[list[Draw]]):
             self.epoch, self.first = epoch, 0
 
     def start(self, batch: int) -> None:
-        """Begin the current epoch after this rank's first ``batch`` batches. Raises: ValueError for more than it has."""
+        """Begin the current epoch after this rank's first ``batch`` batches. Raises: ValueError for too many."""
         if not 0 <= batch <= self.num_batches:
             raise ValueError(f"cannot start at batch {batch} of {self.num_batches}")
         self.first = batch

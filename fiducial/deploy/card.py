@@ -63,7 +63,9 @@ class ModelCard:
             for name in ("inputs", "outputs")
         }
         lists = {name: list(getattr(self, name)) for name in ("mean", "std", "classes")}
-        rest = {name: getattr(self, name) for name in ("network", "task", "backbone", "colours", "threshold", "weights")}
+        rest = {
+            name: getattr(self, name) for name in ("network", "task", "backbone", "colours", "threshold", "weights")
+        }
         said = {**rest, **tensors, **lists, "versions": dict(self.versions)}
         return {**{name: value for name, value in said.items() if value not in (None, "", [], {})}, **self.details}
 

@@ -82,7 +82,8 @@ def export_onnx(
     try:
         with _exact_floats(), torch.no_grad():
             _write(network, partial, graph, settings)
-            said = replace(card.stamped(network.state_dict()), **_tensors(network, graph))
+            inputs, outputs = _tensors(network, graph)
+            said = replace(card.stamped(network.state_dict()), inputs=inputs, outputs=outputs)
             _annotate(partial, said, weights=f"{path.name}.data" if _is_large(network) else None)
             worst = math.nan
             if not uses_plugin:
@@ -122,15 +123,15 @@ def _write(network: nn.Module, path: Path, graph: Graph, settings: ExportSetting
     program.save(str(path), external_data=_is_large(network))
 
 
-def _tensors(network: nn.Module, graph: Graph) -> dict[str, dict[str, TensorCard]]:
+def _tensors(network: nn.Module, graph: Graph) -> tuple[dict[str, TensorCard], dict[str, TensorCard]]:
     """Shapes and types of the graph's inputs and outputs, one item each."""
     given = network(*_zeros(graph, 1))
     outputs = given if isinstance(given, (tuple, list)) else (given,)
     named = zip(graph.outputs, outputs, strict=True)
-    return {
-        "inputs": {name: TensorCard(item.shape, item.dtype) for name, item in graph.inputs.items()},
-        "outputs": {name: TensorCard(tuple(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for name, t in named},
-    }
+    return (
+        {name: TensorCard(item.shape, item.dtype) for name, item in graph.inputs.items()},
+        {name: TensorCard(tuple(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for name, t in named},
+    )
 
 
 def _zeros(graph: Graph, size: int) -> tuple[Tensor, ...]:

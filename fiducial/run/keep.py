@@ -23,7 +23,8 @@ def is_better(value: float, than: float | None, mode: str) -> bool:
 
 def _batches_trained(trainer: pl.Trainer) -> int:
     """Of the whole run; several of them may make one step."""
-    return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+    total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return int(total.processed)
 
 
 class PeriodicCheckpoint(Checkpoint):

@@ -26,7 +26,9 @@ class MeanLoss:
         """
         local = [(float(loss), size) for loss, size in self._parts]
         self._parts = []
-        placed = [(number, rank, *part) for rank, parts in enumerate(gather(local)) for number, part in enumerate(parts)]
+        placed = [
+            (number, rank, *part) for rank, parts in enumerate(gather(local)) for number, part in enumerate(parts)
+        ]
         placed.sort()
         total = sum(size for *_, size in placed)
         return sum(loss * size for *_, loss, size in placed) / total if total else None

@@ -46,8 +46,8 @@ class TrainingModule(pl.LightningModule):
     """Base of the modules that ``train`` runs; usable with any Lightning Trainer.
 
     A subclass writes ``training_step`` (calling :meth:`track`, and :meth:`optimize` where it optimises by hand),
-    :meth:`evaluate_batch` and ``configure_optimizers``. ``evaluators`` turn the outputs of a stage into its KPIs; without
-    one a stage has its loss alone, where it has any.
+    :meth:`evaluate_batch` and ``configure_optimizers``. ``evaluators`` turn the outputs of a stage into its KPIs;
+    without one a stage has its loss alone, where it has any.
     """
 
     tao_model: ClassVar[str] = ""
@@ -86,7 +86,7 @@ class TrainingModule(pl.LightningModule):
         return kpis
 
     def track(self, loss: Tensor, *, size: int, outputs: Outputs | None = None, batch: Batch | None = None) -> None:
-        """Take the loss of a training batch of ``size`` items, and the outputs where training has metrics of its own."""
+        """Take the loss of a training batch of ``size`` items; the outputs, where training has metrics of its own."""
         self.last_loss = loss.detach()
         self.log(self.loss_name, self.last_loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=size)
         self._losses["train"].update(self.last_loss, size)
@@ -111,8 +111,8 @@ class TrainingModule(pl.LightningModule):
         every = self.policy.accumulate
         steps = (batch_idx + 1) % every == 0 or batch_idx + 1 == self.trainer.num_training_batches
         strategy = self.trainer.strategy
-        alone = not steps and isinstance(strategy, ParallelStrategy)
-        with strategy.block_backward_sync() if alone else contextlib.nullcontext():
+        waits = not steps and isinstance(strategy, ParallelStrategy)
+        with strategy.block_backward_sync() if waits else contextlib.nullcontext():  # type: ignore[attr-defined]
             self.manual_backward(loss / every)
         if not steps:
             return False

@@ -13,6 +13,7 @@ from fiducial.spec.knob import Section, knob
 
 __all__ = ["BackboneSection", "OptimSection", "TensorboardSection", "precision_knob", "sync_batchnorm_knob"]
 
+
 class BackboneSection(Section):
     """``model.backbone``: the network that turns each image into feature maps."""
 

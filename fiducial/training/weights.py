@@ -34,8 +34,8 @@ def load_network(
     """Put a checkpoint's weights into a network; names may begin with ``model.`` or not.
 
     ``explain`` names the spec keys that contradict the checkpoint's tensors, before anything is loaded. ``drop``: names
-    of tensors that are no weights. ``strict``: every tensor is needed; else those of ``size_dependent`` (patterns of the
-    network's own names) keep their values where they have another size.
+    of tensors that are no weights. ``strict``: every tensor is needed; else those of ``size_dependent`` (patterns of
+    the network's own names) keep their values where they have another size.
 
     Raises: CheckpointError naming the keys, or the tensors, that differ.
     """

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from changenet.classify.losses import contrastive_loss
 from changenet.classify.metrics import tao_counts
 from changenet.classify.model import build_classifier, score
-from fiducial.backbones.names import BACKBONES
 from changenet.classify.sampling import fpratio_weights
+from fiducial.backbones.names import BACKBONES
 from fiducial.training.optim import POLICIES, build_optimizer, build_schedule
 from parity_cases import Case, NotBuilt, Output, runs
 from parity_cases.steps import Network, train

@@ -7,8 +7,8 @@ import torch
 from changenet.__main__ import TASKS
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.classify.transform import IMAGENET
-from fiducial.data.normalization import Normalization
 from fiducial import cli
+from fiducial.data.normalization import Normalization
 
 
 def test_image_ext_not_set(make_spec):

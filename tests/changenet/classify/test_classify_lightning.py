@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from changenet.training import TrainingPlan
 from torch import nn
 
 from changenet.classify.lightning import ClassifyModule
@@ -11,7 +12,6 @@ from changenet.classify.losses import contrastive_loss
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.classify.transform import CLIP, IMAGENET
 from fiducial.data.normalization import Normalization
-from changenet.training import TrainingPlan
 from fiducial.errors import CheckpointError, Problem
 
 RADIO = {

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fiducial.data.normalization import Normalization
 from changenet.segment.data import ImageShards, SceneDataset, Windowing, scene_loader
 from changenet.segment.files import ScenePair, Split
 from changenet.segment.reading import LabelEncoding, SceneReader
 from changenet.segment.runtime import SegmentRuntime
 from changenet.segment.tiles import windows
+from fiducial.data.normalization import Normalization
 from fiducial.data.samplers import Draw
 
 

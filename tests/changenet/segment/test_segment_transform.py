@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fiducial.data.normalization import Normalization
 from changenet.segment.config import SegmentAugmentation
 from changenet.segment.reading import Scene
 from changenet.segment.transform import TAO_NORMALIZATION, SceneAugment, _zoomed, resized
+from fiducial.data.normalization import Normalization
 
 SIDE = 48
 

@@ -183,14 +183,14 @@ class TestEvaluate:
         assert len(written["shapes"]) == 12
         assert [shape["why"] for shape in written["shapes"]] == [""] * 11 + ["no box"]
         assert written["run"]["boxes"] == "corners"
-        last = [r for r in records(tmp_path / "a/evaluate") if r["message"] == "Test metrics generated."][0]
+        last = next(r for r in records(tmp_path / "a/evaluate") if r["message"] == "Test metrics generated.")
         assert set(last["kpi"]) == {"test Precision at Rank 1", "test_box_error"}
 
     def test_is_what_validation_said(self, act, trained, tmp_path):
         """One evaluator for both: the same model gives the same numbers."""
         act("evaluate", "evaluate.checkpoint=latest")
         said = [r["kpi"] for r in records(trained) if r["message"] == "Eval metrics generated."][-1]
-        tested = [r["kpi"] for r in records(tmp_path / "a/evaluate") if r["message"] == "Test metrics generated."][0]
+        tested = next(r["kpi"] for r in records(tmp_path / "a/evaluate") if r["message"] == "Test metrics generated.")
         assert {k.replace("val", "test"): v for k, v in said.items()} == pytest.approx(tested, rel=1e-6)
 
     def test_inference_has_one_loader_and_no_kpis(self, act, trained, tmp_path):
@@ -284,7 +284,7 @@ def test_two_processes(act, tmp_path):
     assert two("evaluate", "results_dir=two", checkpoint).returncode == 0
     assert act("evaluate", checkpoint, results="one")[0] == 0
     kpis = [
-        [r["kpi"] for r in records(tmp_path / r / "evaluate") if r["message"] == "Test metrics generated."][0]
+        next(r["kpi"] for r in records(tmp_path / r / "evaluate") if r["message"] == "Test metrics generated.")
         for r in ("two", "one")
     ]
     assert kpis[0] == pytest.approx(kpis[1], rel=1e-5)

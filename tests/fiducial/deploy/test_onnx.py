@@ -8,11 +8,11 @@ import onnx
 import pytest
 import tiny_runtime
 import torch
+from fiducial.deploy.predictors import OnnxPredictor, open_predictor
 from tiny_task import LINE, Spec
 
 from fiducial import cli
 from fiducial.deploy.onnx import ExportSettings, export_onnx
-from fiducial.deploy.predictors import OnnxPredictor, open_predictor
 from fiducial.errors import CheckpointError
 from fiducial.run.status import read_status
 

@@ -19,10 +19,10 @@ from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.data.samplers import Draw, EpochBatches
 from fiducial.data.sharding import BatchShards
 from fiducial.deploy.card import ModelCard, TensorCard
-from fiducial.run.ranks import gather
-from fiducial.spec.knob import plain
 from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Evaluator, Graph, GraphInput, Kpis, Outputs, Predictor
+from fiducial.run.ranks import gather
+from fiducial.spec.knob import plain
 from fiducial.task import TaskRuntime
 from fiducial.training.data import TrainingData
 from fiducial.training.module import TrainingModule, TrainingPlan

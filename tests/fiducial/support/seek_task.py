@@ -110,9 +110,7 @@ class Seek(Task[Spec]):
 
             return work(task, run)
 
-        own = Action(
-            "gallery", "keep reference embeddings", run=gallery, model_key="checkpoint", verbs=("add", "list")
-        )
+        own = Action("gallery", "keep reference embeddings", run=gallery, model_key="checkpoint", verbs=("add", "list"))
         return (own, refused("prune", "Seek models are not pruned"))
 
     def splits(self, action: Action) -> tuple[str, ...]:
