@@ -6,14 +6,13 @@ from fiducial.metric_table import Metric, MetricTable, Stage
 
 __all__ = ["METRICS"]
 
-_TAO: dict[str, bool] = {"grouped": True, "tao": True}
 _EVERY: tuple[Stage, ...] = ("train", "val", "test")
 
 METRICS = MetricTable(
     (
         Metric("train_loss", "min", "loss", "mean loss per pair", stages=("train",), logged=(), tao=True),
         Metric("val_loss", "min", "loss", "mean loss per pair", stages=("val",), tao=True),
-        Metric("{stage}_acc", "max", "percent", "right decisions, of all rows", stages=_EVERY, **_TAO),
+        Metric("{stage}_acc", "max", "percent", "right decisions, of all rows", stages=_EVERY, grouped=True, tao=True),
         Metric(
             "{stage}_fpr",
             "min",
