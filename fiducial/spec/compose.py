@@ -67,9 +67,9 @@ def compose(
     """Validate a source as a spec of ``kind`` for one action.
 
     ``results_dir`` is rebased as TAO does it: ``<action>.results_dir`` if set, else ``<results_dir>/<action>``
-    (``folder`` may name another one), and ``${results_dir}`` means the rebased one. ``path_map`` replaces leading folders
-    (``{"/data": "./data"}``) in every string of the spec. Keys that are ``???`` count as not set and are listed in
-    ``missing``.
+    (``folder`` may name another one), and ``${results_dir}`` means the rebased one. ``path_map`` replaces leading
+    folders (``{"/data": "./data"}``) in every string of the spec. Keys that are ``???`` count as not set and are listed
+    in ``missing``.
 
     Raises: SpecError with every problem found.
     """

@@ -1,18 +1,21 @@
 """The training loop's own decisions, and both sides of ``compat``."""
 
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from changenet.training import TrainingPlan
 from torch import nn
 
+from changenet.classify.evaluator import PairEvaluator
 from changenet.classify.lightning import ClassifyModule
 from changenet.classify.losses import contrastive_loss
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.classify.transform import CLIP, IMAGENET
-from fiducial.data.normalization import Normalization
+from fiducial.checkpoints.reading import Checkpoint
+from fiducial.deploy.card import ModelCard
 from fiducial.errors import CheckpointError, Problem
+from fiducial.training.module import TrainingPlan
+from fiducial.training.optim import OptimizerRecipe
 
 RADIO = {
     "model__backbone__type": "c_radio_v2_vit_base_patch16_224",
@@ -30,18 +33,17 @@ class Distances(nn.Module):
         return test[:, 0, 0, 0]
 
 
-SGD = {"optim": "sgd", "policy": "step", "arguments": {"lr": 1.0, "weight_decay": 0.0, "momentum": 0.0}}
-PLAN = TrainingPlan(SGD, num_epochs=3, normalization=Normalization(*IMAGENET))
+SGD = OptimizerRecipe({"lr": 1.0, "weight_decay": 0.0, "momentum": 0.0}, "sgd", "step", num_epochs=3)
 
 
-def module(plan: TrainingPlan = PLAN, **changes) -> ClassifyModule:
+def module(plan: TrainingPlan | None = None, *, margin: float = 0.5, groups=None, **changes) -> ClassifyModule:
     defaults = {
         "learnable": False,
         "cls_weight": [1.0, 3.0],
         "contrastive_margin": 2.0,
-        "eval_margin": 0.5,
+        "evaluators": {"val": PairEvaluator("val", margin=margin, groups=groups)},
     }
-    return ClassifyModule(Distances(), plan, **{**defaults, **changes})
+    return ClassifyModule(Distances(), plan, SGD, **{**defaults, **changes})
 
 
 def batch(distances: list[float], labels: list[int]) -> dict:
@@ -69,18 +71,19 @@ class TestLoss:
 
 
 class TestMargin:
-    @pytest.mark.parametrize(("compat_tao", "accuracy"), [(False, 100.0), (True, 50.0)])
-    def test_of_validation(self, compat_tao, accuracy):
-        trained = module(compat_tao=compat_tao)
-        trained.validation_step(batch([0.1, 0.9], [0, 1]), 0)  # nothing is above TAO's 2.0
-        kpis = trained.epoch_kpis("val")
+    @pytest.mark.parametrize(("margin", "accuracy"), [(0.5, 100.0), (2.0, 50.0)])
+    def test_of_validation(self, margin, accuracy):
+        trained = module(margin=margin)
+        trained.validation_step(batch([0.1, 0.9], [0, 1]), 0)
+        kpis = trained.kpis("val")
         assert kpis["val_acc"] == accuracy
         assert kpis["val_auroc"] == 1.0
 
     def test_evaluation_keeps_the_margin_of_the_spec(self, make_spec):
+        """TAO's training and validation always use 2.0."""
         runtime = ClassifyRuntime(make_spec(compat="tao", model__classify__eval_margin=0.3))
-        assert runtime.margin == 0.3
-        assert runtime.module(pretrained=False).eval_margin == 2.0
+        margins = {stage: runtime.evaluator(stage).margin for stage in ("train", "val", "test", "infer")}
+        assert margins == {"train": 2.0, "val": 2.0, "test": 0.3, "infer": 0.3}
 
 
 class TestKpis:
@@ -90,33 +93,35 @@ class TestKpis:
             rows = batch([0.1, 0.9], [0, 1])
             rows["row"] += start
             trained.validation_step(rows, 0)
-        kpis = trained.epoch_kpis("val")
+        kpis = trained.kpis("val")
         assert kpis["val_loss"] == pytest.approx((0.01 + 1.1**2) / 2)
         assert {"val_acc", "val_fpr", "val_far", "val_ap", "val_true_fnr"} <= kpis.keys()
 
     def test_per_group(self):
         trained = module(groups=["R", "C", "C"])
         trained.validation_step(batch([0.1, 0.1, 0.9], [1, 0, 1]), 0)
-        kpis = trained.epoch_kpis("val")
+        kpis = trained.kpis("val")
         assert (kpis["val_recall/R"], kpis["val_recall/C"]) == (0.0, 1.0)
 
     def test_sanity_check_leaves_nothing_behind(self):
         trained = module()
         trained.validation_step(batch([0.1, 0.9], [0, 1]), 0)
-        trained.epoch_kpis("val")
+        trained.kpis("val")
         trained.validation_step(batch([0.9, 0.9], [0, 1]), 0)
-        assert trained.epoch_kpis("val")["val_acc"] == 50.0
+        assert trained.kpis("val")["val_acc"] == 50.0
 
 
 class TestCheckpoint:
     def test_what_it_says_of_itself(self, make_spec):
         saved: dict = {}
         ClassifyRuntime(make_spec(**RADIO)).module(pretrained=False).on_save_checkpoint(saved)
-        assert saved == {
-            "tao_model": "visual_changenet_classify",
-            "tao_model_type": "radio_learnable",
-            "fiducial": {"mean": list(CLIP[0]), "std": list(CLIP[1])},
-        }
+        assert saved.keys() == {"tao_model", "tao_model_type", "fiducial"}
+        assert (saved["tao_model"], saved["tao_model_type"]) == ("visual_changenet_classify", "radio_learnable")
+        card = ModelCard.of(saved["fiducial"])
+        assert (card.network, card.task, card.backbone) == ("visual_changenet", "classify", RADIO["model__backbone__type"])
+        assert (card.mean, card.std) == CLIP
+        assert card.inputs["input_1"].shape == (3, 64, 64)
+        assert card.versions["torch"] == torch.__version__
 
     def test_secrets_are_not_stored(self, make_spec):
         stored = ClassifyRuntime(make_spec(encryption_key="tlt_secret")).module(pretrained=False).hparams
@@ -124,7 +129,7 @@ class TestCheckpoint:
         assert stored["model"]["backbone"]["type"] == "fan_tiny_8_p4_hybrid"
 
     def test_resuming_explains_itself(self):
-        changed = replace(PLAN, explain=lambda checkpoint: [Problem("a.key", str(checkpoint["epoch"]), "fix")])
+        changed = TrainingPlan(explain=lambda checkpoint: [Problem("a.key", str(checkpoint["epoch"]), "fix")])
         trained = module(changed)
         with pytest.raises(CheckpointError, match=r"a\.key · 3 · fix"):
             trained.on_load_checkpoint({"epoch": 3})
@@ -147,19 +152,24 @@ class TestNormalizationOfACheckpoint:
     )
     def test_radio(self, make_spec, meta, compat, mean):
         runtime = ClassifyRuntime(make_spec(compat=compat, **RADIO))
-        runtime.use_normalization_of(meta)
+        runtime.adopt(card_of(meta))
         assert runtime.normalization.mean == mean
-        assert runtime.metadata()["mean"] == list(mean)
+        assert runtime.card().mean == mean
 
     def test_a_file_that_could_be_either_is_warned_of(self, make_spec, caplog, monkeypatch):
         monkeypatch.setattr("fiducial.run.console.LOGGER.propagate", True)
-        ClassifyRuntime(make_spec(**RADIO)).use_normalization_of({"pytorch-lightning_version": "2.6.1"})
+        ClassifyRuntime(make_spec(**RADIO)).adopt(card_of({"pytorch-lightning_version": "2.6.1"}))
         assert "radio_normalization: as_configured" in caplog.text
 
-    def test_a_spec_with_other_values_than_the_training_is_warned_of(self, make_spec, caplog, monkeypatch):
+    def test_the_training_counts_where_the_spec_says_otherwise(self, make_spec, caplog, monkeypatch):
         monkeypatch.setattr("fiducial.run.console.LOGGER.propagate", True)
         changed = {"dataset__classify__augmentation_config": {"rgb_input_mean": [0.5, 0.5, 0.5]}}
         runtime = ClassifyRuntime(make_spec(**changed))
-        runtime.use_normalization_of({"fiducial": {"mean": list(IMAGENET[0]), "std": list(IMAGENET[1])}})
-        assert runtime.normalization.mean == (0.5, 0.5, 0.5)
-        assert "the model was trained with [0.485, 0.456, 0.406]" in caplog.text
+        runtime.adopt(ModelCard(mean=IMAGENET[0], std=IMAGENET[1]))
+        assert runtime.normalization.mean == IMAGENET[0]
+        assert "as the model was trained; the spec says [0.5, 0.5, 0.5]" in caplog.text
+
+
+def card_of(meta: dict) -> ModelCard:
+    """The card of a checkpoint with these entries."""
+    return ModelCard.of_checkpoint(Checkpoint(Path("x.pth"), "lightning", {}, meta, meta))

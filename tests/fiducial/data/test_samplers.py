@@ -1,38 +1,16 @@
-"""Sampling weights and the order of an epoch."""
-
-import logging
+"""The order of an epoch."""
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from fiducial.data.samplers import Draw, EpochSampler, fpratio_weights
+from fiducial.data.samplers import Draw, EpochBatches, EpochSampler
 from fiducial.errors import DatasetError
 
 
 def positions(sampler: EpochSampler) -> list[int]:
     return [draw.index for draw in sampler]
-
-
-class TestFpratioWeights:
-    def test_by_hand(self):  # three PASS, two defects: 0.5 * 3 / 2
-        assert fpratio_weights([0, 1, 0, 2, 0], 0.5).tolist() == [1, 0.75, 1, 0.75, 1]
-
-    @pytest.mark.parametrize("ratio", [0.1, 0.25, 1.0])
-    def test_share_of_defects(self, ratio):
-        labels = np.arange(1000) % 7 == 0
-        weights = fpratio_weights(labels.astype(int), ratio)
-        assert weights[labels].sum() / weights.sum() == pytest.approx(ratio / (1 + ratio))
-
-    def test_no_defect_is_an_error(self):
-        with pytest.raises(DatasetError, match="3 rows, all PASS"):
-            fpratio_weights([0, 0, 0], 0.1)
-
-    def test_no_pass_is_a_warning(self, caplog):
-        with caplog.at_level(logging.WARNING):
-            assert fpratio_weights([1, 1], 0.1).tolist() == [1, 1]
-        assert "none PASS" in caplog.text
 
 
 class TestEpochSampler:
@@ -95,7 +73,7 @@ class TestEpochSampler:
 
     def test_share_of_defects_in_the_draws(self):
         labels = (np.arange(20_000) % 50 == 0).astype(int)
-        sampler = EpochSampler(20_000, batch_size=1, seed=3, weights=fpratio_weights(labels, 0.25))
+        sampler = EpochSampler(20_000, batch_size=1, seed=3, weights=np.where(labels, 0.25 * (labels == 0).sum() / labels.sum(), 1.0))
         share = labels[positions(sampler)].mean()
         assert share == pytest.approx(0.2, abs=5 * (0.2 * 0.8 / 20_000) ** 0.5)
 
@@ -132,3 +110,38 @@ class TestEpochSampler:
         for position in (-2, 3, 10):
             with pytest.raises(ValueError, match="cannot start"):
                 sampler.start(position)
+
+
+class Counted(EpochBatches):
+    """Batch ``b`` of epoch ``e`` holds ``100 e + b``."""
+
+    def draw(self, epoch, num_batches):
+        return [[100 * epoch + batch] for batch in range(num_batches)]
+
+
+class TestEpochBatches:
+    def test_ranks_share_one_draw(self):
+        ranks = [[batch[0].index for batch in Counted(3, rank=rank, world=2)] for rank in (0, 1)]
+        assert ranks == [[0, 2, 4], [1, 3, 5]]
+
+    def test_starts_later_in_one_epoch_alone(self):
+        sampler = Counted(3)
+        sampler.set_epoch(1)
+        sampler.start(2)
+        assert list(sampler) == [[Draw(1, 102)]]
+        assert len(sampler) == 3
+        sampler.set_epoch(2)
+        assert [batch[0].index for batch in sampler] == [200, 201, 202]
+
+    def test_lightning_finds_it(self):
+        """It tells the epoch only to the ``sampler`` of a loader and of its batch sampler."""
+        from lightning_fabric.utilities.data import _set_sampler_epoch
+
+        sampler = Counted(2)
+        _set_sampler_epoch(DataLoader(list(range(9)), batch_sampler=sampler), 4)
+        assert sampler.epoch == 4
+
+    @pytest.mark.parametrize("batch", [-1, 4])
+    def test_start_beyond_the_epoch(self, batch):
+        with pytest.raises(ValueError, match="of 3"):
+            Counted(3).start(batch)

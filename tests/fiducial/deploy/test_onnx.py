@@ -8,7 +8,8 @@ import onnx
 import pytest
 import tiny_runtime
 import torch
-from fiducial.deploy.predictors import OnnxPredictor, open_predictor
+from fiducial.deploy.card import ModelCard
+from fiducial.deploy.onnx_predictor import OnnxPredictor
 from tiny_task import LINE, Spec
 
 from fiducial import cli
@@ -37,7 +38,7 @@ def exported(network, tmp_path_factory):
     files = {size: folder / f"b{size}.onnx" for size in (-1, 4)}
     for size, path in files.items():
         settings = ExportSettings(18, size)
-        export_onnx(network, path, runtime.graph(), settings, metadata=runtime.metadata(), samples=[])
+        export_onnx(network, path, runtime.graph(), settings, card=runtime.card(), samples=[])
     return files
 
 
@@ -59,7 +60,10 @@ class TestGraph:
         (value,) = model.graph.input
         assert (value.name, value.type.tensor_type.shape.dim[0].dim_param) == ("x", "batch")
         assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-        assert json.loads({p.key: p.value for p in model.metadata_props}["fiducial"]) == {"concat_type": "linear"}
+        card = ModelCard.of(json.loads({p.key: p.value for p in model.metadata_props}["fiducial"]))
+        assert (card.task, card.details) == ("line", {"shift": 0.0})
+        assert (card.inputs["x"].shape, card.outputs["y"].shape) == ((3,), ())
+        assert len(card.weights) == 64
 
     def test_fixed_batch(self, exported):
         (value,) = onnx.load(exported[4]).graph.input
@@ -72,7 +76,7 @@ class TestGraph:
         predictor = OnnxPredictor(exported[size], tiny_runtime.Runtime(Spec()))
         assert predictor.batch_size == (None if size < 0 else 4)
         with torch.no_grad():
-            np.testing.assert_allclose(predictor.predict({"x": x}), network(x), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(predictor.predict({"x": x})["y"], network(x), rtol=1e-5, atol=1e-6)
 
     def test_wrong_graph_gets_no_name(self, network, tmp_path):
         class Noise(torch.nn.Module):
@@ -84,34 +88,41 @@ class TestGraph:
 
         runtime, path = tiny_runtime.Runtime(Spec()), tmp_path / "m.onnx"
         with pytest.raises(CheckpointError, match="y differs from torch by"):
-            export_onnx(Noise(), path, runtime.graph(), ExportSettings(18, -1), metadata={}, samples=[])
+            export_onnx(Noise(), path, runtime.graph(), ExportSettings(18, -1), card=ModelCard(), samples=[])
         assert list(tmp_path.iterdir()) == []
 
 
 class TestMismatch:
-    def test_shape_name_and_metadata(self, exported):
+    def test_shape_and_name(self, exported):
         runtime = tiny_runtime.Runtime(Spec())
         runtime.graph = lambda: tiny_runtime.Graph({"x": tiny_runtime.GraphInput("x", (5,))}, ("y",), "batch")
-        runtime.metadata = lambda: {"concat_type": "grid"}
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(CheckpointError, match=r"input x is \[3\], the spec composes \[5\]"):
             OnnxPredictor(exported[-1], runtime)
-        first, second = map(str, caught.value.problems)
-        assert "input x is [3], the spec composes [5]" in first
-        assert second.startswith("concat_type · 'grid' in the spec, 'linear' in the file")
         runtime.graph = lambda: tiny_runtime.Graph({"z": tiny_runtime.GraphInput("x", (3,))}, ("y",), "batch")
         with pytest.raises(CheckpointError, match="no input 'z' \\(it has x\\)"):
             OnnxPredictor(exported[-1], runtime)
+
+    def test_preprocessing_is_the_cards(self, network, tmp_path):
+        shifted = tiny_runtime.Runtime(Spec.model_validate({"dataset": {"shift": 2.5}}))
+        settings = ExportSettings(18, -1)
+        export_onnx(network, tmp_path / "m.onnx", shifted.graph(), settings, card=shifted.card(), samples=[])
+        runtime = tiny_runtime.Runtime(Spec())
+        OnnxPredictor(tmp_path / "m.onnx", runtime)
+        assert runtime.shift == 2.5
+
+    def test_a_card_that_is_none(self, exported, tmp_path):
+        model = onnx.load(exported[-1])
+        model.metadata_props[0].value = '{"inputs": 3}'
+        onnx.save(model, tmp_path / "m.onnx")
+        with pytest.raises(CheckpointError, match="its model card cannot be read"):
+            OnnxPredictor(tmp_path / "m.onnx", tiny_runtime.Runtime(Spec()))
 
     @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x07" * 40])
     def test_damaged(self, tmp_path, content):
         path = tmp_path / "m.onnx"
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="export the model again"):
-            open_predictor(path, tiny_runtime.Runtime(Spec()))
-
-    def test_engine(self, tmp_path):
-        with pytest.raises(CheckpointError, match="a TensorRT engine"):
-            open_predictor(tmp_path / "m.engine", tiny_runtime.Runtime(Spec()))
+            OnnxPredictor(path, tiny_runtime.Runtime(Spec()))
 
 
 class TestActions:
@@ -136,7 +147,7 @@ class TestActions:
             *["Evaluate finished successfully."] * 2,
         ]
         assert act("export", "export.checkpoint=out/m.onnx") == 1
-        assert "is ONNX already" in capfd.readouterr().err
+        assert "is exported already" in capfd.readouterr().err
 
     @pytest.mark.parametrize(
         ("target", "text"),
