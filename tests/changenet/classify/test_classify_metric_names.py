@@ -3,13 +3,13 @@ import sys
 
 import pytest
 
-from changenet.classify.metric_names import METRIC_NAMES, find_metric, metrics_of
+from changenet.classify.metric_names import METRICS
 
 
 def test_tao_names_are_all_there():
-    assert {"train_loss", "train_acc", "train_fpr"} == set(metrics_of("train"))
-    assert {"val_loss", "val_acc", "val_fpr", "val_far"} <= set(metrics_of("val"))
-    assert {"test_acc", "test_fpr", "test_fnr", "defect_acc"} <= set(metrics_of("test"))
+    assert {"train_loss", "train_acc", "train_fpr"} == set(METRICS.kpis("train"))
+    assert {"val_loss", "val_acc", "val_fpr", "val_far"} <= set(METRICS.kpis("val"))
+    assert {"test_acc", "test_fpr", "test_fnr", "defect_acc"} <= set(METRICS.kpis("test"))
 
 
 @pytest.mark.parametrize(
@@ -17,18 +17,18 @@ def test_tao_names_are_all_there():
     [("val_loss", "min"), ("val_far", "min"), ("val_auroc", "max"), ("defect_acc", "max"), ("val_recall/C0402", "max")],
 )
 def test_direction(name, direction):
-    found = find_metric(name)
+    found = METRICS.find(name)
     assert found is not None
     assert found.direction == direction
 
 
 @pytest.mark.parametrize("name", ["val_aurok", "far", "test_loss", "", "/C0402"])
 def test_unknown_names(name):
-    assert find_metric(name) is None
+    assert METRICS.find(name) is None
 
 
 def test_names_are_unique():
-    names = [metric.name for metric in METRIC_NAMES]
+    names = [metric.name for metric in METRICS]
     assert len(names) == len(set(names))
 
 
