@@ -32,7 +32,7 @@ __all__ = ["SCHEMES", "Fetched", "fetch", "is_remote", "public_url", "redact"]
 
 log = logging.getLogger("fiducial")
 
-SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "https": ("aiohttp", "http"), "http": ("aiohttp", "http")}
+SCHEMES = ("s3", "gs", "https", "http")
 """URL scheme -> the package that speaks it and the extra that brings it."""
 
 _PARALLEL = 16
@@ -138,14 +138,17 @@ def _identity(url: str) -> str:
 
 def _filesystem(url: str) -> Any:
     scheme = urlsplit(url).scheme
-    module, extra = SCHEMES[scheme]
-    package = optional(module, extra=extra)
+    if scheme == "s3":
+        optional("s3fs", extra="s3")
+    elif scheme == "gs":
+        optional("gcsfs", extra="gcs")
+    import aiohttp
     import fsspec
 
     options: dict[str, Any] = {"use_listings_cache": False}
-    if module == "aiohttp":
+    if scheme.startswith("http"):
         # the default gives up after five minutes in all; proxies and .netrc are read as curl does
-        timeout = package.ClientTimeout(total=None, sock_connect=30, sock_read=_STALLED_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_STALLED_SECONDS)
         options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
         options["encoded"] = url.isascii() and " " not in url  # quoting a signed query again would break it
     return fsspec.filesystem(scheme, **options)

@@ -180,7 +180,7 @@ try:
     runpy.run_module("changenet", run_name="__main__")
 except SystemExit as end:
     assert not end.code, end.code
-heavy = [name for name in ("torch", "pytorch_lightning", "hydra", "pandas", "fsspec", "onnx") if name in sys.modules]
+heavy = [name for name in ("torch", "pytorch_lightning", "hydra", "scipy", "fsspec", "onnx") if name in sys.modules]
 assert not heavy, heavy
 """
 

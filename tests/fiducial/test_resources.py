@@ -33,6 +33,8 @@ def test_wheel(tmp_path):
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    for package in ("fiducial", "changenet"):
+        assert (tmp_path / "site" / package / "py.typed").is_file()  # else its types count for nothing where it is used
     code = (
         "import fiducial; from fiducial.resources import resource_dir\n"
         "print(fiducial.__file__, *(sorted(p.name for p in resource_dir(n).rglob('*.*')) for n in ('configs', 'csrc')))"

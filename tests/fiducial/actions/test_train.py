@@ -31,6 +31,16 @@ def train(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def interruptible():
+    """Python's own handlers, also where the tests run in the background of a shell, which has SIGINT ignored."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield handlers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
 def whole(train):
     """The steps of a run that nothing interrupts."""
     code, steps = train("whole")
@@ -41,17 +51,6 @@ def whole(train):
 
 def records(tmp_path, results="a", action="train"):
     return read_status(tmp_path / results / action / "status.json")
-
-
-@pytest.fixture
-def own_signals():
-    """Signals as an interactive shell gives them to a program: pytest itself may run where they are ignored."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = (signal.default_int_handler, signal.SIG_DFL)
-    before = [signal.signal(number, handler) for number, handler in zip(numbers, handlers, strict=True)]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
 
 
 class TestFiles:
@@ -150,7 +149,7 @@ class TestResume:
             assert place_of(read(file).raw, file) == Place(epoch + 1)
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_after_a_signal(self, train, whole, tmp_path, number, capfd, own_signals):
+    def test_after_a_signal(self, train, whole, tmp_path, number, capfd, interruptible):
         tiny_runtime.STOP[1, 1] = lambda: os.kill(os.getpid(), number)
         code, before = train()
         assert code == 130
@@ -160,7 +159,7 @@ class TestResume:
         code, after = train()
         assert before + after == whole
         assert "epoch 1 was resumed: its train metrics are those of its last 1 of 3 batches" in capfd.readouterr().err
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert {number: signal.getsignal(number) for number in interruptible} == interruptible
 
     def test_curves_continue(self, train, tmp_path):
         tiny_runtime.STOP[1, 1] = RuntimeError("broken")

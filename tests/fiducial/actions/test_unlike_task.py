@@ -156,16 +156,12 @@ class TestResume:
         first, second = (read(path).state_dict for path in ends)
         assert all(torch.equal(first[name], second[name]) for name in first)
 
-    def test_after_a_signal(self, act, whole):
-        before_the_test = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            seek_runtime.STOP[1, 0] = lambda: os.kill(os.getpid(), signal.SIGINT)  # between two batches of one step
-            code, before = act("train")
-            assert code == 130
-            assert len(before) == 4
-            assert before + act("train")[1] == whole
-        finally:
-            signal.signal(signal.SIGINT, before_the_test)
+    def test_after_a_signal(self, act, whole, interruptible):
+        seek_runtime.STOP[1, 0] = lambda: os.kill(os.getpid(), signal.SIGINT)  # between two batches of one step
+        code, before = act("train")
+        assert code == 130
+        assert len(before) == 4
+        assert before + act("train")[1] == whole
 
     def test_from_a_step(self, act, whole, tmp_path):
         unit = ("train.checkpoint_interval_unit=step", "train.checkpoint_interval=2")
