@@ -1,5 +1,6 @@
 """Makes ``tiny_task``, a network of a few weights, importable: also for processes that a test starts."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -17,3 +18,13 @@ def _bare_environment(monkeypatch):
         *("TAO_VISIBLE_DEVICES", "TAO_LOGGING_LEVEL", "WANDB_API_KEY", "FIDUCIAL_MAP_PATH", "FIDUCIAL_NODES"),
     ):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def interruptible():
+    """Python's own handlers, also where the tests run in the background of a shell, which has SIGINT ignored."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield handlers
+    for number, handler in before.items():
+        signal.signal(number, handler)

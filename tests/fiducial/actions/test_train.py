@@ -31,16 +31,6 @@ def train(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def interruptible():
-    """Python's own handlers, also where the tests run in the background of a shell, which has SIGINT ignored."""
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    yield handlers
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
 def whole(train):
     """The steps of a run that nothing interrupts."""
     code, steps = train("whole")
