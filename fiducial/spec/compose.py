@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from fiducial.errors import Problem, SpecError
-from fiducial.spec.interpolation import Folder, resolve
+from fiducial.spec.interpolation import NameFolder, resolve
 from fiducial.spec.knob import MISSING, Section, plain, section_of
 from fiducial.spec.messages import problems_of
 from fiducial.spec.path_map import parse_path_map
@@ -62,14 +62,14 @@ def compose(
     *,
     action: str | None = None,
     path_map: Mapping[str, str] | None = None,
-    folder: Folder | None = None,
+    folder: NameFolder | None = None,
 ) -> Composed[SpecT]:
     """Validate a source as a spec of ``kind`` for one action.
 
-    ``results_dir`` is rebased as TAO does it: ``<action>.results_dir`` if set, else ``<results_dir>/<action>``
-    (``folder`` may name another one), and ``${results_dir}`` means the rebased one. ``path_map`` replaces leading
-    folders (``{"/data": "./data"}``) in every string of the spec. Keys that are ``???`` count as not set and are listed
-    in ``missing``.
+    ``results_dir`` is rebased as TAO does it: ``<action>.results_dir`` if set, else ``<results_dir>/<action>``, and
+    ``${results_dir}`` means the rebased one. ``path_map`` replaces leading folders (``{"/data": "./data"}``) in every
+    string of the spec. ``folder`` is given the action's section, interpolations replaced but not validated, and names
+    the folder to use in place of ``<action>``. Keys that are ``???`` count as not set and are listed in ``missing``.
 
     Raises: SpecError with every problem found.
     """

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fiducial.errors import Problem
+from fiducial.spec.knob import MISSING
 from fiducial.spec.path_map import map_path
-
-Folder = Callable[[Mapping[str, Any]], str]
-"""From the values of an action's section to the name of its folder below ``results_dir``."""
 
 _ARITHMETIC: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
@@ -46,49 +45,66 @@ def arithmetic(text: str) -> int | float:
         raise ValueError(f"{text!r}: {error}") from None
 
 
-def resolve(
-    tree: dict[str, Any], action: str | None, path_map: Mapping[str, str], folder: Folder | None = None
-) -> tuple[dict[str, Any], str, list[str], list[Problem]]:
-    """Rebase ``results_dir``, then replace interpolations and map paths; ``folder`` names the action's folder."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+NameFolder = Callable[[Mapping[str, Any]], str]
+"""Names the results folder of an action after its section, which is not validated: any key may hold anything."""
 
-    OmegaConf.register_new_resolver("eval", arithmetic, replace=True)
+
+def folder_of(tree: Mapping[str, Any], action: str, path_map: Mapping[str, str], name: NameFolder | None) -> str:
+    """The folder of an action below ``results_dir``: its own name, or what ``name`` says of its section.
+
+    In that section interpolations are replaced and paths mapped; what does not resolve stays as written, and what is
+    still to be filled in is None.
+    """
+    if name is None:
+        return action
+    config = _config(tree)
+
+    def told(text: str, key: str) -> Any:
+        found: Any = text
+        if "${" in text:
+            with suppress(ValueError):
+                found = _select(config, key)
+        return map_path(found, path_map) if isinstance(found, str) else found
+
+    own = tree.get(action)
+    section = {key: value for key, value in own.items() if value != MISSING} if isinstance(own, dict) else {}
+    return name(_with_texts(section, action, told))
+
+
+def resolve(
+    tree: dict[str, Any], action: str | None, path_map: Mapping[str, str], folder: NameFolder | None = None
+) -> tuple[dict[str, Any], str, list[str], list[Problem]]:
+    """Rebase ``results_dir`` to the action's, then replace interpolations and map paths.
+
+    Returns: the tree, ``results_dir`` before it was rebased, notices, and what does not resolve.
+    """
     problems: list[Problem] = []
     notices: list[str] = []
 
     def value_of(config: Any, key: str) -> Any:
         try:
-            found = OmegaConf.select(config, key, throw_on_missing=True)
-        except (OmegaConfBaseException, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            problems.append(Problem(key, f"interpolation does not resolve: {reason}", "check the key it refers to"))
+            return _select(config, key)
+        except ValueError as error:
+            problems.append(Problem(key, f"interpolation does not resolve: {error}", "check the key it refers to"))
             return ""
-        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
 
-    original = OmegaConf.create(tree)
+    original = _config(tree)
     root_dir = map_path(str(value_of(original, "results_dir") or ""), path_map)
     rebased = original
     own = tree.get(action) if action else None
     if action and isinstance(own, dict) and "results_dir" in own:
         target = map_path(str(value_of(original, f"{action}.results_dir") or ""), path_map)
         if not target and root_dir:
-            target = str(Path(root_dir) / (folder(own) if folder else action))
+            target = str(Path(root_dir) / folder_of(tree, action, path_map, folder))
         if target:
             tree = {**tree, "results_dir": target, action: {**own, "results_dir": target}}
-            rebased = OmegaConf.create(tree)
+            rebased = _config(tree)
 
-    def resolved(value: Any, key: str) -> Any:
-        if isinstance(value, dict):
-            return {k: resolved(v, f"{key}.{k}" if key else k) for k, v in value.items()}
-        if isinstance(value, list):
-            return [resolved(v, f"{key}[{i}]") for i, v in enumerate(value)]
-        if not isinstance(value, str):
-            return value
-        if "${" not in value:
-            return map_path(value, path_map)
+    def resolved(text: str, key: str) -> Any:
+        if "${" not in text:
+            return map_path(text, path_map)
         found = value_of(rebased, key)
-        if isinstance(found, str) and "${results_dir}" in value:
+        if isinstance(found, str) and "${results_dir}" in text:
             # TAO-compat: ${results_dir} is the action's folder; a checkpoint of the training run lies beside it
             other = value_of(original, key)
             if not Path(found).exists() and isinstance(other, str) and Path(map_path(other, path_map)).exists():
@@ -96,4 +112,32 @@ def resolve(
                 found = other
         return map_path(found, path_map) if isinstance(found, str) else found
 
-    return resolved(tree, ""), root_dir, notices, problems
+    return _with_texts(tree, "", resolved), root_dir, notices, problems
+
+
+def _config(tree: Mapping[str, Any]) -> Any:
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("eval", arithmetic, replace=True)
+    return OmegaConf.create(dict(tree))
+
+
+def _select(config: Any, key: str) -> Any:
+    """The value at a key, interpolations replaced. Raises: ValueError, of one line."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        found = OmegaConf.select(config, key, throw_on_missing=True)
+        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+
+
+def _with_texts(value: Any, key: str, change: Callable[[str, str], Any]) -> Any:
+    """A copy of a plain tree in which every string is ``change(string, its dotted key)``."""
+    if isinstance(value, dict):
+        return {k: _with_texts(v, f"{key}.{k}" if key else k, change) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_texts(v, f"{key}[{i}]", change) for i, v in enumerate(value)]
+    return change(value, key) if isinstance(value, str) else value

@@ -71,6 +71,7 @@ def _near(word: str, options: str) -> str:
 
 def _suggest(kind: type[Section], parent: type[Section] | None, path: str) -> str:
     section_path, _, leaf = path.rpartition(".")
+    leaf = leaf.partition("[")[0]  # of a list's item
     prefix = f"{section_path}." if section_path else ""
     here = list(parent.model_fields) if parent else []
     close = difflib.get_close_matches(leaf, here, 1, cutoff=0.7)

@@ -7,21 +7,27 @@ every override is tried before anything is reported, and that ``+`` on a known k
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fiducial.errors import Problem
 
-_INDEXED = re.compile(r"^(?P<key>[\w.]+)\[(?P<index>\d+)\]=(?P<value>.*)$", re.DOTALL)
+_INDEXED = re.compile(r"^\+{0,2}(?P<key>[\w.]+)\[(?P<index>\d+)\]=(?P<value>.*)$", re.DOTALL)
 _QUOTE = "quote a value with special characters: 'key=\"value\"'"
 
 
+SetItem = Callable[[dict[str, Any], str, int, Any], str | None]
+"""Changes a tree at a dotted key and index; returns what is wrong, or None."""
+
+
 def apply_overrides(
-    tree: dict[str, Any], overrides: Iterable[str], rename: Callable[[str], str] = str
+    tree: dict[str, Any], overrides: Iterable[str], *, rename: Callable[[str], str], set_item: SetItem
 ) -> list[Problem]:
     """Change ``tree`` in place by overrides in Hydra's grammar, their dotted keys put through ``rename`` first.
 
-    Returns: the problems (text that does not parse, sweeps, a value below a scalar).
+    Hydra knows no key of a list's item: ``a.b[1]=c`` is split here and done by ``set_item``.
+
+    Returns: the problems (text that does not parse, sweeps, a value below a scalar, an item that does not exist).
     """
     overrides = list(overrides)
     if not overrides:  # not worth the import
@@ -51,15 +57,16 @@ def apply_overrides(
             _delete(tree, key.split("."))
             continue
         if indexed:
-            problem = _set_item(tree, key, int(indexed["index"]), value)
+            problem = set_item(tree, key, int(indexed["index"]), value)
         else:
-            problem = _set(tree, key.split("."), value)
+            problem = set_value(tree, key.split("."), value)
         if problem:
             problems.append(Problem(f"override {text!r}", problem, "check the key"))
     return problems
 
 
-def _set(tree: dict[str, Any], keys: list[str], value: Any) -> str | None:
+def set_value(tree: dict[str, Any], keys: Sequence[str], value: Any) -> str | None:
+    """Set a value below its sections, which are made where they are missing. Returns: what is wrong, or None."""
     node = tree
     for depth, key in enumerate(keys[:-1]):
         child = node.get(key)
@@ -69,16 +76,6 @@ def _set(tree: dict[str, Any], keys: list[str], value: Any) -> str | None:
             return f"{'.'.join(keys[: depth + 1])} is {child!r}, not a section"
         node = child
     node[keys[-1]] = value
-    return None
-
-
-def _set_item(tree: dict[str, Any], key: str, index: int, value: Any) -> str | None:
-    node: Any = tree
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    if not isinstance(node, list) or index >= len(node):
-        return f"{key} has no element {index} in the YAML; set the whole list"
-    node[index] = value
     return None
 
 

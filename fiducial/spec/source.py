@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from fiducial.errors import Problem, SpecError
 from fiducial.spec.common import without_null_sections
-from fiducial.spec.interpolation import Folder
+from fiducial.spec.interpolation import NameFolder, folder_of
+from fiducial.spec.items import fold_items, set_item
 from fiducial.spec.knob import MISSING, Section, meta_of, plain, section_of
 from fiducial.spec.overrides import apply_overrides
 from fiducial.spec.path_map import map_path
@@ -24,33 +26,42 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
-    def results_dir(self, action: str, path_map: Mapping[str, str], folder: Folder | None = None) -> str | None:
-        """Where the action would write, as far as the unvalidated tree tells; None when it does not."""
+    def results_dir(self, action: str, path_map: Mapping[str, str], folder: NameFolder | None = None) -> str | None:
+        """Where the action would write, as far as the unvalidated tree tells; None when it does not.
+
+        ``folder`` names the action's folder, as for :func:`~fiducial.spec.compose.compose`.
+        """
         own = self.tree.get(action)
-        section = own if isinstance(own, dict) else {}
-        candidates = (section.get("results_dir"), self.tree.get("results_dir"))
-        for value, suffix in zip(candidates, ("", folder(section) if folder else action), strict=True):
-            if isinstance(value, str) and value not in ("", MISSING) and "${" not in value:
-                return str(Path(map_path(value, path_map)) / suffix)
+        target, root = (part.get("results_dir") if isinstance(part, dict) else None for part in (own, self.tree))
+        if _is_told(target):
+            return str(Path(map_path(target, path_map)))
+        if _is_told(root):
+            return str(Path(map_path(root, path_map)) / folder_of(self.tree, action, path_map, folder))
         return None
+
+
+def _is_told(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and value not in ("", MISSING) and "${" not in value
 
 
 def read_source(
     kind: type[Section],
     spec: Path | Mapping[str, Any] | None,
     overrides: Sequence[str],
-    *,
     unwrap: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Source:
-    """Read a spec file (or take its content) and overrides, and rename the spellings that are accepted as aliases.
+    """Read a spec file (or take its content) and overrides; aliases get their key's name, keys of list items go into their lists.
 
-    ``unwrap`` finds the spec in a tree that another program's spec wraps.
+    ``unwrap`` is given the file's tree, exactly as written, and returns the spec in it.
+
     Raises: SpecError when the file cannot be read as one YAML mapping.
     """
     tree: dict[str, Any] = _read_yaml(spec) if isinstance(spec, Path) else plain(spec or {})
-    tree = unwrap(tree) if unwrap else tree
+    if spec and unwrap:
+        tree = unwrap(tree)
     notices = list(_rename_aliases(kind, tree))  # before the overrides, which then win under either spelling
-    problems = apply_overrides(tree, overrides, lambda key: _real_path(kind, key))
+    problems = list(fold_items(kind, tree))
+    problems += apply_overrides(tree, overrides, rename=partial(_real_path, kind), set_item=partial(set_item, kind))
     notices.extend(_rename_aliases(kind, tree))  # those inside an override's {...}
     tree = without_null_sections(kind, tree)
     return Source(tree, set(_leaves(tree)), problems, notices)

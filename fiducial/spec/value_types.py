@@ -61,9 +61,12 @@ def value_type_of(annotation: Any, choices: tuple[Any, ...]) -> ValueType:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """Without None, and without what ``Annotated`` adds."""
-    bare = (get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in union_members(annotation))
-    return [kind for kind in bare if kind is not type(None)]
+    """The members of a union without None, and without what ``Annotated`` adds around it and to each."""
+    return [kind for kind in map(_bare, union_members(_bare(annotation))) if kind is not type(None)]
+
+
+def _bare(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _value_type(kind: Any, choices: tuple[Any, ...]) -> ValueType:
@@ -73,7 +76,7 @@ def _value_type(kind: Any, choices: tuple[Any, ...]) -> ValueType:
     if origin is dict or (isinstance(origin, type) and issubclass(origin, BaseModel)):
         return "collection"
     if origin is Literal or (choices and kind in (str, int)):
-        return "ordered_int" if all(type(choice) is int for choice in choices) else "categorical"
+        return "ordered_int" if all(type(choice) is int for choice in choices or get_args(kind)) else "categorical"
     if kind in _SCALARS:
         return _SCALARS[kind]
     raise TypeError(f"no value type of TAO's is known for {kind!r}; give the knob its value_type")

@@ -1,0 +1,19 @@
+"""Folders of a container as folders of this machine."""
+
+import pytest
+
+from fiducial.errors import SpecError
+from fiducial.spec.path_map import map_path, parse_path_map
+
+
+def test_longest_folder_wins_and_names_are_whole():
+    mapped = parse_path_map(["/data=./d", "/data/deep/=/x", "/=/root"])
+    assert mapped == {"/data": "./d", "/data/deep": "/x", "/": "/root"}
+    values = ("/data", "/data/a", "/data/deep/a", "/database/a", "data/a")
+    assert [map_path(value, mapped) for value in values] == ["./d", "./d/a", "/x/a", "/root/database/a", "data/a"]
+
+
+@pytest.mark.parametrize("entry", ["/data", "=/x", "/data="])
+def test_entry_that_is_none(entry):
+    with pytest.raises(SpecError, match="FROM=TO"):
+        parse_path_map([entry])
