@@ -1,4 +1,4 @@
-"""Right and wrong, counted: for one class, one image or a set of objects; and the CSV of all images.
+"""Right and wrong, counted: for one class, one image or a set of objects.
 
 Change classes are all but class 0. A pixel that changed, but into another class than predicted, is one miss and one
 false alarm.
@@ -6,19 +6,12 @@ false alarm.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from changenet.segment.objects import ObjectCounts
-
-__all__ = ["IGNORED", "Counts", "ImageResult", "change_counts", "class_counts", "confusion", "write_image_csv"]
+__all__ = ["IGNORED", "Counts", "change_counts", "class_counts", "confusion"]
 
 IGNORED = 255
 """Mask value of pixels that neither loss nor metrics look at."""
@@ -49,23 +42,6 @@ class Counts:
         return _share(self.tp, self.tp + self.fp + self.fn)
 
 
-@dataclass(frozen=True)
-class ImageResult:
-    """One image: ``confusion`` int64 ``(C, C)``, rows truth and columns prediction, pixels; and its objects."""
-
-    name: str
-    confusion: NDArray[np.int64]
-    objects: ObjectCounts | None = None
-
-    @property
-    def change(self) -> Counts:
-        return change_counts(self.confusion)
-
-    @property
-    def num_wrong(self) -> int:
-        return int(self.confusion.sum() - np.trace(self.confusion))
-
-
 def confusion(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
     """How often each class (row) was called each class (column), int64 ``(C, C)``.
 
@@ -91,32 +67,6 @@ def change_counts(confusion_CC: NDArray[np.int64]) -> Counts:
     """All change classes together; of two classes, that is class 1."""
     counts = class_counts(confusion_CC)[1:]
     return Counts(sum(c.tp for c in counts), sum(c.fp for c in counts), sum(c.fn for c in counts))
-
-
-def write_image_csv(path: Path, results: Iterable[ImageResult]) -> None:
-    """One line for each image: pixels counted, rates of the change, objects. Undefined rates are empty."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer: csv.DictWriter[str] | None = None
-        for result in results:
-            row = _row(result)
-            if writer is None:
-                writer = csv.DictWriter(file, list(row))
-                writer.writeheader()
-            writer.writerow(row)
-
-
-def _row(result: ImageResult) -> dict[str, object]:
-    change = result.change
-    objects = asdict(result.objects) if result.objects else {}
-    return {
-        "name": result.name,
-        "pixels": int(result.confusion.sum()),
-        "changed_pixels": int(result.confusion[1:].sum()),
-        "wrong_pixels": result.num_wrong,
-        **asdict(change),
-        **{rate: getattr(change, rate) for rate in ("precision", "recall", "f1", "iou")},
-        **{f"objects_{name}": number for name, number in objects.items()},
-    }
 
 
 def _share(part: int, whole: int) -> float | None:

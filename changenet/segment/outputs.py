@@ -18,9 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from changenet.difference import resize
-from changenet.segment.counts import IGNORED, ImageResult, confusion, write_image_csv
+from changenet.segment.counts import IGNORED, confusion
 from changenet.segment.files import Split
 from changenet.segment.geo import polygons, read_info, write_geotiff, write_polygons
+from changenet.segment.image_results import ImageResult, write_image_csv
 from changenet.segment.masks import (
     colour_mask,
     output_names,

@@ -3,7 +3,8 @@ import csv
 import numpy as np
 import pytest
 
-from changenet.segment.counts import Counts, ImageResult, change_counts, class_counts, confusion, write_image_csv
+from changenet.segment.counts import Counts, change_counts, class_counts, confusion
+from changenet.segment.image_results import ImageResult, write_image_csv
 from changenet.segment.objects import ObjectCounts
 
 TRUTH = np.array([[0, 0, 1, 1], [2, 2, 255, 0]], np.uint8)
