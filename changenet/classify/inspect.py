@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from changenet.classify.rows import (
     SPLITS,
@@ -18,7 +16,17 @@ from changenet.classify.rows import (
     named_files,
     read_pairs,
 )
-from fiducial.data.images import check_whole, nearby, read_rgb
+from fiducial.data.checks import (
+    Entry,
+    check_count,
+    check_overlap,
+    check_whole_files,
+    content_of,
+    how_to_find,
+    in_threads,
+    spread,
+)
+from fiducial.data.images import read_rgb
 from fiducial.errors import DatasetError, Problem, UserError
 from fiducial.task import DataReport, SplitFacts
 
@@ -31,11 +39,8 @@ LOOKED_AT = 1000
 """Images of a split that every action takes a glance at, spread evenly; ``check`` decodes all."""
 REGISTERED_ROWS = 64
 """Rows whose registration ``check`` measures, spread evenly over a split."""
-_THREADS = 8
 _Named = tuple[PairRow, Path]
 _Size = tuple[int, int]
-_Item = TypeVar("_Item")
-_Found = TypeVar("_Found")
 
 
 def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
@@ -63,18 +68,20 @@ def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
         missing, present = _look_for_files(table)
         report.problems.extend(missing)
         if thorough:
-            sizes = dict(zip((path for _, path in present), _in_threads(_size_of, present), strict=True))
+            sizes = dict(zip((path for _, path in present), in_threads(_size_of, present), strict=True))
             found = Counter(f"{size[0]}x{size[1]}" for size in sizes.values() if isinstance(size, tuple))
             report.facts[split] = _facts(table, dict(found.most_common()))
             report.problems.extend(_check_images(table, present, sizes))
             report.problems.extend(_check_registration(table))
         else:
-            report.problems.extend(_check_whole(table, present[:: max(1, len(present) // LOOKED_AT)]))
+            glanced_at = spread(present, LOOKED_AT)
+            report.problems.extend(check_whole_files((table.where(row), path) for row, path in glanced_at))
     if thorough:
         for split in ("val", "test"):
             other = tables.get(split) or _other_split(dataset, split)
             if "train" in tables and other:
-                report.problems.extend(_check_overlap(tables["train"], other))
+                both = _by_content(tables["train"]), _by_content(other)
+                report.problems.extend(check_overlap(*both, "the same image as {where}"))
     return report
 
 
@@ -104,14 +111,15 @@ def _check_classes(table: PairTable, split: str, spec: ExperimentSpec) -> Iterat
     defects = sum(row.label == 1 for row in table.rows)
     good = len(table.rows) - defects
     if split == "train":
-        processes = max(spec.train.num_gpus, len(spec.train.gpu_ids)) * spec.train.num_nodes
-        batch = spec.dataset.classify.batch_size
-        if len(table.rows) < batch:
-            found = f"{len(table.rows)} rows are fewer than one batch of {batch}"
-            yield Problem(where, found, "lower dataset.classify.batch_size")
-        elif len(table.rows) < batch * processes:
-            found = f"{len(table.rows)} rows for {processes} processes with batches of {batch}"
-            yield Problem(where, found, "lower dataset.classify.batch_size or train.num_gpus", "warning")
+        yield from check_count(
+            where,
+            len(table.rows),
+            "rows",
+            batch_size=spec.dataset.classify.batch_size,
+            num_devices=spec.train.num_devices,
+            batch_key="dataset.classify.batch_size",
+            devices_key="train.num_gpus",
+        )
         if not defects:
             found = "no defects: fpratio_sampling has nothing to draw"
             yield Problem(where, found, "add rows whose label is not PASS")
@@ -133,7 +141,7 @@ def _look_for_files(table: PairTable) -> tuple[list[Problem], list[_Named]]:
                 fix = "with num_golden above 1, golden_path is the folder of the goldens"
                 problems.append(Problem(table.where(row), found, fix))
     named = list(named_files(table, table.rows))
-    exists = _in_threads(lambda item: item[1].is_file(), named)
+    exists = in_threads(lambda item: item[1].is_file(), named)
     for (row, path), there in zip(named, exists, strict=True):
         if not there:
             problems.append(
@@ -160,21 +168,6 @@ def _check_images(table: PairTable, present: list[_Named], sizes: dict[Path, _Si
                 yield Problem(table.where(row), text, "photograph all lights at one size", "warning")
 
 
-def _check_whole(table: PairTable, named: list[_Named]) -> Iterator[Problem]:
-    """Images that are cut off or empty."""
-
-    def look(item: _Named) -> Problem | None:
-        try:
-            check_whole(item[1])
-        except DatasetError as error:
-            return Problem(
-                table.where(item[0]), f"{error.problems[0].where}: {error.problems[0].found}", "copy it again"
-            )
-        return None
-
-    yield from filter(None, _in_threads(look, named))
-
-
 def _size_of(item: _Named) -> _Size | Problem:
     """(width, height) in pixels of a file that can be decoded, else what is wrong with it."""
     try:
@@ -186,33 +179,18 @@ def _size_of(item: _Named) -> _Size | Problem:
 def _how_to_find(row: PairRow, path: Path, ext: str) -> str:
     if row.object_name.endswith(ext):
         return f"object_name already ends in {ext}: remove it from the CSV"
-    beside = nearby(path)
-    if beside:
-        return f"there is {beside[0].name}: set dataset.classify.image_ext: {beside[0].suffix}"
-    if not path.parent.is_dir():
-        return f"the folder {path.parent} does not exist: check images_dir and the CSV's paths"
-    return "check object_name, the lights in input_map, and image_ext"
+    return how_to_find(
+        path,
+        renamed="set dataset.classify.image_ext: {suffix}",
+        folders="check images_dir and the CSV's paths",
+        otherwise="check object_name, the lights in input_map, and image_ext",
+    )
 
 
-def _check_overlap(train: PairTable, other: PairTable) -> Iterator[Problem]:
-    """Test images that are also in the training set, by content."""
-    seen = {_digest(train.test_files(row)): row for row in train.rows}
-    for row in other.rows:
-        digest = _digest(other.test_files(row))
-        if digest and digest in seen:
-            found = f"the same image as {train.where(seen[digest])}"
-            yield Problem(other.where(row), found, "keep training and test images apart", "warning")
-
-
-def _digest(files: tuple[Path, ...]) -> bytes:
-    """Content of an image's files; empty when one is missing."""
-    total = hashlib.sha256()
-    for path in files:
-        try:
-            total.update(path.read_bytes())
-        except OSError:
-            return b""
-    return total.digest()
+def _by_content(table: PairTable) -> Iterator[Entry]:
+    """The test images of a split."""
+    for row in table.rows:
+        yield Entry(table.where(row), row.object_name, content_of(table.test_files(row)))
 
 
 def _check_registration(table: PairTable) -> Iterator[Problem]:
@@ -224,8 +202,8 @@ def _check_registration(table: PairTable) -> Iterator[Problem]:
     if table.layout.num_golden > 1:
         return
     far: list[tuple[float, PairRow]] = []
-    step = max(1, len(table.rows) // REGISTERED_ROWS)
-    for row in table.rows[::step]:
+    looked_at = spread(table.rows, REGISTERED_ROWS)
+    for row in looked_at:
         try:
             golden, test = (
                 read_rgb(files[0]).convert("L") for files in (table.golden_files(row), table.test_files(row))
@@ -239,19 +217,12 @@ def _check_registration(table: PairTable) -> Iterator[Problem]:
             far.append((max(abs(dy), abs(dx)), row))
     far.sort(key=lambda item: -item[0])
     if far:
-        looked_at = len(table.rows[::step])
         worst = ", ".join(f"line {row.line} by {distance:.1f}" for distance, row in far[:3])
-        found = (
-            f"{len(far)} of {looked_at} test images lie more than {MAX_SHIFT:g} pixels beside their golden ({worst})"
-        )
+        share = f"{len(far)} of {len(looked_at)} test images"
+        found = f"{share} lie more than {MAX_SHIFT:g} pixels beside their golden ({worst})"
         fix = "set dataset.classify.align: shift, or register the images"
         yield Problem(str(table.csv_path), found, fix, "warning")
 
 
 def _first_per(rows: Iterable[PairRow], key: Callable[[PairRow], str]) -> list[PairRow]:
     return list({key(row): row for row in reversed(list(rows))}.values())[::-1]
-
-
-def _in_threads(work: Callable[[_Item], _Found], items: list[_Item]) -> list[_Found]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(work, items))

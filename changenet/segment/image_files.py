@@ -15,6 +15,7 @@ from PIL import Image
 from changenet.segment.counts import IGNORED
 from changenet.segment.files import Split
 from changenet.segment.geo import polygons, read_info, write_geotiff, write_polygons
+from changenet.segment.image_results import ImageResult
 from changenet.segment.masks import (
     colour_mask,
     output_names,
@@ -28,7 +29,6 @@ from changenet.segment.metrics import confusion
 from changenet.segment.objects import match_objects
 from changenet.segment.reading import TIFF, Pixels, SceneReader
 from changenet.segment.report import Views
-from changenet.segment.results import ImageResult
 
 if TYPE_CHECKING:
     from changenet.segment.config import SegmentDataset

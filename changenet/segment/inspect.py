@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +12,17 @@ from numpy.typing import NDArray
 from changenet.segment.files import SPLITS_OF_ACTION, ScenePair, Split, read_split
 from changenet.segment.geo import RASTER_FIX, check_alignment, read_info
 from changenet.segment.reading import TIFF, LabelEncoding, SceneReader, image_size, mask_values
-from fiducial.data.images import nearby, read_image
+from fiducial.data.checks import (
+    Entry,
+    check_count,
+    check_overlap,
+    check_repeats,
+    how_to_find,
+    in_threads,
+    problems_at,
+    spread,
+)
+from fiducial.data.images import read_image
 from fiducial.errors import DatasetError, Problem, UserError
 from fiducial.task import DataReport, SplitFacts
 
@@ -27,9 +35,6 @@ DARK = 1 << 13
 """16-bit pictures none of which has a value as high hold fewer bits: cameras have 12, say."""
 MAX_BETWEEN = 1e-3
 """Part of the pixels of ``norm`` masks that may be neither 0 nor 255 before a warning."""
-_THREADS = 8
-_Item = TypeVar("_Item")
-_Found = TypeVar("_Found")
 
 
 def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
@@ -52,7 +57,7 @@ def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
     for name, split in splits.items():
         present, problems = _check_files(split)
         report.problems.extend(problems)
-        looked_at = present if thorough else _spread(present, SCANNED)
+        looked_at = present if thorough else spread(present, SCANNED)
         labels: dict[str, str] = {}
         details: dict[str, Any] = {"list": str(split.list_path)}
         report.problems.extend(_check_sizes(split, looked_at, must_agree=data.windows.enable))
@@ -65,10 +70,11 @@ def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
         if name == "train":
             report.problems.extend(_check_count(split, spec))
         if thorough:
-            report.problems.extend(_check_repeats(split))
+            report.problems.extend(check_repeats(str(split.list_path), split.names))
     for name in ("val", "test"):
-        if "train" in splits and thorough:
-            report.problems.extend(_check_overlap(splits["train"], splits.get(name) or _other(data, name)))
+        if "train" in splits and thorough and (other := splits.get(name) or _other(data, name)):
+            both = _by_earlier_image(splits["train"]), _by_earlier_image(other)
+            report.problems.extend(check_overlap(*both, "{name} is also in {where}"))
     return report
 
 
@@ -82,7 +88,7 @@ def _other(data: Any, name: str) -> Split | None:
 def _check_files(split: Split) -> tuple[list[ScenePair], list[Problem]]:
     """The pairs whose files are all there, and a problem for every file that is not."""
     files = [path for pair in split.pairs for path in (pair.before, pair.after, pair.label) if path]
-    is_there = dict(zip(files, _in_threads(Path.is_file, files), strict=True))
+    is_there = dict(zip(files, in_threads(Path.is_file, files), strict=True))
     present, problems = [], []
     for pair in split.pairs:
         missing = [
@@ -99,13 +105,13 @@ def _check_files(split: Split) -> tuple[list[ScenePair], list[Problem]]:
 
 
 def _how_to_find(what: str, path: Path) -> str:
-    beside = nearby(path)
-    if beside:
-        named = f"there is {beside[0].name}: "
-        return named + ("set dataset.segment.label_suffix" if what == "mask" else "write its name in the list")
-    if not path.parent.is_dir():
-        return f"the folder {path.parent} does not exist: check the names of the folders under root_dir"
-    return "check the list" + (" and dataset.segment.label_suffix" if what == "mask" else "")
+    is_mask = what == "mask"
+    return how_to_find(
+        path,
+        renamed="set dataset.segment.label_suffix" if is_mask else "write its name in the list",
+        folders="check the names of the folders under root_dir",
+        otherwise="check the list" + (" and dataset.segment.label_suffix" if is_mask else ""),
+    )
 
 
 def _check_sizes(split: Split, pairs: Sequence[ScenePair], *, must_agree: bool) -> Iterator[Problem]:
@@ -118,7 +124,7 @@ def _check_sizes(split: Split, pairs: Sequence[ScenePair], *, must_agree: bool) 
                 return list(check_alignment([read_info(path) for path in paths]))
             sizes = [image_size(path) for path in paths]
         except UserError as error:
-            return [Problem(split.where(pair), f"{p.where}: {p.found}", p.fix) for p in error.problems]
+            return problems_at(split.where(pair), error)
         if len(set(sizes)) == 1:
             return []
         named = zip(("earlier", "later", "mask"), sizes, strict=False)
@@ -127,7 +133,7 @@ def _check_sizes(split: Split, pairs: Sequence[ScenePair], *, must_agree: bool) 
             return [Problem(split.where(pair), found, "windows need images and masks of one size")]
         return [Problem(split.where(pair), found, "each is resized to img_size; check that they fit", "warning")]
 
-    for problems in _in_threads(look, pairs):
+    for problems in in_threads(look, pairs):
         yield from problems
 
 
@@ -142,11 +148,11 @@ def _check_pictures(
             try:
                 highest.append(reader.check(path, decode=decode))
             except UserError as error:
-                problems += [Problem(split.where(pair), f"{p.where}: {p.found}", p.fix) for p in error.problems]
+                problems += problems_at(split.where(pair), error)
         return problems, [value for value in highest if value is not None]
 
     deep: list[int] = []
-    for problems, highest in _in_threads(look, pairs):
+    for problems, highest in in_threads(look, pairs):
         yield from problems
         deep += highest
     if deep and max(deep) < DARK:
@@ -170,9 +176,9 @@ def _check_masks(
     total, problems = np.zeros(256, dtype=np.int64), []
     soft: list[ScenePair] = []
     blank: list[ScenePair] = []
-    for pair, counts in zip(pairs, _in_threads(look, pairs), strict=True):
+    for pair, counts in zip(pairs, in_threads(look, pairs), strict=True):
         if isinstance(counts, DatasetError):
-            problems += [Problem(split.where(pair), f"{p.where}: {p.found}", p.fix) for p in counts.problems]
+            problems += problems_at(split.where(pair), counts)
             continue
         total += counts
         if wrong := encoding.problem(counts):
@@ -220,40 +226,19 @@ def _shares(total_256: NDArray[np.int64], encoding: LabelEncoding) -> dict[str, 
 def _check_count(split: Split, spec: ExperimentSpec) -> Iterator[Problem]:
     """Fewer pairs than a batch holds. Windows multiply the pairs."""
     data = spec.dataset.segment
-    count = len(split.pairs) * max(1, data.windows.per_image) if data.windows.enable else len(split.pairs)
-    processes = max(spec.train.num_gpus, len(spec.train.gpu_ids)) * spec.train.num_nodes
-    if count < data.batch_size and not (data.windows.enable and not data.windows.per_image):
-        found = f"{count} pairs are fewer than one batch of {data.batch_size}"
-        yield Problem(str(split.list_path), found, "lower dataset.segment.batch_size")
-    elif count < data.batch_size * processes:
-        found = f"{count} pairs for {processes} processes with batches of {data.batch_size}"
-        yield Problem(str(split.list_path), found, "lower dataset.segment.batch_size or train.num_gpus", "warning")
+    if data.windows.enable and not data.windows.per_image:
+        return  # as many windows as cover the images, which are not open yet
+    yield from check_count(
+        str(split.list_path),
+        len(split.pairs) * (data.windows.per_image if data.windows.enable else 1),
+        "pairs",
+        batch_size=data.batch_size,
+        num_devices=spec.train.num_devices,
+        batch_key="dataset.segment.batch_size",
+        devices_key="train.num_gpus",
+    )
 
 
-def _check_overlap(train: Split, other: Split | None) -> Iterator[Problem]:
-    """Entries of another split that are trained on."""
-    trained = {pair.before: pair for pair in train.pairs}
-    for pair in other.pairs if other else ():
-        if pair.before in trained and other:
-            found = f"{pair.name} is also in {train.where(trained[pair.before])}"
-            yield Problem(other.where(pair), found, "keep training and test images apart", "warning")
-
-
-def _check_repeats(split: Split) -> Iterator[Problem]:
-    """Entries that a list has more than once."""
-    repeated = [name for name, count in Counter(split.names).items() if count > 1]
-    if repeated:
-        found = f"{len(repeated)} entries are listed more than once (first: {repeated[0]})"
-        yield Problem(str(split.list_path), found, "each counts as often as it is listed", "warning")
-
-
-def _spread(pairs: Sequence[ScenePair], most: int) -> list[ScenePair]:
-    """At most ``most`` pairs, evenly spread."""
-    if len(pairs) <= most:
-        return list(pairs)
-    return [pairs[i * len(pairs) // most] for i in range(most)]
-
-
-def _in_threads(work: Callable[[_Item], _Found], items: Iterable[_Item]) -> list[_Found]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(work, items))
+def _by_earlier_image(split: Split) -> Iterator[Entry]:
+    for pair in split.pairs:
+        yield Entry(split.where(pair), pair.name, pair.before)

@@ -25,7 +25,10 @@ def confusion(prediction_BHW: Tensor, label_BHW: Tensor, num_classes: int) -> Te
     """Confusion matrix of every image, int64 ``(B, K, K)``, on the device of the inputs.
 
     Both are class numbers of any integer dtype. Pixels whose label is not one of the classes (255) are left out.
+    Raises: ValueError when the shapes differ.
     """
+    if prediction_BHW.shape != label_BHW.shape:
+        raise ValueError(f"masks of {tuple(prediction_BHW.shape)} and {tuple(label_BHW.shape)}")
     size = num_classes * num_classes
     batch = torch.arange(len(label_BHW), device=label_BHW.device).view(-1, 1, 1)
     label_BHW, cell_BHW = label_BHW.long(), prediction_BHW.long()

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changenet.segment.image_files import ImageFiles, ImageRecord
+from changenet.segment.image_results import write_image_csv
 from changenet.segment.metrics import class_order, per_class
 from changenet.segment.objects import ObjectCounts
 from changenet.segment.report import write_report
-from changenet.segment.results import write_image_csv
 
 __all__ = ["SegmentResults", "object_kpis", "training_curves", "write_evaluation", "write_inference"]
 

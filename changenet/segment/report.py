@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changenet.segment.counts import IGNORED, Counts, change_counts, class_counts
+from changenet.segment.image_results import ImageResult
 from changenet.segment.masks import OVERLAY_COLOURS, overlay
 from changenet.segment.objects import MIN_IOU, ObjectCounts
-from changenet.segment.results import ImageResult
 from changenet.segment.tiles import Window, windows
 from fiducial.errors import UserError
 from fiducial.report import (

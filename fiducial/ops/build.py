@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from filelock import FileLock
 
-from fiducial.ops.kernels import UnavailableError
+from fiducial.ops.kernel import UnavailableError
 from fiducial.resources import resource_dir
 
 log = logging.getLogger(__name__)

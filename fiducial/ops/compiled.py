@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fiducial.ops import build, reference
-from fiducial.ops.kernels import Backward, Forward, UnavailableError
+from fiducial.ops.kernel import Backward, Forward, UnavailableError
 
 _ARGUMENTS = "Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor locations, Tensor weights"
 SCHEMAS = (

@@ -6,12 +6,10 @@ import functools
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-
-from torch import Tensor
 
 from fiducial.errors import UserError
 from fiducial.ops import reference
+from fiducial.ops.kernel import Kernel, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -21,29 +19,6 @@ ENVIRONMENT = "FIDUCIAL_MSDA_KERNEL"
 
 class KernelError(UserError):
     """A kernel that was asked for by name cannot serve here."""
-
-
-class UnavailableError(Exception):
-    """Why a kernel cannot be used on this machine, and what would change that."""
-
-
-Forward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One way to compute the op.
-
-    ``forward(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)`` gives ``(B, Q, M*D)``
-    of value's dtype; ``backward(grad, <the same>, deterministic)`` the gradients of value, locations and weights.
-    Both get contiguous tensors of one device, none of them empty; locations and weights, and the gradients returned,
-    are float64 where value is float64, else float32.
-    """
-
-    name: str
-    forward: Forward
-    backward: Backward
 
 
 def _load_torch(device: str) -> Kernel:

@@ -107,7 +107,7 @@ def _require(fulfilled: bool, message: str) -> None:
 
 
 def _prepare(value: Tensor, shapes: Tensor, starts: Tensor, loc: Tensor, attn: Tensor) -> _Inputs:
-    """What every kernel may rely on: see :class:`fiducial.ops.kernels.Kernel`."""
+    """What every kernel may rely on: see :class:`fiducial.ops.kernel.Kernel`."""
     _check(value, shapes, starts, loc, attn)
     _check_levels(value, shapes, starts)
     exact = torch.float64 if value.dtype == torch.float64 else torch.float32

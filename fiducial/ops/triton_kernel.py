@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fiducial.ops import reference
-from fiducial.ops.kernels import Backward, Forward, UnavailableError
+from fiducial.ops.kernel import Backward, Forward, UnavailableError
 
 
 def load(device: str) -> tuple[Forward, Backward]:

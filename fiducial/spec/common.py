@@ -45,6 +45,11 @@ class DistributedSection(Section):
     gpu_ids: list[int] = knob([0], "Indices of the GPUs to use; their number should equal num_gpus.", popular=True)
     num_nodes: int = knob(1, "Machines that take part in the run.", ge=1, popular=True)
 
+    @property
+    def num_devices(self) -> int:
+        """Devices that are asked for, of all nodes together; a machine may have fewer."""
+        return max(self.num_gpus, len(self.gpu_ids)) * self.num_nodes
+
 
 class WandbSection(Section):
     """``wandb``: logging to Weights & Biases. Never needed: without credentials it is skipped."""

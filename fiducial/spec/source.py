@@ -50,7 +50,9 @@ def read_source(
     overrides: Sequence[str],
     unwrap: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Source:
-    """Read a spec file (or take its content) and overrides; aliases get their key's name, keys of list items go into their lists.
+    """Read a spec file (or take its content) and overrides.
+
+    Aliases get their key's name, keys of list items go into their lists.
 
     ``unwrap`` is given the file's tree, exactly as written, and returns the spec in it.
 

@@ -118,7 +118,7 @@ class TestRows:
 
     def test_fewer_rows_than_one_batch_for_every_gpu(self, spec_of):
         report = check_data(spec_of(dataset__classify__batch_size=16, train__num_gpus=2), "train", False)
-        assert "24 rows for 2 processes with batches of 16" in found(report, "warning")[0].found
+        assert "24 rows for 2 devices with batches of 16" in found(report, "warning")[0].found
 
     def test_no_validation_set_is_no_error(self, make_spec):
         report = check_data(make_spec(dataset__classify__validation_dataset={}), "train", False)

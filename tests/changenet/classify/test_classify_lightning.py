@@ -118,7 +118,11 @@ class TestCheckpoint:
         assert saved.keys() == {"tao_model", "tao_model_type", "fiducial"}
         assert (saved["tao_model"], saved["tao_model_type"]) == ("visual_changenet_classify", "radio_learnable")
         card = ModelCard.of(saved["fiducial"])
-        assert (card.network, card.task, card.backbone) == ("visual_changenet", "classify", RADIO["model__backbone__type"])
+        assert (card.network, card.task, card.backbone) == (
+            "visual_changenet",
+            "classify",
+            RADIO["model__backbone__type"],
+        )
         assert (card.mean, card.std) == CLIP
         assert card.inputs["input_1"].shape == (3, 64, 64)
         assert card.versions["torch"] == torch.__version__

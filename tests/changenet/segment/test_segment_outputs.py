@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from changenet.segment.counts import ImageResult
+from changenet.segment.image_results import ImageResult
 from changenet.segment.objects import ObjectCounts
 from changenet.segment.outputs import ImageRecord, SegmentEvaluator, test_kpis, training_curves, write_evaluation
 from changenet.segment.runtime import SegmentRuntime

@@ -3,7 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from changenet.segment.counts import ImageResult, confusion
+from changenet.segment.counts import confusion
+from changenet.segment.image_results import ImageResult
 from changenet.segment.masks import palette
 from changenet.segment.objects import match_objects
 from changenet.segment.report import Views, best_and_worst, write_report

@@ -73,7 +73,9 @@ class TestEpochSampler:
 
     def test_share_of_defects_in_the_draws(self):
         labels = (np.arange(20_000) % 50 == 0).astype(int)
-        sampler = EpochSampler(20_000, batch_size=1, seed=3, weights=np.where(labels, 0.25 * (labels == 0).sum() / labels.sum(), 1.0))
+        sampler = EpochSampler(
+            20_000, batch_size=1, seed=3, weights=np.where(labels, 0.25 * (labels == 0).sum() / labels.sum(), 1.0)
+        )
         share = labels[positions(sampler)].mean()
         assert share == pytest.approx(0.2, abs=5 * (0.2 * 0.8 / 20_000) ** 0.5)
 

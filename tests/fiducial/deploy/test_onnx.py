@@ -8,12 +8,12 @@ import onnx
 import pytest
 import tiny_runtime
 import torch
-from fiducial.deploy.card import ModelCard
-from fiducial.deploy.onnx_predictor import OnnxPredictor
 from tiny_task import LINE, Spec
 
 from fiducial import cli
+from fiducial.deploy.card import ModelCard
 from fiducial.deploy.onnx import ExportSettings, export_onnx
+from fiducial.deploy.onnx_predictor import OnnxPredictor
 from fiducial.errors import CheckpointError
 from fiducial.run.status import read_status
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fiducial.ops import build
-from fiducial.ops.kernels import UnavailableError
+from fiducial.ops.kernel import UnavailableError
 from fiducial.resources import resource_dir
 
 

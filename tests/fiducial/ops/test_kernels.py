@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fiducial.ops import KernelError, build, kernels, ms_deform_attn, reference
-from fiducial.ops.kernels import UnavailableError, kernel_for
+from fiducial.ops.kernel import UnavailableError
+from fiducial.ops.kernels import kernel_for
 
 TOLERANCE = {  # of float32 sums in another order; of one rounding to half precision
     torch.float64: {"rtol": 1e-10, "atol": 1e-10},

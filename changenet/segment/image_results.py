@@ -1,4 +1,4 @@
-"""What an evaluation knows of each image, and the CSV of all of them."""
+"""What the masks of single images came to, and the CSV of all of them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,144 @@
+"""The parts that every task's look at its dataset is made of."""
+
+import itertools
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fiducial.data.checks import (
+    Entry,
+    check_count,
+    check_overlap,
+    check_repeats,
+    check_whole_files,
+    content_of,
+    how_to_find,
+    in_threads,
+    problems_at,
+    spread,
+)
+from fiducial.errors import DatasetError, Problem
+
+
+def test_needs_no_torch():
+    code = "import sys, fiducial.data.checks; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestInThreads:
+    def test_order_is_kept(self):
+        assert in_threads(lambda number: number**2, range(100)) == [number**2 for number in range(100)]
+
+    def test_not_in_this_thread(self):
+        assert threading.get_ident() not in in_threads(lambda _: threading.get_ident(), range(3))
+
+    def test_errors_arrive(self):
+        with pytest.raises(ZeroDivisionError):
+            in_threads(lambda number: 1 / number, [1, 0])
+
+
+class TestSpread:
+    def test_few_are_all_taken(self):
+        assert spread((1, 2, 3), 3) == spread([1, 2, 3], 10) == [1, 2, 3]
+
+    def test_hand_computed(self):
+        assert spread(range(10), 4) == [0, 2, 5, 7]
+
+    @pytest.mark.parametrize("num", [11, 19, 20, 999])
+    def test_as_many_as_asked_for_and_evenly(self, num):
+        chosen = spread(range(num), 10)
+        steps = {b - a for a, b in itertools.pairwise(chosen)}
+        assert len(chosen) == 10
+        assert max(steps) - min(steps) <= 1
+
+
+def test_problems_at():
+    error = DatasetError.of([Problem("a.png", "is bad", "mend it"), Problem("b.png", "is worse", "throw it away")])
+    assert [str(problem) for problem in problems_at("list:3", error)] == [
+        "list:3 · a.png: is bad · mend it",
+        "list:3 · b.png: is worse · throw it away",
+    ]
+
+
+def test_cut_off_images(tmp_path):
+    files = [(f"list:{n}", tmp_path / f"{n}.png") for n in range(3)]
+    for _, path in files:
+        Image.new("RGB", (40, 40), "red").save(path)
+    content = files[1][1].read_bytes()
+    files[1][1].write_bytes(content[: len(content) // 2])
+    (problem,) = check_whole_files(files)
+    assert problem.where == "list:1"
+    assert str(files[1][1]) in problem.found
+    assert problem.level == "error"
+
+
+class TestHowToFind:
+    WORDS = {"renamed": "set ext: {suffix}", "folders": "check the root", "otherwise": "check the list"}
+
+    def test_another_extension(self, tmp_path):
+        (tmp_path / "a.JPG").touch()
+        assert how_to_find(tmp_path / "a.png", **self.WORDS) == "there is a.JPG: set ext: .JPG"
+
+    def test_no_folder(self, tmp_path):
+        found = how_to_find(tmp_path / "x" / "a.png", **self.WORDS)
+        assert found == f"the folder {tmp_path / 'x'} does not exist: check the root"
+
+    def test_unexplained(self, tmp_path):
+        assert how_to_find(tmp_path / "a.png", **self.WORDS) == "check the list"
+
+
+class TestCount:
+    def check(self, num: int, num_devices: int = 1) -> list[Problem]:
+        size = {"batch_size": 4, "num_devices": num_devices}
+        return list(check_count("list", num, "images", **size, batch_key="the.batch", devices_key="the.devices"))
+
+    def test_enough(self):
+        assert self.check(4) == self.check(8, num_devices=2) == []
+
+    def test_less_than_a_batch(self):
+        (problem,) = self.check(3)
+        assert str(problem) == "list · 3 images are fewer than one batch of 4 · lower the.batch"
+        assert problem.level == "error"
+
+    def test_less_than_a_batch_for_every_device(self):
+        (problem,) = self.check(7, num_devices=2)
+        assert str(problem) == "list · 7 images for 2 devices with batches of 4 · lower the.batch or the.devices"
+        assert problem.level == "warning"
+
+
+def test_repeats():
+    assert list(check_repeats("list", ["a", "b"])) == []
+    (problem,) = check_repeats("list", ["a", "b", "b", "c", "c"])
+    assert problem.found == "2 entries are listed more than once (first: b)"
+    assert problem.level == "warning"
+
+
+class TestOverlap:
+    def test_by_key(self):
+        train = [Entry("train:1", "a", 1), Entry("train:2", "b", 2)]
+        other = [Entry("val:1", "c", 3), Entry("val:2", "d", 2)]
+        (problem,) = check_overlap(train, other, "{name} is {where}")
+        assert (problem.where, problem.found, problem.level) == ("val:2", "d is train:2", "warning")
+
+    def test_no_key_equals_nothing(self):
+        assert list(check_overlap([Entry("train:1", "a", None)], [Entry("val:1", "a", None)], "")) == []
+
+
+class TestContentOf:
+    def test_equal_for_copies(self, tmp_path):
+        files = [tmp_path / name for name in "abcd"]
+        for path, content in zip(files, ("x", "y", "x", "y"), strict=True):
+            path.write_text(content)
+        assert content_of(files[:2]) == content_of(files[2:]) != content_of(files[1:3])
+
+    def test_missing(self, tmp_path):
+        assert content_of([tmp_path / "a"]) is None
+
+
+@pytest.mark.parametrize("word", ["CSV", "pair", "golden", "light", "dataset.", "train."])
+def test_says_nothing_of_a_network(word):
+    assert word not in Path(sys.modules["fiducial.data.checks"].__file__).read_text(encoding="utf-8")
