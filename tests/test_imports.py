@@ -63,13 +63,7 @@ GRAPH = graph_of(ROOT, PACKAGES)
 
 
 def test_there_is_no_circle():
-    graph = {who: {whom for whom in imports if (who, whom) not in _REMAINING} for who, imports in GRAPH.items()}
-    assert " -> ".join(circle_in(graph)) == ""
-
-
-def test_what_remains_still_closes_a_circle():
-    closing = {(who, whom) for who, whom in _REMAINING if whom in GRAPH[who] and who in reached_from(whom, GRAPH)}
-    assert closing == _REMAINING
+    assert " -> ".join(circle_in(GRAPH)) == ""
 
 
 def test_fiducial_knows_no_model_package():
