@@ -45,7 +45,8 @@ from torch.utils.data import DataLoader  # noqa: E402
 from torchvision.transforms.functional import normalize, to_tensor  # noqa: E402
 
 from changenet.classify.data import PairDataset  # noqa: E402
-from changenet.classify.outputs import PairEvaluator, PairResults  # noqa: E402
+from changenet.classify.evaluator import PairEvaluator  # noqa: E402
+from changenet.classify.outputs import PairResults  # noqa: E402
 from changenet.classify.predictor import PairPredictor  # noqa: E402
 from changenet.classify.runtime import ClassifyRuntime  # noqa: E402
 from changenet.config import ExperimentSpec  # noqa: E402
@@ -204,8 +205,8 @@ def compare_evaluation(title: str, runtime: ClassifyRuntime, turns: int, meter: 
 
     def run(cache_mb: int) -> None:
         predictor = PairPredictor(network, cache_mb=cache_mb)
-        module = EvaluationModule(predictor, PairEvaluator())
-        quiet_trainer().test(module, dataloaders=runtime.loader("test"), verbose=False)
+        module = EvaluationModule(predictor, PairEvaluator("test", margin=runtime.margin))
+        quiet_trainer().test(module, dataloaders=runtime.loaders("test"), verbose=False)
         kept[cache_mb] = module.results
 
     rows, backbone = len(runtime.table("test").rows), runtime.spec.model.backbone.type

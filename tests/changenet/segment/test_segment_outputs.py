@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,23 +11,31 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from changenet.segment.evaluator import SegmentEvaluator
+from changenet.segment.image_files import ImageRecord
 from changenet.segment.image_results import ImageResult
+from changenet.segment.metrics import confusion
 from changenet.segment.objects import ObjectCounts
-from changenet.segment.outputs import ImageRecord, SegmentEvaluator, test_kpis, training_curves, write_evaluation
+from changenet.segment.outputs import object_kpis, training_curves
 from changenet.segment.runtime import SegmentRuntime
 from changenet.segment.tiles import blend, windows
 from fiducial.errors import MetricError
 
 
 class Kept:
-    """Takes images; remembers them."""
+    """Takes images in place of their files; remembers them."""
 
-    def __init__(self):
+    def __init__(self, *, probabilities=False):
         self.images = []
+        self.data = SimpleNamespace(outputs=SimpleNamespace(probabilities=probabilities))
 
     def __call__(self, image):
         self.images.append(image)
         return ImageRecord(image.index, int(image.mask.sum()), image.mask.size, None)
+
+
+def outputs(logits):
+    return {"output_final": logits}
 
 
 def batch_of(indices, sizes, **more):
@@ -36,39 +45,43 @@ def batch_of(indices, sizes, **more):
 class TestEvaluator:
     def test_masks_and_truth_of_every_image(self):
         kept = Kept()
-        evaluator = SegmentEvaluator(3, kept)
+        evaluator = SegmentEvaluator("test", 3, files=kept)
         logits = torch.randn(2, 3, 8, 8)
-        evaluator.update(logits, batch_of([4, 1], [[8, 8]] * 2, L=torch.ones(2, 8, 8, dtype=torch.uint8)))
-        assert [record.index for record in evaluator.finish()] == [1, 4]
+        evaluator.update(outputs(logits), batch_of([4, 1], [[8, 8]] * 2, L=torch.ones(2, 8, 8, dtype=torch.uint8)))
+        assert [record.index for record in evaluator.finish().records] == [1, 4]
         assert (kept.images[0].mask == logits[0].argmax(0).numpy()).all()
         assert kept.images[0].mask.dtype == np.uint8
         assert kept.images[0].prob is None
         assert (kept.images[1].label == 1).all()
 
     def test_probabilities_on_request(self):
-        kept = Kept()
+        kept = Kept(probabilities=True)
         logits = torch.randn(1, 2, 4, 4)
-        SegmentEvaluator(2, kept, keep_prob=True).update(logits, batch_of([0], [[4, 4]]))
+        evaluator = SegmentEvaluator("infer", 2, files=kept)
+        evaluator.update(outputs(logits), batch_of([0], [[4, 4]]))
+        evaluator.finish()
         assert torch.allclose(torch.from_numpy(kept.images[0].prob), logits[0].softmax(0))
 
     def test_original_size(self):
         kept = Kept()
         logits, label = torch.randn(1, 2, 8, 8), torch.zeros(20, 12, dtype=torch.uint8)
-        SegmentEvaluator(2, kept).update(logits, batch_of([0], [[20, 12]], L=[label]))
+        evaluator = SegmentEvaluator("test", 2, files=kept)
+        evaluator.update(outputs(logits), batch_of([0], [[20, 12]], L=[label]))
+        evaluator.finish()
         want = F.interpolate(logits, size=(20, 12), mode="bilinear").argmax(1)[0]
         assert (kept.images[0].mask == want.numpy()).all()
         assert kept.images[0].label.shape == (20, 12)
 
     def test_windows_are_blended_across_batches(self):
-        kept, size = Kept(), (20, 13)
+        kept, size = Kept(probabilities=True), (20, 13)
         cover = windows(*size, 8, 3)
         logits = torch.randn(len(cover), 2, 8, 8)
         truth = torch.randint(0, 2, (24, 24), dtype=torch.uint8)
-        evaluator = SegmentEvaluator(2, kept, keep_prob=True)
+        evaluator = SegmentEvaluator("test", 2, files=kept)
         for start in range(0, len(cover), 3):
             part = cover[start : start + 3]
             evaluator.update(
-                logits[start : start + 3],
+                outputs(logits[start : start + 3]),
                 batch_of(
                     [7] * len(part),
                     [size] * len(part),
@@ -76,30 +89,82 @@ class TestEvaluator:
                     L=torch.stack([truth[w.slices] for w in part]),
                 ),
             )
-        assert len(evaluator.finish()) == 1
+        assert len(evaluator.finish().records) == 1
         want = blend(zip(cover, logits.softmax(1).numpy(), strict=True), 2, *size)
         assert np.allclose(kept.images[0].prob, want)
         assert (kept.images[0].mask == want.argmax(0)).all()
         assert (kept.images[0].label == truth[:20, :13].numpy()).all()
 
     def test_windows_that_did_not_come(self):
-        evaluator = SegmentEvaluator(2, Kept())
-        evaluator.update(torch.zeros(1, 2, 8, 8), batch_of([0], [[20, 8]], corner=torch.tensor([[0, 0]])))
+        evaluator = SegmentEvaluator("test", 2, files=Kept())
+        evaluator.update(outputs(torch.zeros(1, 2, 8, 8)), batch_of([0], [[20, 8]], corner=torch.tensor([[0, 0]])))
         with pytest.raises(MetricError, match="windows of image 0"):
             evaluator.finish()
 
     def test_nothing(self):
         with pytest.raises(MetricError, match="no images"):
-            SegmentEvaluator(2, Kept()).finish()
+            SegmentEvaluator("test", 2, files=Kept()).finish()
+
+
+class TestWithoutFiles:
+    """Validation and training count pixels where the logits are."""
+
+    LOGITS = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    LABELS = torch.randint(0, 2, (3, 8, 8), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
+
+    def test_the_numbers_are_those_of_the_test_set(self):
+        """One evaluator: what validation says of images, ``evaluate`` says too."""
+        kpis = []
+        for stage, files in (("val", None), ("test", Counting())):
+            evaluator = SegmentEvaluator(stage, 2, files=files)
+            evaluator.update(outputs(self.LOGITS), batch_of([0, 1, 2], [[8, 8]] * 3, L=self.LABELS))
+            kpis.append(evaluator.kpis(evaluator.finish()))
+        assert len(kpis[0]) == 13
+        assert kpis[0].items() <= {name.replace("test_", "val_"): value for name, value in kpis[1].items()}.items()
+
+    def test_windows_of_validation_are_blended_and_those_of_training_are_not(self):
+        size, found = (12, 8), {}
+        cover = windows(*size, 8, 4)
+        truth = torch.randint(0, 2, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+        logits = torch.randn(len(cover), 2, 8, 8, generator=torch.Generator().manual_seed(4))
+        batch = batch_of(
+            [0] * len(cover),
+            [size] * len(cover),
+            corner=torch.tensor([[w.top, w.left] for w in cover]),
+            L=torch.stack([truth[w.slices] for w in cover]),
+        )
+        for stage in ("train", "val"):
+            evaluator = SegmentEvaluator(stage, 2)
+            evaluator.update(outputs(logits), batch)
+            found[stage] = evaluator.finish().matrix
+        assert (found["train"].sum(), found["val"].sum()) == (2 * 64, 96)
+        mask = blend(zip(cover, logits.softmax(1).numpy(), strict=True), 2, *size).argmax(0)
+        assert np.trace(found["val"]) == (mask == truth.numpy()).sum()
+
+    def test_an_image_that_was_only_tried(self):
+        """Before training a few batches are validated, which may end within an image."""
+        evaluator = SegmentEvaluator("val", 2)
+        evaluator.update(outputs(torch.zeros(1, 2, 8, 8)), batch_of([0], [[20, 8]], corner=torch.tensor([[0, 0]])))
+        assert evaluator.kpis(evaluator.finish()) == {}
+
+
+class Counting(Kept):
+    """Measures images as their files would."""
+
+    def __call__(self, image):
+        matrix = confusion(torch.from_numpy(image.mask)[None], torch.from_numpy(image.label)[None], 2)[0].numpy()
+        return ImageRecord(image.index, 0, image.mask.size, ImageResult("x", matrix))
 
 
 def evaluate_perfectly(spec, action="evaluate"):
     """Run the files of an action on a predictor that knows the truth."""
-    runtime = SegmentRuntime(spec)
-    Path(spec.results_dir).mkdir(parents=True, exist_ok=True)
-    evaluator, split = runtime.evaluator(), {"evaluate": "test", "inference": "infer"}[action]
+    runtime, folder = SegmentRuntime(spec), Path(spec.results_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    stage = {"evaluate": "test", "inference": "infer"}[action]
+    evaluator = runtime.evaluator(stage, folder=folder)
     side, truth = spec.dataset.segment.img_size, runtime.dataset("test")
-    for batch in runtime.loader(split):
+    (loader,) = runtime.loaders(stage)
+    for batch in loader:
         logits = []
         for i, index in enumerate(batch["index"].tolist()):
             label = truth.reader.scene(truth.split.pairs[index]).label
@@ -108,9 +173,11 @@ def evaluate_perfectly(spec, action="evaluate"):
                 label = label[top : top + side, left : left + side]
             label = np.array(Image.fromarray(label).resize((side, side), Image.Resampling.NEAREST)) % 255
             logits.append(8 * F.one_hot(torch.from_numpy(label).long(), 2).permute(2, 0, 1).float())
-        evaluator.update(torch.stack(logits), batch)
-    records = evaluator.finish()
-    return runtime.write(action, records, Path(spec.results_dir), {"model": "model.pth"})
+        evaluator.update(outputs(torch.stack(logits)), batch)
+    result = evaluator.finish()
+    written = evaluator.write(result, {"model": "model.pth"})
+    assert all(path.is_file() for path in written)
+    return evaluator.kpis(result)
 
 
 class TestFiles:
@@ -229,23 +296,14 @@ class TestFiles:
         assert [feature["properties"]["area_m2"] for feature in found["features"]] == [pytest.approx(36, rel=2e-3)]
 
 
-class TestKpis:
+class TestObjectKpis:
     def test_objects(self):
-        kpis = test_kpis(np.eye(2, dtype=int), ObjectCounts(matched=2, missed=1, false=2))
+        kpis = object_kpis(ObjectCounts(matched=2, missed=1, false=2))
         assert kpis["test_object_recall"] == pytest.approx(2 / 3)
         assert kpis["test_object_precision"] == pytest.approx(1 / 2)
 
     def test_no_objects(self):
-        assert test_kpis(np.eye(2, dtype=int), ObjectCounts())["test_object_f1"] == 0.0
-
-    def test_written_without_a_training_beside_the_model(self, make_spec, tmp_path):
-        spec = make_spec()
-        Path(spec.results_dir).mkdir()
-        runtime = SegmentRuntime(spec)
-        result = ImageResult("test_0.png", np.diag([9, 1]), ObjectCounts(1))
-        files = runtime.files("test")
-        kpis = write_evaluation(Path(spec.results_dir), [ImageRecord(0, 1, 10, result)], files, {"model": "x.onnx"})
-        assert kpis["test_acc"] == pytest.approx(1)
+        assert object_kpis(ObjectCounts())["test_object_f1"] == 0.0
 
 
 class TestCurves:
