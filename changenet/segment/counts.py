@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IGNORED", "Counts", "change_counts", "class_counts", "confusion"]
+from changenet.segment.rates import rate
+
+__all__ = ["IGNORED", "Counts", "change_counts", "class_counts"]
 
 IGNORED = 255
 """Mask value of pixels that neither loss nor metrics look at."""
@@ -19,7 +21,7 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class Counts:
-    """True positives, false positives, false negatives. Rates are None where nothing is there to divide by."""
+    """True positives, false positives, false negatives. Rates are None where there is nothing to divide by."""
 
     tp: int
     fp: int
@@ -27,34 +29,19 @@ class Counts:
 
     @property
     def precision(self) -> float | None:
-        return _share(self.tp, self.tp + self.fp)
+        return rate(self.tp, self.tp + self.fp)
 
     @property
     def recall(self) -> float | None:
-        return _share(self.tp, self.tp + self.fn)
+        return rate(self.tp, self.tp + self.fn)
 
     @property
     def f1(self) -> float | None:
-        return _share(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+        return rate(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
     def iou(self) -> float | None:
-        return _share(self.tp, self.tp + self.fp + self.fn)
-
-
-def confusion(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], num_classes: int) -> NDArray[np.int64]:
-    """How often each class (row) was called each class (column), int64 ``(C, C)``.
-
-    Both masks hold class numbers and have one shape; pixels whose truth is :data:`IGNORED` are left out.
-    Raises: ValueError when the shapes differ or a number is outside ``0 .. num_classes - 1``.
-    """
-    if prediction.shape != truth.shape:
-        raise ValueError(f"masks of {prediction.shape} and {truth.shape}")
-    valid = truth != IGNORED
-    pairs = truth[valid].astype(np.int64) * num_classes + prediction[valid]
-    if max(truth[valid].max(initial=0), prediction[valid].max(initial=0)) >= num_classes:
-        raise ValueError(f"class numbers must be below {num_classes}")
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
+        return rate(self.tp, self.tp + self.fp + self.fn)
 
 
 def class_counts(confusion_CC: NDArray[np.int64]) -> list[Counts]:
@@ -67,7 +54,3 @@ def change_counts(confusion_CC: NDArray[np.int64]) -> Counts:
     """All change classes together; of two classes, that is class 1."""
     counts = class_counts(confusion_CC)[1:]
     return Counts(sum(c.tp for c in counts), sum(c.fp for c in counts), sum(c.fn for c in counts))
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

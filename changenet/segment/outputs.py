@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from changenet.difference import resize
-from changenet.segment.counts import IGNORED, confusion
+from changenet.segment.counts import IGNORED
 from changenet.segment.files import Split
 from changenet.segment.geo import polygons, read_info, write_geotiff, write_polygons
 from changenet.segment.image_results import ImageResult, write_image_csv
@@ -31,8 +31,9 @@ from changenet.segment.masks import (
     write_picture,
     write_probability,
 )
-from changenet.segment.metrics import class_order, per_class, summary
+from changenet.segment.metrics import class_order, confusion, per_class, summary
 from changenet.segment.objects import ObjectCounts, match_objects
+from changenet.segment.rates import as_kpi
 from changenet.segment.reading import TIFF, Pixels, SceneReader
 from changenet.segment.report import Views, write_report
 from changenet.segment.tiles import Blend, Window
@@ -212,7 +213,9 @@ class ImageFiles:
                 ignored_HW=image.label == IGNORED,
                 min_area=outputs.min_object_area,
             )
-            result = ImageResult(pair.name, confusion(image.mask, image.label, self.data.num_classes), objects)
+            mask_1HW, label_1HW = (torch.from_numpy(part[None]) for part in (image.mask, image.label))
+            (matrix_KK,) = confusion(mask_1HW, label_1HW, self.data.num_classes).numpy()
+            result = ImageResult(pair.name, matrix_KK, objects)
         changed = int(((mask > 0) & (mask != IGNORED)).sum())
         return ImageRecord(image.index, changed, int((mask != IGNORED).sum()), result)
 
@@ -328,11 +331,11 @@ def write_evaluation(
 
 
 def test_kpis(matrix_KK: NDArray[np.int64], objects: ObjectCounts) -> dict[str, float]:
-    """Every metric under its name in logs and status.json; rates of objects are 0 where there are none."""
+    """Every metric under its name in logs and status.json."""
     strict = objects.rates
     found = {"recall": strict.recall, "precision": strict.precision, "f1": strict.f1}
     kpis = {f"test_{name}": value for name, value in summary(matrix_KK).items()}
-    return kpis | {f"test_object_{name}": value or 0.0 for name, value in found.items()}
+    return kpis | {f"test_object_{name}": as_kpi(value) for name, value in found.items()}
 
 
 test_kpis.__test__ = False  # type: ignore[attr-defined]  # no test, for test collectors

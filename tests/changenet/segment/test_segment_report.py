@@ -2,10 +2,11 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
-from changenet.segment.counts import confusion
 from changenet.segment.image_results import ImageResult
 from changenet.segment.masks import palette
+from changenet.segment.metrics import confusion
 from changenet.segment.objects import match_objects
 from changenet.segment.report import Views, best_and_worst, write_report
 from fiducial.errors import DatasetError
@@ -32,7 +33,8 @@ def _views(index, size=64):
 def _result(index, views, num_classes=2):
     truth, prediction = views.truth, views.prediction
     objects = match_objects(prediction > 0, truth == 1, ignored_HW=truth == 255)
-    return ImageResult(NAMES[index], confusion(prediction, truth, num_classes), objects)
+    (matrix,) = confusion(torch.from_numpy(prediction[None]), torch.from_numpy(truth[None]), num_classes).numpy()
+    return ImageResult(NAMES[index], matrix, objects)
 
 
 RESULTS = [_result(i, _views(i)) for i in range(len(NAMES))]
