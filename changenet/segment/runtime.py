@@ -16,11 +16,13 @@ from changenet.normalization import Normalization
 from changenet.segment.checks import multi_scale_infer, multi_scale_train
 from changenet.segment.data import ImageShards, SceneDataset, Windowing, scene_loader
 from changenet.segment.datamodule import SceneData
+from changenet.segment.evaluator import ImageRecord, SegmentEvaluator
 from changenet.segment.files import SPLITS, Split, read_split
+from changenet.segment.image_files import ImageFiles
 from changenet.segment.lightning import SegmentModule
 from changenet.segment.losses import pixel_loss
 from changenet.segment.model import ChangeSegmenter, build_segmenter
-from changenet.segment.outputs import ImageFiles, ImageRecord, SegmentEvaluator, write_evaluation, write_inference
+from changenet.segment.outputs import write_evaluation, write_inference
 from changenet.segment.reading import SceneReader
 from changenet.segment.transform import TAO_NORMALIZATION, SceneAugment
 from changenet.segment.weights import differences, resized_positions
