@@ -74,14 +74,14 @@ class ChangeNetModule(pl.LightningModule):
 
 
 class ChangeNetData(pl.LightningDataModule):
-    """Knows where it stands: among the processes, and in a training that continues."""
+    """Knows where it stands: among the devices, and in a training that continues."""
 
     def ranks(self) -> tuple[int, int]:
-        """This process's number, and how many there are."""
+        """Rank and world size: the number of this device, and how many there are."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def run_seed(self, seed: int) -> int:
-        """``seed``; where it is negative, one drawn now for all processes."""
+        """``seed``; where it is negative, one drawn now for all devices."""
         if seed >= 0:
             return seed
         drawn = secrets.randbits(31)

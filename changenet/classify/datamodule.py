@@ -25,10 +25,10 @@ def ordered_loader(
 
 
 class PairData(ChangeNetData):
-    """Training and validation pairs. ``batch_size`` is one process's; without ``val_set`` nothing is validated.
+    """Training and validation pairs. ``batch_size`` is one device's; without ``val_set`` nothing is validated.
 
     Training rows are drawn with replacement so that defects are ``fpratio`` times as frequent as good pairs. There is
-    one draw per epoch for all processes, each taking its own positions of it; a resumed epoch goes on where it stopped.
+    one draw per epoch for all devices, each taking its own positions of it; a resumed epoch goes on where it stopped.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class PairData(ChangeNetData):
 
     @property
     def num_batches(self) -> int:
-        """Training batches per epoch and process, when there is one process."""
+        """Training batches per epoch, when there is one device."""
         return len(self.train_set) // self.batch_size
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -57,7 +57,7 @@ class PairEvaluator:
             for row, label, score, loss in self._parts
         ]
         self._parts = []
-        # batches in the order of one process, so that every sum is the one that one process would form
+        # batches in the order of one device, so that every sum is the one that one device would form
         parts = sorted((part for rank in gather(local) for part in rank), key=lambda part: int(part[0][0]))
         if not parts:
             raise MetricError("evaluation", "no rows were scored", "check the CSV of the split")

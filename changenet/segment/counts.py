@@ -1,7 +1,7 @@
 """Right and wrong, counted: for one class, one image or a set of objects.
 
-Change classes are all but class 0. A pixel that changed, but into another class than predicted, is one miss and one
-false alarm.
+The foreground, the change classes, are all but class 0. A pixel that changed, but into another class than predicted, is
+one miss and one false alarm.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class SceneBatch(TypedDict):
 
 @dataclass(frozen=True)
 class Windowing:
-    """How images are cut into windows of the network's input size."""
+    """How a sliding window of the network's input size goes over images, and how windows to train on are drawn."""
 
     overlap: int
     """Pixels that neighbouring windows share."""
@@ -54,12 +54,12 @@ class Windowing:
 class SceneDataset(Dataset[dict[str, Any]]):
     """The pairs of a list; an item is one pair of :class:`SceneBatch`.
 
-    Indexed by a number, or by a :class:`~fiducial.data.samplers.Draw` that also says the epoch; what is random of an
-    item follows from (seed, epoch, number) alone.
+    Asked for by sample index, or by a :class:`~fiducial.data.samplers.Draw` that also says the epoch; what is random of
+    an item follows from (seed, epoch, sample index) alone.
 
-    Images are resized to ``side``; with ``windowing`` they are cut instead: ``drawn`` at random (training), else all
-    windows of each image in turn. ``once``: pixels that an earlier window holds are ignored in the later one's mask, so
-    that each counts once. ``original_size``: masks keep the size of the image.
+    Images are resized to ``side``; with ``windowing`` they are cut instead: ``drawn`` at random (training), else by a
+    sliding window over each image in turn. ``once``: pixels that an earlier window holds are ignored in the later one's
+    mask, so that each counts once. ``original_size``: masks keep the size of the image.
 
     Raises: DatasetError naming the file, when one cannot be read or a mask means nothing.
     """
@@ -86,10 +86,10 @@ class SceneDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, number: int | Draw) -> dict[str, Any]:
-        epoch, number = number if isinstance(number, Draw) else (0, number)
-        rng = np.random.default_rng((max(self.seed, 0), epoch, number))  # the same on any worker and rank
-        index, window = self.items[number]
+    def __getitem__(self, sample_index: int | Draw) -> dict[str, Any]:
+        epoch, sample_index = sample_index if isinstance(sample_index, Draw) else (0, sample_index)
+        rng = np.random.default_rng((max(self.seed, 0), epoch, sample_index))  # the same on any worker and rank
+        index, window = self.items[sample_index]
         whole = self.reader.scene(self.split.pairs[index])
         if self.windowing and self.drawn:
             window = self._draw(whole, rng)
@@ -130,7 +130,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
                 yield from ((index, None if self.drawn else window) for window in cover)
 
     def _draw(self, scene: Scene, rng: np.random.Generator) -> Window:
-        """A window anywhere, or, for the part that ``on_change`` says, around a changed pixel."""
+        """A window anywhere, or, for the part that ``on_change`` says, around a changed (foreground) pixel."""
         height, width = scene.before.shape[:2]
         window, wants_change = draw_window(rng, height, width, self.side), rng.random()
         if scene.label is None or self.windowing is None or wants_change >= self.windowing.on_change:
@@ -169,7 +169,7 @@ class ImageShards(Sampler[list[int]]):
     image stay together."""
 
     def __init__(self, images: Sequence[int], batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.mine = [number for number, image in enumerate(images) if image % world_size == rank]
+        self.mine = [sample_index for sample_index, image in enumerate(images) if image % world_size == rank]
         self.batch_size = batch_size
 
     def __len__(self) -> int:

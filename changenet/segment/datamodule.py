@@ -15,9 +15,9 @@ __all__ = ["SceneData"]
 
 
 class SceneData(ChangeNetData):
-    """Training and validation pairs. ``batch_size`` is one process's; without ``val_set`` nothing is validated.
+    """Training and validation pairs. ``batch_size`` is one device's; without ``val_set`` nothing is validated.
 
-    There is one drawn order per epoch for all processes, each taking its own positions of it; a resumed epoch goes on
+    There is one drawn order per epoch for all devices, each taking its own positions of it; a resumed epoch goes on
     where it stopped.
     """
 
@@ -28,7 +28,7 @@ class SceneData(ChangeNetData):
 
     @property
     def num_batches(self) -> int:
-        """Training batches per epoch and process, when there is one process."""
+        """Training batches per epoch, when there is one device."""
         return len(self.train_set) // self.batch_size
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from changenet.segment.counts import IGNORED
 from changenet.segment.geo import GeoFrame, load_rasterio, quiet
-from changenet.segment.objects import label_objects
+from changenet.segment.objects import connected_components
 from fiducial.errors import DatasetError
 
 __all__ = ["polygons", "write_geotiff", "write_polygons"]
@@ -59,8 +59,8 @@ def polygons(
 ) -> dict[str, Any]:
     """The changed areas of ``mask`` (uint8 class numbers ``(H, W)``; 0 and 255 are none) as a GeoJSON collection.
 
-    A feature is a set of pixels of one class, 8-connected as in :mod:`changenet.segment.objects`, of ``min_area``
-    pixels or more; parts that touch by a corner only are parts of a MultiPolygon, so that every geometry is valid.
+    A feature is a connected component of one class, as in :mod:`changenet.segment.objects`, of ``min_area`` pixels or
+    more; parts that touch by a corner only are parts of a MultiPolygon, so that every geometry is valid.
     Properties: ``id`` from 1, ``class``, ``name``, ``pixels``, ``area`` in square map units, and ``area_m2`` on the
     ground, measured in the equal-area projection EPSG:6933 (a map in feet, degrees or Mercator metres tells another).
 
@@ -98,10 +98,10 @@ def polygons(
 
 
 def _shapes(
-    rasterio: ModuleType, changed_HW: NDArray[np.bool_], frame: GeoFrame | None, min_area: int
+    rasterio: ModuleType, foreground_HW: NDArray[np.bool_], frame: GeoFrame | None, min_area: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number of pixels and geometry of each object, in the coordinates of the frame."""
-    label_HW, num = label_objects(changed_HW)
+    """Number of pixels and geometry of each connected component, in the coordinates of the frame."""
+    label_HW, num = connected_components(foreground_HW)
     num_pixels = np.bincount(label_HW.ravel(), minlength=num + 1)
     kept = num_pixels >= min_area
     kept[0] = False

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class Draw(NamedTuple):
-    """One row of one epoch: with both, an item's own randomness is the same on any worker or rank."""
+    """A sample index and its epoch: with both, an item's own randomness is the same on any worker or rank."""
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here

@@ -99,7 +99,7 @@ def _precision(wanted: Any, devices: Devices) -> Any:
 def _sync_batchnorm(train: Any, devices: Devices) -> bool:
     wanted = bool(getattr(train, "sync_batchnorm", False)) and devices.num_processes > 1
     if wanted and devices.accelerator == "cpu":
-        LOGGER.warning("train.sync_batchnorm: works on GPUs only: every process keeps its own batch statistics")
+        LOGGER.warning("train.sync_batchnorm: works on GPUs only: every device keeps its own batch statistics")
         return False
     return wanted
 
