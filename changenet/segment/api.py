@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from changenet.config import ExperimentSpec
 from changenet.difference import resize
 from changenet.segment.counts import IGNORED
-from changenet.segment.geo import GeoFrame, check_alignment, read_info, write_geotiff
+from changenet.segment.geo import GeoFrame, check_alignment
+from changenet.segment.maps import write_geotiff
 from changenet.segment.masks import palette, write_mask
 from changenet.segment.model import FINAL
-from changenet.segment.reading import TIFF, Pixels, Scene, SceneReader
+from changenet.segment.rasters import TIFF, read_info
+from changenet.segment.reading import Pixels, Scene, SceneReader
 from changenet.segment.runtime import SegmentRuntime
 from changenet.segment.tiles import Window, blend, cut, windows
 from changenet.segment.transform import resized

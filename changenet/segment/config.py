@@ -45,7 +45,7 @@ class Windows(Section):
     enable: bool = knob(
         False,
         "Leave images at their own resolution: training draws windows of img_size pixels from them, the other actions "
-        "go over the whole image in overlapping windows.",
+        "go over the whole image with a sliding window, whose places overlap.",
         schema=False,
     )
     per_image: int = knob(

@@ -1,7 +1,7 @@
-"""Right and wrong, counted: for one class or a set of objects.
+"""Right and wrong, counted: for one class, one image or a set of objects.
 
-Change classes are all but class 0. A pixel that changed, but into another class than predicted, is one miss and one
-false alarm.
+The foreground, the change classes, are all but class 0. A pixel that changed, but into another class than predicted, is
+one miss and one false alarm.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from changenet.segment.rates import rate
+
 __all__ = ["IGNORED", "Counts", "change_counts", "class_counts"]
 
 IGNORED = 255
@@ -19,7 +21,7 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class Counts:
-    """True positives, false positives, false negatives. Rates are None where nothing is there to divide by."""
+    """True positives, false positives, false negatives. Rates are None where there is nothing to divide by."""
 
     tp: int
     fp: int
@@ -27,19 +29,19 @@ class Counts:
 
     @property
     def precision(self) -> float | None:
-        return _share(self.tp, self.tp + self.fp)
+        return rate(self.tp, self.tp + self.fp)
 
     @property
     def recall(self) -> float | None:
-        return _share(self.tp, self.tp + self.fn)
+        return rate(self.tp, self.tp + self.fn)
 
     @property
     def f1(self) -> float | None:
-        return _share(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+        return rate(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
     def iou(self) -> float | None:
-        return _share(self.tp, self.tp + self.fp + self.fn)
+        return rate(self.tp, self.tp + self.fp + self.fn)
 
 
 def class_counts(confusion_CC: NDArray[np.int64]) -> list[Counts]:
@@ -52,7 +54,3 @@ def change_counts(confusion_CC: NDArray[np.int64]) -> Counts:
     """All change classes together; of two classes, that is class 1."""
     counts = class_counts(confusion_CC)[1:]
     return Counts(sum(c.tp for c in counts), sum(c.fp for c in counts), sum(c.fn for c in counts))
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

@@ -14,8 +14,8 @@ from PIL import Image
 
 from changenet.segment.counts import IGNORED
 from changenet.segment.files import Split
-from changenet.segment.geo import polygons, read_info, write_geotiff, write_polygons
 from changenet.segment.image_results import ImageResult
+from changenet.segment.maps import polygons, write_geotiff, write_polygons
 from changenet.segment.masks import (
     colour_mask,
     output_names,
@@ -27,7 +27,8 @@ from changenet.segment.masks import (
 )
 from changenet.segment.metrics import confusion
 from changenet.segment.objects import match_objects
-from changenet.segment.reading import TIFF, Pixels, SceneReader
+from changenet.segment.rasters import TIFF, read_info
+from changenet.segment.reading import Pixels, SceneReader
 from changenet.segment.report import Views
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changenet.segment.files import SPLITS_OF_ACTION, ScenePair, Split, read_split
-from changenet.segment.geo import RASTER_FIX, check_alignment, read_info
-from changenet.segment.reading import TIFF, LabelEncoding, SceneReader, image_size, mask_values
+from changenet.segment.geo import check_alignment
+from changenet.segment.rasters import RASTER_FIX, TIFF, read_info
+from changenet.segment.reading import LabelEncoding, SceneReader, image_size, mask_values
 from fiducial.data.checks import (
     Entry,
     check_count,

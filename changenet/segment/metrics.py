@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from changenet.segment.metric_names import PER_CLASS
+from changenet.segment.rates import kpi_rate
 
-__all__ = ["EPSILON", "class_order", "confusion", "per_class", "summary"]
-
-EPSILON = float(np.finfo(np.float32).eps)
-"""Added to every denominator, as in TAO: a class that is nowhere has 0, not NaN."""
+__all__ = ["class_order", "confusion", "per_class", "summary"]
 
 Counts = NDArray[np.int64]
 _MEANS = {"miou": "iou", "mf1": "F1", "mprecision": "precision", "mrecall": "recall"}
@@ -24,27 +22,32 @@ _MEANS = {"miou": "iou", "mf1": "F1", "mprecision": "precision", "mrecall": "rec
 def confusion(prediction_BHW: Tensor, label_BHW: Tensor, num_classes: int) -> Tensor:
     """Confusion matrix of every image, int64 ``(B, K, K)``, on the device of the inputs.
 
-    Both are class numbers of any integer dtype. Pixels whose label is not one of the classes (255) are left out.
-    Raises: ValueError when the shapes differ.
+    Both ``(B, H, W)`` of class numbers, of any integer dtype; arrays can be wrapped (:func:`torch.from_numpy`), which
+    copies nothing. Pixels whose label is not one of the classes (255) are left out.
+    Raises: ValueError when the shapes differ or, where that is known without waiting for a device, a prediction is not
+        one of the classes.
     """
     if prediction_BHW.shape != label_BHW.shape:
         raise ValueError(f"masks of {tuple(prediction_BHW.shape)} and {tuple(label_BHW.shape)}")
-    size = num_classes * num_classes
-    batch = torch.arange(len(label_BHW), device=label_BHW.device).view(-1, 1, 1)
-    label_BHW, cell_BHW = label_BHW.long(), prediction_BHW.long()
     counts_BHW = (label_BHW >= 0) & (label_BHW < num_classes)
-    cell_BHW = (batch * size + label_BHW * num_classes + cell_BHW)[counts_BHW]
-    return torch.bincount(cell_BHW, minlength=len(label_BHW) * size).view(-1, num_classes, num_classes)
+    image_B = torch.arange(len(label_BHW), dtype=torch.int32, device=label_BHW.device)
+    image_N = image_B.view(-1, 1, 1).expand(label_BHW.shape)[counts_BHW]
+    label_N, prediction_N = label_BHW[counts_BHW].int(), prediction_BHW[counts_BHW].int()
+    if prediction_N.device.type == "cpu" and not ((prediction_N >= 0) & (prediction_N < num_classes)).all():
+        raise ValueError(f"predictions must be class numbers below {num_classes}")
+    cell_N = (image_N * num_classes + label_N) * num_classes + prediction_N
+    num_cells = len(label_BHW) * num_classes**2
+    return torch.bincount(cell_N, minlength=num_cells).view(-1, num_classes, num_classes)
 
 
 def per_class(matrix_KK: Counts) -> dict[str, NDArray[np.float64]]:
     """``iou``, ``F1``, ``precision`` and ``recall`` of every class, float64 ``(K,)``, as TAO defines them."""
     matrix = np.asarray(matrix_KK, dtype=np.float64)
     right, true, said = np.diag(matrix), matrix.sum(1), matrix.sum(0)
-    recall, precision = right / (true + EPSILON), right / (said + EPSILON)
+    recall, precision = kpi_rate(right, true), kpi_rate(right, said)
     return {
-        "iou": right / (true + said - right + EPSILON),
-        "F1": 2 * recall * precision / (recall + precision + EPSILON),
+        "iou": kpi_rate(right, true + said - right),
+        "F1": kpi_rate(2 * recall * precision, recall + precision),
         "precision": precision,
         "recall": recall,
     }
@@ -55,7 +58,7 @@ def summary(matrix_KK: Counts) -> dict[str, float]:
     before no change."""
     rates = per_class(matrix_KK)
     matrix = np.asarray(matrix_KK, dtype=np.float64)
-    named = {"acc": float(np.trace(matrix) / (matrix.sum() + EPSILON))}
+    named = {"acc": float(kpi_rate(np.trace(matrix), matrix.sum()))}
     named |= {mean: float(rates[name].mean()) for mean, name in _MEANS.items()}
     for k in class_order(len(matrix)):
         named |= {f"{name}_{k}": float(rates[name][k]) for name in PER_CLASS}

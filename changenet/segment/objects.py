@@ -1,6 +1,7 @@
 """Changes as objects: which ones were found, missed or invented, beside how many pixels were right.
 
-An object is a set of changed pixels that touch each other by a side or a corner (8-connected).
+An object is a connected component of the foreground: changed pixels that touch each other by a side or a corner
+(8-connected).
 
 *Matched*: a predicted and a true object of IoU >= 0.5, each used once (the criterion of the SpaceNet building
 challenges; above 0.5 at most one partner is possible: Kirillov et al. 2019, Panoptic Segmentation). The rest is
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from changenet.segment.counts import Counts
 
-__all__ = ["MIN_IOU", "ObjectCounts", "label_objects", "match_objects"]
+__all__ = ["MIN_IOU", "ObjectCounts", "connected_components", "match_objects"]
 
 MIN_IOU = 0.5
 """Of a predicted and a true object, to be the same one."""
@@ -47,11 +48,14 @@ class ObjectCounts:
         return Counts(self.matched, self.false, self.missed)
 
 
-def label_objects(changed_HW: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Each pixel's object, 1 .. n and 0 for none, int32 ``(H, W)``; and n. Numbered from the top row down."""
+def connected_components(foreground_HW: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """The component of each foreground pixel, 1 .. n and 0 for background, int32 ``(H, W)``; and n.
+
+    Numbered from the top row down.
+    """
     from scipy import ndimage
 
-    label_HW, num = ndimage.label(changed_HW, structure=np.ones((3, 3)), output=np.int32)
+    label_HW, num = ndimage.label(foreground_HW, structure=np.ones((3, 3)), output=np.int32)
     return label_HW, int(num)
 
 
@@ -63,7 +67,7 @@ def match_objects(
     min_iou: float = MIN_IOU,
     min_area: int = 0,
 ) -> ObjectCounts:
-    """Compare the objects of two masks ``(H, W)``.
+    """Compare the objects of two foreground masks ``(H, W)``.
 
     Pixels of ``ignored_HW`` count as unchanged in both. Objects below ``min_area`` pixels are neither missed nor false;
     a small prediction may still find a larger object, and one that matches a small true object is ignored with it.
@@ -75,8 +79,8 @@ def match_objects(
         raise ValueError(f"min_iou must be in (0, 1], got {min_iou}")
     if ignored_HW is not None:
         predicted_HW, true_HW = predicted_HW & ~ignored_HW, true_HW & ~ignored_HW
-    predicted, num_predicted = label_objects(predicted_HW)
-    true, num_true = label_objects(true_HW)
+    predicted, num_predicted = connected_components(predicted_HW)
+    true, num_true = connected_components(true_HW)
     area_predicted, area_true = np.bincount(predicted.ravel()), np.bincount(true.ravel())
     pair_P2, shared_P = _overlaps(true, predicted)
     iou_P = shared_P / (area_true[pair_P2[:, 0]] + area_predicted[pair_P2[:, 1]] - shared_P)

@@ -16,6 +16,7 @@ from changenet.segment.image_files import ImageFiles, ImageRecord
 from changenet.segment.image_results import write_image_csv
 from changenet.segment.metrics import class_order, per_class
 from changenet.segment.objects import ObjectCounts
+from changenet.segment.rates import as_kpi
 from changenet.segment.report import write_report
 
 __all__ = ["SegmentResults", "object_kpis", "training_curves", "write_evaluation", "write_inference"]
@@ -91,10 +92,10 @@ def write_evaluation(
 
 
 def object_kpis(objects: ObjectCounts) -> dict[str, float]:
-    """The metrics of objects under their names in logs and status.json; 0 where there are none, as TAO's rates."""
+    """The metrics of objects under their names in logs and status.json."""
     strict = objects.rates
     found = {"recall": strict.recall, "precision": strict.precision, "f1": strict.f1}
-    return {f"test_object_{name}": value or 0.0 for name, value in found.items()}
+    return {f"test_object_{name}": as_kpi(value) for name, value in found.items()}
 
 
 def training_curves(status_path: Path) -> dict[str, dict[str, tuple[list[float], list[float]]]]:

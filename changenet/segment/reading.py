@@ -16,7 +16,15 @@ from PIL import Image
 
 from changenet.segment.counts import IGNORED
 from changenet.segment.files import ScenePair
-from changenet.segment.geo import RASTER_FIX, Percentiles, Scaling, read_info, read_raster, resolve_scaling
+from changenet.segment.rasters import (
+    RASTER_FIX,
+    TIFF,
+    Percentiles,
+    Scaling,
+    read_info,
+    read_raster,
+    resolve_scaling,
+)
 from fiducial.data.images import check_whole, is_deep, read_image, read_rgb, to_rgb
 from fiducial.data.lru import ByteLRU
 from fiducial.errors import DatasetError
@@ -31,7 +39,6 @@ Pixels = NDArray[np.uint8]
 CHANGED = 255
 """What ``norm`` masks say of a changed pixel."""
 _ALL_UNCHANGED = "with label_transform norm all of it would be unchanged"
-TIFF = (".tif", ".tiff")
 MAX_CLASSES = 64
 """Numbers up to this are taken for class numbers where a mask holds no 255."""
 

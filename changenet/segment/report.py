@@ -13,6 +13,7 @@ from changenet.segment.counts import IGNORED, Counts, change_counts, class_count
 from changenet.segment.image_results import ImageResult
 from changenet.segment.masks import OVERLAY_COLOURS, overlay
 from changenet.segment.objects import MIN_IOU, ObjectCounts
+from changenet.segment.rates import as_kpi
 from changenet.segment.tiles import Window, windows
 from fiducial.errors import UserError
 from fiducial.report import (
@@ -199,7 +200,7 @@ def _classes(
         shown = tag("span", _swatch(colours[k]), name, style="white-space: nowrap") if colours else name
         rates = [Cell(rate(getattr(count, metric)), getattr(count, metric)) for metric in _RATES.values()]
         rows.append([shown, count.tp + count.fn, count.tp + count.fp, *rates])
-    means = [float(np.mean([getattr(count, metric) or 0.0 for count in counts])) for metric in _RATES.values()]
+    means = [float(np.mean([as_kpi(getattr(count, metric)) for count in counts])) for metric in _RATES.values()]
     rows.append(["mean of all classes", None, None, *(Cell(rate(mean), mean) for mean in means)])
     return [table(["class", "true pixels", "predicted pixels", *_RATES], rows)]
 
@@ -254,7 +255,7 @@ def _harmonic_mean(a: float | None, b: float | None) -> float | None:
 
 
 def _images(per_image: Sequence[ImageResult]) -> list[Html]:
-    changed = [result.change.f1 or 0.0 for result in per_image if _has_change(result)]
+    changed = [as_kpi(result.change.f1) for result in per_image if _has_change(result)]
     blocks = []
     if changed:
         bars = histogram(
@@ -282,7 +283,7 @@ def _image_row(result: ImageResult, with_objects: bool) -> list[str | float | Ce
 def _image_facts(per_image: Sequence[ImageResult]) -> Html:
     with_change = [result for result in per_image if _has_change(result)]
     quiet = [result for result in per_image if not _has_change(result)]
-    f1 = [result.change.f1 or 0.0 for result in with_change]
+    f1 = [as_kpi(result.change.f1) for result in with_change]
     return facts(
         {
             "images": len(per_image),

@@ -1,4 +1,4 @@
-"""Large images in windows: which ones cover an image, one to train on, and their predictions put together again.
+"""Large images by a sliding window: where it goes, one window to train on, and the predictions put together again.
 
 blend = Blend(num_classes, height, width)
 for window in windows(height, width, tile=1024, overlap=128):
@@ -33,7 +33,7 @@ class Window:
 
 
 def windows(height: int, width: int, tile: int, overlap: int) -> list[Window]:
-    """Squares of ``tile`` pixels that cover the image, row by row; neighbours share ``overlap`` pixels or more.
+    """Where a sliding window of ``tile`` pixels a side goes, row by row; neighbours share ``overlap`` pixels or more.
 
     The last ones are moved inwards to end with the image. A side shorter than ``tile`` gets one window, which reaches
     over the border (see :func:`cut`).

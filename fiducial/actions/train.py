@@ -53,8 +53,8 @@ def train(task: Task[Any], run: Run) -> Result:
             fix = "use the spec of that run, or another results_dir (or delete the checkpoint) to start anew"
             raise CheckpointError(str(resume), f"the architecture has changed: {_first_lines(error)}", fix) from error
         if "within local rank has zero length" in str(error):
-            found = f"fewer batches than the {devices.num_processes} processes"
-            raise DatasetError("validation data", found, "lower the batch size, or use fewer processes") from error
+            found = f"fewer batches than the {devices.num_processes} devices"
+            raise DatasetError("validation data", found, "lower the batch size, or use fewer devices") from error
         raise
     history = tuple(reporter.history)
     return Result(run.action.name, run.folder, {**reporter.latest}, _files(task, run.folder), history)

@@ -16,7 +16,7 @@ __all__ = ["Draw", "EpochBatches", "EpochSampler"]
 
 
 class Draw(NamedTuple):
-    """One row of one epoch: with both, an item's own randomness is the same on any worker or rank."""
+    """A sample index and its epoch: with both, an item's own randomness is the same on any worker or rank."""
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here

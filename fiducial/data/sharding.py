@@ -1,4 +1,4 @@
-"""Dividing an ordered data set between processes without changing its batches."""
+"""Dividing an ordered data set between devices without changing its batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 class BatchShards(Sampler[list[int]]):
     """Batches of ``0 … num_rows - 1`` in order; rank r takes batches ``r, r + world_size, …`` of the one list.
 
-    Every batch is one that a single process would form, so metrics do not depend on the number of processes. No row is
+    Every batch is one that a single device would form, so metrics do not depend on the number of devices. No row is
     repeated or left out; ranks may get different numbers of batches.
     """
 

@@ -2,7 +2,7 @@
 
 Both are plain shared libraries on libtorch's stable ABI: the CPU one needs a C++ compiler and torch's headers, the CUDA
 one nvcc besides; neither needs the rest of the CUDA toolkit. What is built on first use or by hand lands in a cache,
-under a name that tells the sources, the torch and the processors that it is for. Libraries that a wheel brings
+under a name that tells the sources, the torch and the devices that it is for. Libraries that a wheel brings
 (``--output csrc/build`` before the wheel is made) are named alike, without torch: one binary serves many versions.
 """
 
@@ -106,7 +106,7 @@ def _stem(target: Target, *, packaged: bool) -> str:
 
 
 def _find(target: Target, serves: Callable[[list[str]], bool]) -> Path | None:
-    """A library from the wheel, else from the cache, for these sources and one of whose processors is this one."""
+    """A library from the wheel, else from the cache, for these sources and for this device among others."""
     for folder, packaged in ((resource_dir("csrc") / "build", True), (cache_dir(), False)):
         stem = _stem(target, packaged=packaged)
         for path in sorted(folder.glob(f"{stem}-*.so")):
@@ -153,7 +153,7 @@ def _cpu_command(*, portable: bool) -> tuple[list[str], list[str]]:
 
 
 def _native_name() -> str:
-    """One name for all processors with the same instruction set."""
+    """One name for all CPUs with the same instruction set."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
 """Linear layers that a CPU computes as 1 × 1 convolutions: the same but for rounding, often in half the time.
 
-PyTorch multiplies float32 matrices with MKL, which leaves the widest vector instructions of other makers' processors
-unused; its convolutions go through oneDNN, which asks the processor. With one thread PyTorch convolves with MKL, too.
+PyTorch multiplies float32 matrices with MKL, which leaves the widest vector instructions of other makers' CPUs
+unused; its convolutions go through oneDNN, which asks the CPU. With one thread PyTorch convolves with MKL, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which processors an action runs on: spec keys, torchrun, and TAO's environment variables, resolved in memory."""
+"""Which devices an action runs on: spec keys, torchrun, and TAO's environment variables, resolved in memory."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def resolve_devices(section: Any, name: str) -> Devices:
 
 
 def single(devices: Devices) -> Devices:
-    """The same processor, one process of it."""
+    """The first of the devices alone."""
     first = 1 if isinstance(devices.devices, int) else devices.devices[:1]
     return replace(devices, devices=first, num_nodes=1)
 

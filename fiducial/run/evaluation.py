@@ -1,4 +1,4 @@
-"""Running a predictor over a loader, on one process or many; the outputs go to an evaluator."""
+"""Running a predictor over a loader, on one device or many; the outputs go to an evaluator."""
 
 from __future__ import annotations
 

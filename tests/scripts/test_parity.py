@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import parity  # noqa: E402
 from parity_cases import Case, CaseError, NotBuilt, check_output, load_case, recipe, run_case, runs  # noqa: E402
 
-GOLDEN = ROOT / "tests" / "golden"
+STORED = ROOT / "tests" / "stored"
 EXACT = {"shape": [3], "stride": 1, "atol": 0.1, "rtol": 0.0}
 
 
@@ -52,7 +52,7 @@ def write_case(folder: Path, name: str, expected: dict | None = None, **changes)
 class TestProgram:
     @pytest.mark.parametrize("case", ["contrastive_loss", "lr_changenet", "oi_sampler", "aoi_metrics"])
     def test_stored(self, case, capsys):
-        assert parity.main([str(GOLDEN), "--only", case, "--strict"]) == 0
+        assert parity.main([str(STORED), "--only", case, "--strict"]) == 0
         out = capsys.readouterr().out
         assert out.startswith("pass")
         assert "1 passed, 0 failed, 0 not built" in out

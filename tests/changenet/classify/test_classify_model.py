@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from parity_cases import load_runners, run_case  # noqa: E402
 
-GOLDEN = ROOT / "tests" / "golden"
+STORED = ROOT / "tests" / "stored"
 SIZE = (64, 32)
 MULTI_SIZE = (224, 224)
 
@@ -87,13 +87,13 @@ MODELS = {
 )
 def test_stored(case):
     load_runners()
-    outcome = run_case(GOLDEN / f"{case}.json")
+    outcome = run_case(STORED / f"{case}.json")
     assert outcome.status == "pass", outcome.note
 
 
 @pytest.mark.parametrize("case", ["classify_fan_tiny_ldm2", "classify_fan_small_euclidean"])
 def test_order_of_keys(case):
-    manifest = json.loads((GOLDEN / f"{case}.json").read_text())
+    manifest = json.loads((STORED / f"{case}.json").read_text())
     options, shape = manifest["config"]["model"]["classify"], manifest["inputs"]["img0"]["shape"]
     with torch.device("meta"):
         model = build_classifier(

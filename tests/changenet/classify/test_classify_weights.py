@@ -14,7 +14,7 @@ from fiducial.checkpoints.reading import read
 from fiducial.errors import CheckpointError
 from fiducial.spec.knob import plain
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+STORED = Path(__file__).parents[2] / "stored"
 
 
 def shapes_of(**arguments) -> dict[str, torch.Tensor]:
@@ -23,7 +23,7 @@ def shapes_of(**arguments) -> dict[str, torch.Tensor]:
     return {f"model.{key}": value for key, value in network.state_dict().items()}
 
 
-@pytest.mark.parametrize("case", sorted(GOLDEN.glob("classify_*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("case", sorted(STORED.glob("classify_*.json")), ids=lambda path: path.stem)
 def test_stored_checkpoints_of_tao(case):
     manifest = json.loads(case.read_text())
     model, data = manifest["config"]["model"], manifest["config"]["dataset"]["classify"]

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from changenet.segment.metric_names import METRICS
-from changenet.segment.metrics import EPSILON, class_order, confusion, per_class, summary
+from changenet.segment.metric_names import METRIC_NAMES, direction, find_metric
+from changenet.segment.metrics import class_order, confusion, per_class, summary
+from changenet.segment.rates import EPSILON
 
 
 class TestConfusion:
@@ -14,6 +15,29 @@ class TestConfusion:
 
     def test_labels_outside_the_classes_are_left_out(self):
         assert confusion(torch.zeros(1, 1, 3).long(), torch.tensor([[[3, 7, 254]]]), 3).sum() == 0
+
+    def test_arrays_are_wrapped(self):  # a row of the matrix is a true class; the ignored pixel is in no cell
+        truth = np.array([[[0, 0, 1, 1], [2, 2, 255, 0]]], np.uint8)
+        prediction = np.array([[[0, 1, 1, 2], [2, 0, 1, 0]]], np.uint8)
+        matrix = confusion(torch.from_numpy(prediction), torch.from_numpy(truth), 3)
+        assert matrix.tolist() == [[[2, 1, 0], [0, 1, 1], [1, 0, 1]]]
+        assert matrix.dtype == torch.int64
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+    def test_any_integer(self, dtype):
+        label, said = torch.randint(0, 4, (2, 3, 5, 5))
+        assert torch.equal(confusion(said.to(dtype), label, 4), confusion(said, label.to(dtype), 4))
+
+    def test_all_ignored(self):
+        matrix = confusion(torch.ones(2, 3, 3).long(), torch.full((2, 3, 3), 255), 3)
+        assert torch.equal(matrix, torch.zeros(2, 3, 3).long())
+
+    def test_wrong_use(self):
+        masks = torch.tensor([[[0, 1, 2]]])
+        with pytest.raises(ValueError, match="class numbers below 2"):
+            confusion(masks, masks.clamp(max=1), 2)
+        with pytest.raises(ValueError, match="masks of"):
+            confusion(masks[..., :2], masks, 3)
 
     def test_sum_is_the_matrix_of_all(self):
         label, said = torch.randint(0, 4, (2, 3, 5, 5))
@@ -50,22 +74,17 @@ class TestSummary:
 class TestNames:
     @pytest.mark.parametrize("name", ["val_miou", "miou", "val_iou_1", "iou_0", "train_acc", "val_F1_12", "val_loss"])
     def test_known(self, name):
-        assert METRICS.find(name, ("train", "val")) is not None
+        assert find_metric(name) is not None
 
     @pytest.mark.parametrize("name", ["val_iou", "loss", "val_fscore", "val_iou_x", "test_loss", "val_object_f1", ""])
     def test_unknown(self, name):
-        assert METRICS.find(name) is None
+        assert find_metric(name) is None
 
     def test_direction(self):
-        directions = [METRICS.direction(name) for name in ("val_loss", "val_iou_1", "mf1", "unheard_of")]
-        assert directions == ["min", "max", "max", "min"]
-
-    def test_validation_logs_two_names(self):
-        assert METRICS.logged("val_iou_1", "val") == ("val_iou_1", "iou_1")
-        assert METRICS.logged("train_iou_1", "train") == ("train_iou_1",)
-        assert METRICS.logged("train_loss", "train") == ()  # the module does
+        assert (direction("val_loss"), direction("val_iou_1"), direction("mf1")) == ("min", "max", "max")
+        assert direction("unheard_of") == "min"
 
     def test_summary_reports_every_named_metric(self):
-        shorts = {metric.short for metric in METRICS.kpis("val").values()} - {"val_loss"}
-        named = {name.replace("{class}", str(k)) for name in shorts for k in range(2)}
-        assert set(summary(np.eye(2, dtype=int))) == named
+        named = {m.name for m in METRIC_NAMES if not m.per_class and not m.name.startswith("object")} - {"loss"}
+        per = {f"{m.name}_{k}" for m in METRIC_NAMES if m.per_class for k in range(2)}
+        assert set(summary(np.eye(2, dtype=int))) == named | per

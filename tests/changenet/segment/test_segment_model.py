@@ -36,7 +36,7 @@ def _one_thread():
 @pytest.mark.parametrize("name", CASES)
 def test_stored_numbers(name):
     load_runners()
-    outcome = run_case(ROOT / "tests" / "golden" / f"{name}.json")
+    outcome = run_case(ROOT / "tests" / "stored" / f"{name}.json")
     assert outcome.status == "pass", outcome.note
 
 

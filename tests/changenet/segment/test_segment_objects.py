@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from changenet.segment.objects import ObjectCounts, label_objects, match_objects
+from changenet.segment.objects import ObjectCounts, connected_components, match_objects
 
 
 def _mask(text):
@@ -26,13 +26,13 @@ PREDICTED = _mask("""
 
 class TestLabelObjects:
     def test_corners_connect(self):
-        label, num = label_objects(_mask("#.. .#. ..# #.."))
+        label, num = connected_components(_mask("#.. .#. ..# #.."))
         assert num == 2
         assert label.dtype == np.int32
         assert label.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [2, 0, 0]]
 
     def test_nothing(self):
-        assert label_objects(np.zeros((3, 3), bool))[1] == 0
+        assert connected_components(np.zeros((3, 3), bool))[1] == 0
 
 
 class TestMatchObjects:
@@ -79,7 +79,7 @@ class TestMatchObjects:
 
     def test_same_masks(self):
         a = np.random.default_rng(0).random((40, 40)) < 0.3
-        num = label_objects(a)[1]
+        num = connected_components(a)[1]
         assert match_objects(a, a) == ObjectCounts(matched=num, touched=num)
 
     def test_nothing_at_all(self):

@@ -33,7 +33,7 @@ def _views(index, size=64):
 def _result(index, views, num_classes=2):
     truth, prediction = views.truth, views.prediction
     objects = match_objects(prediction > 0, truth == 1, ignored_HW=truth == 255)
-    matrix = confusion(*(torch.from_numpy(mask)[None] for mask in (prediction, truth)), num_classes)[0].numpy()
+    (matrix,) = confusion(torch.from_numpy(prediction[None]), torch.from_numpy(truth[None]), num_classes).numpy()
     return ImageResult(NAMES[index], matrix, objects)
 
 

@@ -62,7 +62,7 @@ class TestTwoProcesses:
         assert json.loads((tmp_path / "few/evaluate/evaluate.json").read_text())["rows"] == scores[0][:3]
         done = start(2, "train", "results_dir=few", "dataset.rows=22", TINY_VAL="3")
         assert done.returncode == 1
-        assert "validation data · fewer batches than the 2 processes" in done.stderr
+        assert "validation data · fewer batches than the 2 devices" in done.stderr
 
     @pytest.mark.parametrize("rank", [0, 1])
     def test_a_failing_rank_ends_all(self, start, tmp_path, rank):

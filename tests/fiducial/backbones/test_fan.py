@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from parity_cases import load_runners, run_case  # noqa: E402
 
-GOLDEN = ROOT / "tests" / "golden"
+STORED = ROOT / "tests" / "stored"
 SIZE = (64, 96)
 
 
@@ -41,12 +41,12 @@ class TestStored:
     )
     def test_pyramid(self, case):
         load_runners()
-        outcome = run_case(GOLDEN / f"{case}.json")
+        outcome = run_case(STORED / f"{case}.json")
         assert outcome.status == "pass", outcome.note
 
     @pytest.mark.parametrize("case", ["fan_tiny_pyramid", "fan_small_pyramid_downsample"])
     def test_order_of_keys(self, case):
-        manifest = json.loads((GOLDEN / f"{case}.json").read_text())
+        manifest = json.loads((STORED / f"{case}.json").read_text())
         config = dict(manifest["config"])
         with torch.device("meta"):
             model = build_pyramid(config.pop("name"), image_size=SIZE, **config)

@@ -82,7 +82,7 @@ def test_sizes_of_the_published_networks(name):
 
 def test_keys_as_stored():
     name = "c_radio_v3_vit_base_patch16_reg4_dinov2"
-    case = json.loads((Path(__file__).parents[2] / "golden" / f"keys_{name}.json").read_text())
+    case = json.loads((Path(__file__).parents[2] / "stored" / f"keys_{name}.json").read_text())
     with torch.device("meta"):
         state = build_embedding(name, image_size=(224, 224)).state_dict()
     assert [[key, list(value.shape), "float32"] for key, value in state.items()] == case["state_dict"]

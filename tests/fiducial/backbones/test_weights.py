@@ -23,7 +23,7 @@ TINY_RADIO = RadioShape(32, 4, 4, 4, 4, 3, layer_scale=1e-5)
 TINY_DINO = DinoV2Shape(32, 4, 4, 48)
 SMALL = {"heads": 4, "planes": 8}
 GRID, SIZE = 6, (64, 64)
-GOLDEN = Path(__file__).parents[2] / "golden"
+STORED = Path(__file__).parents[2] / "stored"
 
 
 @pytest.fixture(autouse=True)
@@ -173,13 +173,13 @@ class TestSizes:
 
     def test_stored_numbers(self):
         """A file of 37 x 37 positions and patches of 14, made for 224 pixels and patches of 16."""
-        case = json.loads((GOLDEN / "vit_checkpoint_interpolation.json").read_text())
+        case = json.loads((STORED / "vit_checkpoint_interpolation.json").read_text())
         given = {
             key: torch.from_numpy(np.random.RandomState(entry["seed"]).standard_normal(entry["shape"])).float()
             for key, entry in case["inputs"].items()
         }
         adapted = adapt_state_dict(NVDINO, "pyramid", given, (224, 224))
-        with np.load(GOLDEN / "vit_checkpoint_interpolation.npz") as stored:
+        with np.load(STORED / "vit_checkpoint_interpolation.npz") as stored:
             for key, info in case["outputs"].items():
                 assert list(adapted[key].shape) == info["shape"]
                 found = adapted[key].flatten()[:: info["stride"]].numpy()

@@ -10,7 +10,7 @@ import torch
 from fiducial.ops import export_as, ms_deform_attn, reference
 
 REPOSITORY = Path(__file__).parents[3]
-GOLDEN = REPOSITORY / "tests" / "golden"
+STORED = REPOSITORY / "tests" / "stored"
 HEADERS = pytest.mark.skipif(
     not Path(sysconfig.get_path("include"), "Python.h").is_file(), reason="torch.compile needs Python's headers"
 )
@@ -89,7 +89,7 @@ def run(inputs, **options):
 
 
 @pytest.mark.parametrize("kernel", ["torch", pytest.param("cpp", marks=pytest.mark.compiler)])
-@pytest.mark.parametrize("case", sorted(GOLDEN.glob("msda_*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("case", sorted(STORED.glob("msda_*.json")), ids=lambda path: path.stem)
 def test_stored_originals(case, kernel, monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "scripts")
     importlib.import_module("parity_cases.deformable")
