@@ -87,7 +87,8 @@ def _execute(tasks: Sequence[Task[Any]], command: Command) -> int:
     if command.action.name == "default_specs":
         return _default_specs(tasks, command)
     source = read_spec(tasks, command.spec_file, command.overrides)
-    task, composed = compose_for(tasks, command.target, source, command.path_map)
+    is_run = command.checked is None
+    task, composed = compose_for(tasks, command.target, source, command.path_map, record=is_run)
     if command.checked is not None:
         from fiducial.actions.check import check
 

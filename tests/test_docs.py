@@ -323,7 +323,7 @@ def test_the_onnx_example_prepares_lights_as_training_does(tmp_path, monkeypatch
     runtime = ClassifyRuntime(ExperimentSpec.model_validate(tree))
     part, golden = (runtime.dataset("test")[row]["test"].numpy() for row in range(2))
 
-    Session.about = runtime.metadata()
+    Session.about = runtime.card().plain()
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
     names = run("docs/deployment.md", tmp_path, monkeypatch, slice(0, 1))
     np.testing.assert_allclose(names["prepare"]("part")[0], part, atol=1e-5)

@@ -184,7 +184,7 @@ class ClassifyRuntime(ChangeNetRuntime):
             Problem(key, f"{mine[key]!r} in the spec, {card.details[key]!r} in the file", f"set {key} to the model's")
             for key in _COMPOSITION
             # as text: two maps of the same lights in another order are another image
-            if key in card.details and json.dumps(card.details[key]) != json.dumps(mine[key])
+            if card.is_exported and key in card.details and json.dumps(card.details[key]) != json.dumps(mine[key])
         ]
         if problems:
             raise CheckpointError.of(problems)

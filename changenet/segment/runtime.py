@@ -189,7 +189,7 @@ class SegmentRuntime(ChangeNetRuntime):
                 f"set {card.details[key]}",
             )
             for key, value in mine.items()
-            if key in card.details and card.details[key] != value
+            if card.is_exported and key in card.details and card.details[key] != value
         ]
         if problems:
             raise CheckpointError.of(problems)

@@ -57,11 +57,11 @@ def read_spec(tasks: Sequence[Task[Any]], spec: Path | Mapping[str, Any] | None,
 
 
 def compose_for(
-    tasks: Sequence[Task[Any]], action: Action, source: Source, path_map: Mapping[str, str]
+    tasks: Sequence[Task[Any]], action: Action, source: Source, path_map: Mapping[str, str], *, record: bool = True
 ) -> tuple[Task[Any], Composed[Any]]:
     """The validated spec and the task that it is for; what is odd about it is printed.
 
-    Raises: SpecError, after a FAILURE record where the raw spec says where to.
+    Raises: SpecError; with ``record`` after a FAILURE record where the raw spec says where to.
     """
     kind = tasks[0].spec_model()
     try:
@@ -70,7 +70,7 @@ def compose_for(
         )
         task = _task_of(tasks, composed, source)
     except SpecError as error:
-        if action.run is not None:
+        if record:
             _record_failure(source, action, path_map, error)
         raise
     for notice in composed.notices:

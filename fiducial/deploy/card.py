@@ -56,6 +56,11 @@ class ModelCard:
     details: Mapping[str, Any] = field(default_factory=dict)
     """What only the task itself understands, as plain data."""
 
+    @property
+    def is_exported(self) -> bool:
+        """Whether it is of a graph, which cannot be changed any more, and not of weights alone."""
+        return bool(self.outputs)
+
     def plain(self) -> dict[str, Any]:
         """As plain data; ``details`` stand beside the rest, parts that are empty are left out."""
         tensors = {

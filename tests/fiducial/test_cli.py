@@ -101,7 +101,7 @@ class TestCheck:
     def test_finds_problems_and_writes_nothing(self, spec, tmp_path, capfd):
         assert run("check", "train", "-e", spec, "train.checkpoint_interval=20", "results_dir=r") == 1
         said = capfd.readouterr()
-        assert "train.checkpoint_interval · above num_epochs · lower it" in said.err
+        assert "train.checkpoint_interval · 20 is more than train.num_epochs 10 · set it to at most 10" in said.err
         assert "1 error(s), 0 warning(s)" in said.err
         assert "rows: 12" in said.out
         assert not (tmp_path / "r").exists()

@@ -63,7 +63,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.parent / "model.onnx",
         runtime.graph(),
         ExportSettings(18, -1),
-        metadata=runtime.metadata(),
+        card=runtime.card(),
         samples=samples,
     )
     return folder

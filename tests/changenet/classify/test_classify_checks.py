@@ -106,14 +106,6 @@ CASES = [
         *("train.tensorboard.infrequent_logging_frequency", "5 is more than train.num_epochs 2", "lower", "warning"),
     ),
     (
-        *("train", {"train__checkpoint_interval": 200}, "train.checkpoint_interval"),
-        *("200 is more than train.num_epochs 2", "at most 2, or raise train.num_epochs", "error"),
-    ),
-    (
-        *("train", {"train__validation_interval": 3}, "train.validation_interval"),
-        *("3 is more than train.num_epochs 2", "at most 2", "error"),
-    ),
-    (
         *("train", {"train__checkpointer": {"monitor": "val_accuracy"}}, "train.checkpointer.monitor"),
         *("'val_accuracy'", "val_loss, val_far", "error"),
     ),
@@ -124,10 +116,6 @@ CASES = [
     (
         *("train", {f"{DATA}validation_dataset": {}}, "train.optim.monitor_name"),
         *("without validation data", "train_loss", "warning"),
-    ),
-    (
-        *("train", {"train__resume_training_checkpoint_path": "a.onnx"}, "train.resume_training_checkpoint_path"),
-        *("a.onnx", ".pth", "error"),
     ),
     ("export", {"export": {"input_channel": 1}}, "export.input_channel", "found 1", "3 colour", "error"),
     ("export", {"export": {"format": "xdl"}}, "export.format", "xdl", "onnx", "error"),

@@ -28,8 +28,9 @@ def test_pictures_have_the_colours_of_the_files(make_spec):
 @pytest.mark.parametrize(("own", "expected"), [(-1, 4), (3, 3)])
 def test_batch_size_of_an_action(make_spec, own, expected):
     spec = make_spec(evaluate__batch_size=own, inference__batch_size=own)
-    for split in ("test", "infer"):
-        assert len(next(iter(ClassifyRuntime(spec).loader(split)))["row"]) == expected
+    for stage in ("test", "infer"):
+        (loader,) = ClassifyRuntime(spec).loaders(stage)
+        assert len(next(iter(loader))["row"]) == expected
 
 
 def test_the_last_epoch_is_always_kept(make_spec_file, tmp_path):

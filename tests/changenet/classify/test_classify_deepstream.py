@@ -1,16 +1,22 @@
 """The files for DeepStream, with the training's normalisation or TAO's."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from changenet.classify.runtime import ClassifyRuntime
-from changenet.deepstream import write_deepstream
+
+
+def write(spec, folder: Path) -> tuple[Path, ...]:
+    wanted = spec.model_copy(update={"export": spec.export.model_copy(update={"serialize_nvdsinfer": True})})
+    return ClassifyRuntime(wanted).write_beside_export(folder / "model.onnx")
 
 
 @pytest.fixture
 def files_of(make_spec, tmp_path):
     def make(**changes) -> dict:
-        write_deepstream(ClassifyRuntime(make_spec(**changes)), tmp_path / "model.onnx")
+        write(make_spec(**changes), tmp_path)
         return {path.name: yaml.safe_load(path.read_text()) for path in sorted(tmp_path.glob("*.yaml"))}
 
     return make
@@ -63,6 +69,6 @@ def test_compat_tao_writes_a_half_for_both(files_of):
 
 def test_several_goldens_have_none(make_spec, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("fiducial.run.console.LOGGER.propagate", True)
-    write_deepstream(ClassifyRuntime(make_spec(dataset__classify__num_golden=2)), tmp_path / "model.onnx")
+    assert write(make_spec(dataset__classify__num_golden=2), tmp_path) == ()
     assert list(tmp_path.glob("*.yaml")) == []
     assert "one golden only" in caplog.text

@@ -92,7 +92,9 @@ class TestTrain:
     def test_checkpoint_is_plain_and_has_the_keys_of_tao(self, trained):
         loaded = torch.load(trained[1] / "train" / f"{PREFIX}_latest.pth", weights_only=True)
         assert loaded["tao_model"] == "visual_changenet_classify"
-        assert loaded["fiducial"] == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+        card = loaded["fiducial"]
+        assert (card["mean"], card["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        assert (card["network"], card["task"], card["threshold"]) == ("visual_changenet", "classify", 0.4)
         assert loaded["state_dict"]["criterion.weight"].tolist() == [1.0, 2.0]
         assert all(key.startswith(("model.", "criterion.")) for key in loaded["state_dict"])
         assert (loaded["epoch"], loaded["global_step"]) == (1, 12)

@@ -33,13 +33,13 @@ def found(report, level="error"):
 class TestFacts:
     def test_counts(self, spec_of):
         facts = check_data(spec_of(), "train", False).facts
-        assert facts["train"]["rows"] == 24
-        assert facts["train"]["labels"] == {"PASS": 16, "MISSING": 8}
-        assert facts["val"]["goldens"] == 4
+        assert facts["train"].count == 24
+        assert facts["train"].labels == {"PASS": 16, "MISSING": 8}
+        assert facts["val"].details["goldens"] == 4
 
     def test_thorough_adds_sizes(self, spec_of):
         facts = check_data(spec_of(), "evaluate", True).facts
-        assert facts["test"]["sizes"] == {"32x32": 2 * (11 + 4)}
+        assert facts["test"].details["sizes"] == {"32x32": 2 * (11 + 4)}
 
     def test_only_the_splits_of_the_action(self, spec_of):
         assert list(check_data(spec_of(), "inference", False).facts) == ["infer"]

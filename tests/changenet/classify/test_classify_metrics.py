@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_specificity_at_sensitivity
 
-from changenet.classify.metric_names import metrics_of
+from changenet.classify.metric_names import METRICS
 from changenet.classify.metrics import (
     FAR_RECALLS,
     classify_report,
@@ -202,7 +202,7 @@ class TestKpis:
     def test_names_are_those_of_the_table(self):
         report = classify_report(SCORE, LABEL, 0.65)
         for stage in ("train", "val", "test"):
-            assert set(report.kpis(stage)) == set(metrics_of(stage)) - {f"{stage}_loss"}
+            assert set(report.kpis(stage)) == set(METRICS.kpis(stage)) - {f"{stage}_loss"}
 
     def test_values_and_units(self):
         kpis = classify_report(SCORE, LABEL, 0.65).kpis("test")

@@ -8,19 +8,15 @@ import pytest
 import torch
 
 from changenet.classify import outputs
-from changenet.classify.outputs import PairEvaluator, PairResults, group_names, write_evaluation, write_inference
+from changenet.classify.outputs import PairResults, group_names, write_evaluation, write_inference
 from changenet.classify.rows import read_pairs
 from fiducial.errors import MetricError
-
-
-def batch(rows: list[int]) -> dict[str, torch.Tensor]:
-    return {"row": torch.tensor(rows), "label": torch.tensor([int(row % 3 == 2) for row in rows])}
 
 
 def results_of(scores) -> PairResults:
     score = torch.tensor(scores, dtype=torch.float32)
     rows = torch.arange(len(score))
-    return PairResults(rows, (rows % 3 == 2).long(), score, None)
+    return PairResults(rows, (rows % 3 == 2).long(), score)
 
 
 @pytest.fixture
@@ -31,44 +27,6 @@ def table(make_spec):
 def read(path):
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-class TestEvaluator:
-    def test_logits_become_probabilities_and_distances_stay(self):
-        evaluator = PairEvaluator()
-        evaluator.update(torch.tensor([[0.0, 0.0], [0.0, np.log(3)]]), batch([0, 1]))
-        assert evaluator.finish().score.tolist() == pytest.approx([0.5, 0.75])
-        evaluator.update(torch.tensor([1.5, 0.0]), batch([0, 1]))
-        assert evaluator.finish().score.tolist() == [1.5, 0.0]
-
-    def test_loss_is_weighted_by_the_size_of_batches(self):
-        evaluator = PairEvaluator()
-        evaluator.update(torch.zeros(4), batch([0, 1, 2, 3]), torch.tensor(1.0))
-        evaluator.update(torch.zeros(1), batch([4]), torch.tensor(6.0))
-        assert evaluator.finish().loss == pytest.approx((4 * 1 + 6) / 5)
-
-    def test_ranks_are_put_into_dataset_order(self, monkeypatch):
-        """Two ranks that took batches in turn; the second has one batch fewer."""
-        ranks = []
-        for shares in ([[0, 1], [4]], [[2, 3]]):
-            evaluator = PairEvaluator()
-            for rows in shares:
-                evaluator.update(torch.tensor(rows) / 10, batch(rows), torch.tensor(float(rows[0])))
-            monkeypatch.setattr(outputs, "gather", lambda value: ranks.append(value) or [value])
-            evaluator.finish()
-        monkeypatch.setattr(outputs, "gather", lambda value: ranks)
-        results = PairEvaluator().finish()
-        assert results.row.tolist() == [0, 1, 2, 3, 4]
-        assert results.score.tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
-        assert results.label.tolist() == [0, 0, 1, 0, 0]
-        assert results.loss == pytest.approx((2 * 0 + 2 * 2 + 4) / 5)
-
-    def test_forgets_what_it_gave(self):
-        evaluator = PairEvaluator()
-        evaluator.update(torch.zeros(1), batch([0]))
-        evaluator.finish()
-        with pytest.raises(MetricError, match="no rows were scored"):
-            evaluator.finish()
 
 
 class TestInferenceFile:

@@ -109,17 +109,17 @@ class TestLoad:
     def test_an_exported_model_gives_the_same(self, network, tmp_path):
         runtime = SegmentRuntime(tiny_spec())
         samples = [{name: torch.randn(2, *item.shape) for name, item in runtime.graph().inputs.items()}]
-        path, settings, about = tmp_path / "model.onnx", ExportSettings(18, -1), runtime.metadata()
-        export_onnx(network, path, runtime.graph(), settings, metadata=about, samples=samples)
+        path, settings = tmp_path / "model.onnx", ExportSettings(18, -1)
+        export_onnx(network, path, runtime.graph(), settings, card=runtime.card(), samples=samples)
         before, after = pictures(SIDE, SIDE)
         change = changenet.load(path).detect(before, after)
         np.testing.assert_allclose(change.probability, by_hand(network, before, after), atol=1e-5)
 
     def test_onnx_remembers_how_pictures_are_read(self, network, tmp_path):
         runtime = SegmentRuntime(tiny_spec(windows={"enable": True, "overlap": 0.5}, raster={"percentiles": [2, 98]}))
-        about = runtime.metadata()
+        about = runtime.card()
         spec = ExperimentSpec.model_validate(changenet.ChangeDetector.spec_of(about))
-        assert SegmentRuntime(spec).metadata() == about
+        assert SegmentRuntime(spec).card() == about
         assert spec.dataset.segment.windows == runtime.data.windows
 
     def test_foreign_checkpoint_tells_its_task_by_its_tensors(self, run, network, tmp_path):

@@ -43,12 +43,9 @@ VIT = {"model__backbone__type": "vit_large_nvdinov2"}
         ("train.segment.weights", {"train__segment__weights": [0.0] * 5}),
         ("model.backbone.freeze_backbone", {"model__backbone__freeze_backbone": True}),
         ("train.precision", {"train__precision": "32bit"}),
-        ("train.checkpoint_interval", {"train__checkpoint_interval": 11}),
-        ("train.validation_interval", {"train__validation_interval": 11}),
         ("train.checkpointer.monitor", {"train__checkpointer": {"monitor": "val_fscore"}}),
         ("train.checkpointer.monitor", {"train__checkpointer": {"monitor": "val_iou_2"}}),
         ("train.optim.monitor_name", {"train__optim__monitor_name": "test_miou"}),
-        ("train.resume_training_checkpoint_path", {"train__resume_training_checkpoint_path": "x.onnx"}),
     ],
 )
 def test_errors_name_their_key(where, changes):

@@ -69,18 +69,6 @@ class TestWindows:
             assert item["A"][:, 0, 0].round().tolist() == [window.top, window.left, index]
             assert item["size"].tolist() == [[70, 50], [33, 100]][index]
 
-    @pytest.mark.parametrize("overlap", [0, 8, 20])
-    def test_once_counts_every_pixel_once(self, large, overlap):
-        data = dataset(large, windowing=Windowing(overlap=overlap), once=True)
-        seen = [np.zeros(size, dtype=int) for size in ((70, 50), (33, 100))]
-        for number, (index, window) in enumerate(data.items):
-            counts = (data[number]["L"] != 255).numpy()
-            part = seen[index][window.slices]
-            part += counts[: part.shape[0], : part.shape[1]]
-            assert not counts[part.shape[0] :].any()
-            assert not counts[:, part.shape[1] :].any()
-        assert all((count == 1).all() for count in seen)
-
     def test_drawn_windows(self, large):
         data = dataset(large, windowing=Windowing(0, per_image=3), drawn=True, seed=4)
         assert data.image_of_items == [0, 0, 0, 1, 1, 1]

@@ -3,7 +3,6 @@
 import pytest
 import yaml
 
-from changenet.deepstream import write_deepstream
 from changenet.segment.runtime import SegmentRuntime
 
 
@@ -11,8 +10,10 @@ from changenet.segment.runtime import SegmentRuntime
 def test_files(make_spec, tmp_path, compat):
     mean, std = [0.2, 0.4, 0.6], [0.25, 0.25, 0.25]
     augmentation = {"mean": mean, "std": std}
-    spec = make_spec(compat=compat, dataset__segment__augmentation=augmentation)
-    write_deepstream(SegmentRuntime(spec), tmp_path / "model.onnx")
+    export = {"serialize_nvdsinfer": True}
+    spec = make_spec(compat=compat, dataset__segment__augmentation=augmentation, export=export)
+    written = SegmentRuntime(spec).write_beside_export(tmp_path / "model.onnx")
+    assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
     assert (tmp_path / "labels.txt").read_text() == "0;1\n"
     infer = yaml.safe_load((tmp_path / "nvdsinfer_config.yaml").read_text())["property"]
     assert (infer["network-type"], infer["output-tensor-meta"]) == (100, 1)

@@ -83,7 +83,9 @@ class TestTrain:
         loaded = torch.load(trained[1] / "train" / f"{PREFIX}_latest.pth", weights_only=True)
         assert loaded["tao_model"] == "visual_changenet_segment"
         assert "tao_model_type" not in loaded
-        assert loaded["fiducial"] == {"mean": [0.5] * 3, "std": [0.5] * 3, "img_size": 32}
+        card = loaded["fiducial"]
+        assert (card["mean"], card["std"], card["img_size"]) == ([0.5] * 3, [0.5] * 3, 32)
+        assert (card["network"], card["task"]) == ("visual_changenet", "segment")
         assert all(key.startswith(("model.backbone.", "model.decoder.")) for key in loaded["state_dict"])
 
     def test_same_seed_same_weights(self, trained, tmp_path):

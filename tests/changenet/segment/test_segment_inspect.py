@@ -23,9 +23,9 @@ def said(spec, action="train", thorough=False, level=None):
 def test_a_good_set_has_no_problems(root, make_spec):
     report = check_data(make_spec(root), "train", True)
     assert report.problems == []
-    assert report.facts["train"]["rows"] == 4
-    assert report.facts["train"]["labels"] == {"unchanged": "85.94%", "changed": "14.06%"}
-    assert report.facts["train"]["masks read"] == 4
+    assert report.facts["train"].count == 4
+    assert report.facts["train"].labels == {"unchanged": "85.94%", "changed": "14.06%"}
+    assert report.facts["train"].details["masks read"] == 4
 
 
 def test_missing_files_are_named_with_their_line(root, make_spec):

@@ -97,7 +97,7 @@ class TestEpochSampler:
         assert sorted(torch.cat(batches).tolist()) == [900, 901, 902, 903, 904, 905]
 
     def test_too_few_rows(self):
-        with pytest.raises(DatasetError, match="7 rows for batches of 4 on 2"):
+        with pytest.raises(DatasetError, match="7 items for batches of 4 on 2"):
             EpochSampler(7, batch_size=4, seed=0, world=2)
 
     @pytest.mark.parametrize(

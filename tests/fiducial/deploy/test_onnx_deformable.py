@@ -11,8 +11,9 @@ import torch
 
 from fiducial.backbones.dinov2 import DinoV2Pyramid, DinoV2Shape
 from fiducial.deploy import onnx as deploy
+from fiducial.deploy.card import ModelCard
 from fiducial.deploy.onnx import ExportSettings, export_onnx
-from fiducial.task import Graph, GraphInput
+from fiducial.prediction import Graph, GraphInput
 
 GRAPH = Graph({"x": GraphInput("x", (3, 64, 64))}, ("p0", "p1", "p2", "p3"), "batch")
 
@@ -25,7 +26,7 @@ def network() -> torch.nn.Module:
 
 def written(network: torch.nn.Module, path: Path, formulation: str, batch_size: int = -1) -> tuple[float, set[str]]:
     settings = ExportSettings(17, batch_size, deformable_attention=formulation)
-    worst = export_onnx(network, path, GRAPH, settings, metadata={"task": "test"}, samples=[])
+    worst = export_onnx(network, path, GRAPH, settings, card=ModelCard(task="test"), samples=[])
     return worst, {f"{node.domain}::{node.op_type}" for node in onnx.load(str(path)).graph.node}
 
 
