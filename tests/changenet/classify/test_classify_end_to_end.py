@@ -94,7 +94,7 @@ class TestTrain:
         assert loaded["tao_model"] == "visual_changenet_classify"
         card = loaded["fiducial"]
         assert (card["mean"], card["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-        assert (card["network"], card["task"], card["threshold"]) == ("visual_changenet", "classify", 0.4)
+        assert (card["network"], card["task"], card["threshold"]) == ("visual_changenet", "classify", 0.5)
         assert loaded["state_dict"]["criterion.weight"].tolist() == [1.0, 2.0]
         assert all(key.startswith(("model.", "criterion.")) for key in loaded["state_dict"])
         assert (loaded["epoch"], loaded["global_step"]) == (1, 12)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from changenet.segment.metric_names import METRIC_NAMES, direction, find_metric
+from changenet.segment.metric_names import METRICS
 from changenet.segment.metrics import class_order, confusion, per_class, summary
 from changenet.segment.rates import EPSILON
 
@@ -74,17 +74,22 @@ class TestSummary:
 class TestNames:
     @pytest.mark.parametrize("name", ["val_miou", "miou", "val_iou_1", "iou_0", "train_acc", "val_F1_12", "val_loss"])
     def test_known(self, name):
-        assert find_metric(name) is not None
+        assert METRICS.find(name, ("train", "val")) is not None
 
     @pytest.mark.parametrize("name", ["val_iou", "loss", "val_fscore", "val_iou_x", "test_loss", "val_object_f1", ""])
     def test_unknown(self, name):
-        assert find_metric(name) is None
+        assert METRICS.find(name) is None
 
     def test_direction(self):
-        assert (direction("val_loss"), direction("val_iou_1"), direction("mf1")) == ("min", "max", "max")
-        assert direction("unheard_of") == "min"
+        directions = [METRICS.direction(name) for name in ("val_loss", "val_iou_1", "mf1", "unheard_of")]
+        assert directions == ["min", "max", "max", "min"]
+
+    def test_validation_logs_two_names(self):
+        assert METRICS.logged("val_iou_1", "val") == ("val_iou_1", "iou_1")
+        assert METRICS.logged("train_iou_1", "train") == ("train_iou_1",)
+        assert METRICS.logged("train_loss", "train") == ()  # the module does
 
     def test_summary_reports_every_named_metric(self):
-        named = {m.name for m in METRIC_NAMES if not m.per_class and not m.name.startswith("object")} - {"loss"}
-        per = {f"{m.name}_{k}" for m in METRIC_NAMES if m.per_class for k in range(2)}
-        assert set(summary(np.eye(2, dtype=int))) == named | per
+        shorts = {metric.short for metric in METRICS.kpis("val").values()} - {"val_loss"}
+        named = {name.replace("{class}", str(k)) for name in shorts for k in range(2)}
+        assert set(summary(np.eye(2, dtype=int))) == named

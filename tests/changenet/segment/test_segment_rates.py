@@ -7,9 +7,9 @@ import pytest
 
 from changenet.segment.counts import Counts, class_counts
 from changenet.segment.image_results import ImageResult, write_image_csv
-from changenet.segment.metrics import per_class
+from changenet.segment.metrics import per_class, summary
 from changenet.segment.objects import ObjectCounts
-from changenet.segment.outputs import test_kpis
+from changenet.segment.outputs import object_kpis
 from changenet.segment.rates import EPSILON, as_kpi, kpi_rate, rate
 
 NO_CHANGE = np.array([[9, 0], [0, 0]])
@@ -47,6 +47,6 @@ def test_empty_in_the_csv(tmp_path):
 
 
 def test_zero_among_the_kpis():
-    kpis = test_kpis(NO_CHANGE, ObjectCounts())
-    names = ("recall_1", "precision_1", "F1_1", "iou_1", "object_recall", "object_precision", "object_f1")
-    assert [kpis[f"test_{name}"] for name in names] == [0.0] * len(names)
+    kpis = summary(NO_CHANGE) | object_kpis(ObjectCounts())
+    names = ("recall_1", "precision_1", "F1_1", "iou_1", "test_object_recall", "test_object_precision", "test_object_f1")
+    assert [kpis[name] for name in names] == [0.0] * len(names)
