@@ -20,6 +20,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "huggingface_hub": "huggingface-hub",
     "hydra": "hydra-core",
+    "pydantic_core": "pydantic-core",
     "pytorch_lightning": "pytorch-lightning",
     "skimage": "scikit-image",
     "yaml": "pyyaml",
