@@ -235,6 +235,7 @@ class TestScore:
 
 
 class TestGraphs:
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["learnable", "euclidean"])
     def test_compiles_without_graph_breaks(self, kind):
         make, (test, golden) = MODELS[kind]
@@ -243,7 +244,7 @@ class TestGraphs:
             got = torch.compile(model, fullgraph=True, backend="eager")(test, golden)
             assert torch.allclose(got, model(test, golden), rtol=1e-4, atol=1e-5)
 
-    @pytest.mark.parametrize("num_golden", [1, 3])
+    @pytest.mark.parametrize("num_golden", [1, pytest.param(3, marks=pytest.mark.slow)])
     def test_exports_with_any_batch(self, num_golden):
         model = toy(num_golden, size=MULTI_SIZE)
         goldens = None if num_golden == 1 else num_golden

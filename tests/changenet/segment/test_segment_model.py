@@ -23,7 +23,7 @@ CASES = (
     "segment_losses",
     "segment_metrics_2class",
     "segment_metrics_4class",
-    "train_segment_fan_tiny",
+    pytest.param("train_segment_fan_tiny", marks=pytest.mark.slow),
     pytest.param("segment_fan_tiny_256", marks=pytest.mark.slow),
 )
 
