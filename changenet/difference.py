@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fiducial.backbones.sizes import shape_of
 from fiducial.ops.linear import Linear
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "DifferencePyramid",
     "PixelLinear",
     "Pyramid",
+    "check_same_shape",
     "fusion_layer",
     "resize",
     "stack_coarse_first",
@@ -27,6 +29,14 @@ __all__ = [
 
 Pyramid = tuple[Tensor, ...]
 """Maps ``(B, ., H, W)`` from fine to coarse; slices and stacks along the batch."""
+
+
+def check_same_shape(**images: Tensor) -> None:
+    """Raises: ValueError, which names both, unless the two images have one shape ``(B, 3, H, W)``."""
+    (first, x), (second, y) = images.items()
+    if x.ndim != 4 or shape_of(x) != shape_of(y):
+        found = f"{shape_of(x)} and {shape_of(y)}"
+        raise ValueError(f"{first} and {second} must both be (B, 3, H, W), of one shape, found {found}")
 
 
 def resize(x_BCHW: Tensor, size: Sequence[int]) -> Tensor:
@@ -57,6 +67,8 @@ class PixelLinear(nn.Module):
         self.proj = Linear(in_channels, out_channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to ``(B, E, H, W)``, of any range. Raises: ValueError for another number of channels."""
+        _check_channels(x_BCHW, self.proj.in_features)
         x_BHWE: Tensor = self.proj(x_BCHW.permute(0, 2, 3, 1))
         return x_BHWE.permute(0, 3, 1, 2)
 
@@ -77,6 +89,11 @@ class DifferenceBlock(nn.Sequential):
             nn.ReLU(),
         )
         self.width = width
+
+    def forward(self, pair_BCHW: Tensor) -> Tensor:
+        """``(B, 2E, H, W)`` to ``(B, E, H, W)``, >= 0. Raises: ValueError for another number of channels."""
+        _check_channels(pair_BCHW, 2 * self.width)
+        return self.finish(self[0](pair_BCHW))
 
     def test_half(self, test_BEHW: Tensor) -> Tensor:
         """The test's part of the first convolution, with its bias."""
@@ -104,6 +121,7 @@ class DifferencePyramid(nn.Module):
 
     def __init__(self, channels: Sequence[int], width: int, *, modules_used: int = 4) -> None:
         super().__init__()
+        self.num_maps = len(channels)
         self.scales = range(len(channels) - modules_used + 1, len(channels) + 1)
         for scale in range(len(channels), 0, -1):
             self.add_module(f"linear_c{scale}", PixelLinear(channels[scale - 1], width))
@@ -114,11 +132,16 @@ class DifferencePyramid(nn.Module):
             self._difference(scale).requires_grad_(False)
 
     def test_halves(self, pyramid: Sequence[Tensor]) -> Pyramid:
-        """All that the maps used need of the tested images, ``(B, E, H, W)`` each."""
+        """All that the maps used need of the tested images, ``(B, E, H, W)`` each.
+
+        Raises: ValueError for another number of maps or of a map's channels.
+        """
+        self._check_maps(pyramid)
         return tuple(self._difference(s).test_half(self._linear(s)(pyramid[s - 1])) for s in self.scales)
 
     def golden_halves(self, pyramid: Sequence[Tensor]) -> Pyramid:
         """The same of the goldens."""
+        self._check_maps(pyramid)
         return tuple(self._difference(s).golden_half(self._linear(s)(pyramid[s - 1])) for s in self.scales)
 
     def differences(self, test_halves: Sequence[Tensor], golden_halves: Sequence[Tensor]) -> Pyramid:
@@ -131,6 +154,10 @@ class DifferencePyramid(nn.Module):
             maps.append(self._difference(scale).finish((test + golden).flatten(0, -4)))
         return top_down(maps)
 
+    def _check_maps(self, pyramid: Sequence[Tensor]) -> None:
+        if len(pyramid) != self.num_maps:
+            raise ValueError(f"a pyramid of {self.num_maps} maps is needed, found {len(pyramid)}")
+
     def _linear(self, scale: int) -> PixelLinear:
         module: PixelLinear = getattr(self, f"linear_c{scale}")
         return module
@@ -138,6 +165,11 @@ class DifferencePyramid(nn.Module):
     def _difference(self, scale: int) -> DifferenceBlock:
         module: DifferenceBlock = getattr(self, f"diff_c{scale}")
         return module
+
+
+def _check_channels(x_BCHW: Tensor, wanted: int) -> None:
+    if x_BCHW.ndim != 4 or shape_of(x_BCHW)[1] != wanted:
+        raise ValueError(f"a map must be (B, {wanted}, H, W), found shape {shape_of(x_BCHW)}")
 
 
 def stack_coarse_first(maps: Pyramid, size: Sequence[int]) -> Tensor:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from changenet.difference import DifferencePyramid, Pyramid, fusion_layer, stack_coarse_first
+from changenet.difference import DifferencePyramid, Pyramid, check_same_shape, fusion_layer, stack_coarse_first
 from fiducial.backbones.names import BackboneInfo, backbone_info, build_embedding, build_pyramid
+from fiducial.backbones.sizes import shape_of
 
 __all__ = ["EuclideanClassifier", "LearnableClassifier", "LearnableDecoder", "build_classifier", "score"]
 
@@ -61,6 +62,14 @@ class WindowAttention(nn.Module):
         self.W_o = nn.Linear(width, width)
 
     def forward(self, x_BNEHW: Tensor) -> Tensor:
+        """``(B, N, E, H, W)`` to the same shape, of any range.
+
+        Raises: ValueError for another width, or unless H and W are multiples of :data:`WINDOW`.
+        """
+        shape, width = shape_of(x_BNEHW), self.W_q.in_features
+        if len(shape) != 5 or shape[2] != width or shape[3] % WINDOW or shape[4] % WINDOW:
+            wanted = f"(B, N, {width}, H, W) with H and W multiples of {WINDOW}"
+            raise ValueError(f"attention over goldens needs {wanted}, found shape {shape}")
         rows, columns = x_BNEHW.shape[3] // WINDOW, x_BNEHW.shape[4] // WINDOW
         x_BNEHcv = torch.unflatten(x_BNEHW, 4, (columns, WINDOW))
         x_BNErucv = torch.unflatten(x_BNEHcv, 3, (rows, WINDOW))  # u, v: place in the window
@@ -94,18 +103,24 @@ class LearnableDecoder(DifferencePyramid):
         super().__init__(channels, embed_dim, modules_used=modules_used)
         sizes = [(image_size[0] // stride, image_size[1] // stride) for stride in strides]
         self.coarse_to_fine = strides[-1] // strides[0]
+        self.finest_stride = strides[0]
+        self.num_finest = sizes[0][0] * sizes[0][1]
         self.num_golden = num_golden
         if num_golden > 1:
             self._add_golden_layers(embed_dim, sizes)
         self.linear_fuse = fusion_layer(modules_used * embed_dim, embed_dim)
-        self.classifier = _dense(embed_dim * sizes[0][0] * sizes[0][1], embed_dec, num_classes)
+        self.classifier = _dense(embed_dim * self.num_finest, embed_dec, num_classes)
 
     def forward(self, test_halves: Pyramid, golden_halves: Pyramid) -> Tensor:
-        """Logits from what :meth:`test_halves` and :meth:`golden_halves` gave."""
+        """Logits ``(B, num_classes)``, of any range, from what :meth:`test_halves` and :meth:`golden_halves` gave.
+
+        Raises: ValueError for maps of images with another number of pixels than those of ``image_size``.
+        """
         maps = self.differences(test_halves, golden_halves)
         if self.num_golden > 1:
             maps = tuple(self._join_goldens(scale, x_XEHW) for scale, x_XEHW in zip(self.scales, maps, strict=True))
         finest = [side * self.coarse_to_fine for side in maps[-1].shape[-2:]]
+        self._check_pixels(*(side * self.coarse_to_fine for side in shape_of(maps[-1])[-2:]))
         logit_BK: Tensor = self.classifier(self.linear_fuse(stack_coarse_first(maps, finest)).flatten(1))
         return logit_BK
 
@@ -118,6 +133,12 @@ class LearnableDecoder(DifferencePyramid):
         """``(B, E, H, W)`` per scale used; with several goldens, from ``(B * N, C, H, W)``, ``(B, N, E, H, W)``."""
         halves = super().golden_halves(pyramid)
         return halves if self.num_golden == 1 else tuple(torch.unflatten(x, 0, (-1, self.num_golden)) for x in halves)
+
+    def _check_pixels(self, rows: int, columns: int) -> None:
+        if rows * columns != self.num_finest:
+            stride = self.finest_stride
+            found = f"found {rows * stride}×{columns * stride}"
+            raise ValueError(f"the classifier was built for images of {self.num_finest * stride**2} pixels, {found}")
 
     def _add_golden_layers(self, width: int, sizes: Sequence[tuple[int, int]]) -> None:
         scales = range(1, len(sizes) + 1)
@@ -158,6 +179,14 @@ class LearnableClassifier(nn.Module):
         self.decoder = decoder
 
     def forward(self, test: Tensor, golden: Tensor) -> Tensor:
+        """Logits ``(B, num_classes)``, of any range; class 1 is a defect.
+
+        ``test``: normalised images ``(B, 3, H, W)``; ``golden``: the same, or ``(B, N, 3, H, W)`` for N goldens.
+        Raises: ValueError for shapes that differ, another number of goldens than the network was built for, sides that
+        the backbone does not divide, or another number of pixels than that of ``image_size``.
+        """
+        self._check_goldens(golden)
+        check_same_shape(test=test, golden=_first_golden(golden))
         test_maps, golden_maps = _pair_features(self.backbone, test, _first_golden(golden))
         golden_maps = self._with_other_goldens(golden_maps, golden)
         return self.compare(self.decoder.test_halves(test_maps), self.decoder.golden_halves(golden_maps))
@@ -168,6 +197,7 @@ class LearnableClassifier(nn.Module):
 
     def encode_golden(self, images: Tensor) -> Pyramid:
         """All that :meth:`compare` needs of goldens ``(B, 3, H, W)`` or ``(B, N, 3, H, W)``."""
+        self._check_goldens(images)
         maps = _features(self.backbone, _first_golden(images))
         return self.decoder.golden_halves(self._with_other_goldens(maps, images))
 
@@ -175,6 +205,14 @@ class LearnableClassifier(nn.Module):
         """Logits of encoded pairs."""
         logit_BK: Tensor = self.decoder(test_encoding, golden_encoding)
         return logit_BK
+
+    def _check_goldens(self, golden: Tensor) -> None:
+        num_golden, shape = self.decoder.num_golden, shape_of(golden)
+        if len(shape) != (4 if num_golden == 1 else 5) or (num_golden > 1 and shape[1] != num_golden):
+            wanted = (
+                "one golden: (B, 3, H, W)" if num_golden == 1 else f"{num_golden} goldens: (B, {num_golden}, 3, H, W)"
+            )
+            raise ValueError(f"the network compares with {wanted}, found shape {shape}")
 
     def _with_other_goldens(self, first_maps: Pyramid, golden: Tensor) -> Pyramid:
         """The maps of all goldens, ``(B * N, C, H, W)``, from those of the first."""
@@ -196,18 +234,31 @@ class EuclideanClassifier(nn.Module):
         self.fc1 = _dense(backbone_features, 512, embedding_vectors)
 
     def forward(self, test: Tensor, golden: Tensor) -> Tensor:
+        """The distance ``(B,)``, >= 0, of two normalised images ``(B, 3, H, W)``.
+
+        Raises: ValueError for shapes that differ, sides that the backbone does not divide, or another size than the
+        network was built for, where its embedding depends on it.
+        """
+        check_same_shape(test=test, golden=golden)
         (test_BF,), (golden_BF,) = _pair_features(self.backbone, test, golden)
-        return self.compare((self.fc1(test_BF),), (self.fc1(golden_BF),))
+        return self.compare((self._embed(test_BF),), (self._embed(golden_BF),))
 
     def encode(self, images: Tensor) -> tuple[Tensor]:
         """The embedding ``(B, embedding_vectors)`` of images ``(B, 3, H, W)``, in a tuple."""
-        return (self.fc1(self.backbone(images)),)
+        return (self._embed(self.backbone(images)),)
 
     encode_golden = encode
 
     def compare(self, test_encoding: tuple[Tensor], golden_encoding: tuple[Tensor]) -> Tensor:
         """``|test - golden + 1e-6|`` of encoded pairs."""
         return F.pairwise_distance(test_encoding[0], golden_encoding[0], eps=1e-6)
+
+    def _embed(self, feature_BF: Tensor) -> Tensor:
+        wanted, found = cast(nn.Linear, self.fc1[0]).in_features, shape_of(feature_BF)[1]
+        if found != wanted:
+            raise ValueError(f"the head was built for image sizes that give {wanted} features, found {found}")
+        embedding_BF: Tensor = self.fc1(feature_BF)
+        return embedding_BF
 
 
 def _features(backbone: nn.Module, images: Tensor) -> Pyramid:

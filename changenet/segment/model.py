@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from changenet.difference import DifferencePyramid, Pyramid, fusion_layer, resize
+from changenet.difference import DifferencePyramid, Pyramid, check_same_shape, fusion_layer, resize
 from fiducial.backbones.names import backbone_info, build_pyramid
 
 __all__ = ["ChangeDecoder", "ChangeSegmenter", "Predictions", "average_predictions", "build_segmenter"]
@@ -150,12 +150,16 @@ class ChangeSegmenter(nn.Module):
         self.average_scales = average_scales
 
     def forward(self, before: Tensor, after: Tensor) -> Predictions:
-        """Logits of every scale for two images ``(B, 3, H, W)``; the last is ``(B, K, H, W)``."""
+        """Logits of every scale, of any range, for two normalised images ``(B, 3, H, W)``; the last ``(B, K, H, W)``.
+
+        Raises: ValueError for shapes that differ, or sides that the backbone does not divide.
+        """
         predictions = self.predictions(before, after)
         return (*predictions[:-1], average_predictions(predictions)) if self.average_scales else predictions
 
     def final(self, before: Tensor, after: Tensor) -> Tensor:
-        """The last output of :meth:`forward`."""
+        """The last output of :meth:`forward`. Raises: ValueError as :meth:`forward`."""
+        check_same_shape(before=before, after=after)
         if self.training or torch.is_grad_enabled():
             return self._final(before, after)
         most = PIXELS_AT_ONCE.get(before.device.type, MOST_PIXELS_AT_ONCE)
@@ -174,6 +178,7 @@ class ChangeSegmenter(nn.Module):
         return (*(self.decoder.auxiliary(maps) if auxiliary else ()), self.decoder.final(maps))
 
     def _maps(self, before: Tensor, after: Tensor) -> Pyramid:
+        check_same_shape(before=before, after=after)
         if self.training:  # two passes, so that batch norm sees the images apart, as in TAO
             return self.decoder.difference_maps(self.backbone(before), self.backbone(after))
         both, count = self.backbone(torch.cat((before, after))), before.shape[0]

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fiducial.backbones.sizes import shape_of
 from fiducial.ops import ms_deform_attn
 
 
@@ -73,8 +74,10 @@ class MSDeformAttn(nn.Module):
         ``(B, S)``, true where a pixel is padding and counts as zero. ``reference_points`` ``(B, Q, L or 1, 2)``, (x, y)
         in 0..1, offsets being pixels of the level; or ``(B, Q, L or 1, 4)``, (x, y, w, h) in 0..1, offsets being half
         boxes over all points.
-        Returns ``(B, Q, dim)``.
+        Returns ``(B, Q, dim)``, of any range.
+        Raises: ValueError when one of the shapes is another.
         """
+        self._check_shapes(query, reference_points, features, spatial_shapes, level_start_index, padding_mask)
         batch, queries, _ = query.shape
         value = self.value_proj(features)
         if padding_mask is not None:
@@ -92,17 +95,44 @@ class MSDeformAttn(nn.Module):
         reference = reference_points[:, :, None, :, None]
         if reference_points.shape[-1] == 2:
             locations = reference + offsets / spatial_shapes.flip(-1).view(-1, 1, 2)
-        elif reference_points.shape[-1] == 4:
-            locations = reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5
         else:
-            raise ValueError(
-                f"reference_points must end in 2 or 4 numbers, found shape {tuple(reference_points.shape)}"
-            )
+            locations = reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5
         attended = ms_deform_attn(
             value, spatial_shapes, level_start_index, locations, weights, kernel=self.kernel, precise=self.precise
         )
         out: Tensor = self.output_proj(attended)
         return out
+
+    def _check_shapes(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        features: Tensor,
+        spatial_shapes: Tensor,
+        level_start_index: Tensor,
+        padding_mask: Tensor | None,
+    ) -> None:
+        dim, levels = self.value_proj.in_features, self.num_levels
+        numbers = {"query": (query, 3), "reference_points": (reference_points, 4), "features": (features, 3)}
+        for name, (x, ndim) in numbers.items():
+            if x.ndim != ndim:
+                raise ValueError(f"{name} must have {ndim} dimensions, found shape {shape_of(x)}")
+        (batch, queries, _), (_, pixels, _) = shape_of(query), shape_of(features)
+        reference = shape_of(reference_points)
+        if reference[1] != queries or reference[2] not in (1, levels) or reference[3] not in (2, 4):
+            wanted = f"(batch, {queries}, 1 or {levels}, 2 or 4)"
+            raise ValueError(f"reference_points must be {wanted}, found shape {reference}")
+        shapes: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+            "query": (query, (batch, queries, dim)),
+            "features": (features, (batch, pixels, dim)),
+            "spatial_shapes": (spatial_shapes, (levels, 2)),
+            "level_start_index": (level_start_index, (levels,)),
+        }
+        if padding_mask is not None:
+            shapes["padding_mask"] = (padding_mask, (batch, pixels))
+        for name, (x, expected) in shapes.items():
+            if shape_of(x) != expected:
+                raise ValueError(f"{name} must be {expected}, found shape {shape_of(x)}")
 
 
 def is_deformable(module: nn.Module) -> bool:

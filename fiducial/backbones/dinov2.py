@@ -129,6 +129,10 @@ class DinoV2Embedding(Freezable):
         self.patch_embed, self.blocks, self.norm = parts.patch_embed, parts.blocks, parts.norm
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Normalised images ``(B, 3, H, W)`` to ``(B, C)``, of mean 0 and variance 1 before the norm's weight and bias.
+
+        Raises: ValueError unless there are 3 channels, and H and W are multiples of 14.
+        """
         grid = patch_grid(image_BCHW, EMBEDDING_PATCH)
         positions = self._positions.get(grid, partial(scaled_positions, self.pos_embed, grid), self.pos_embed)
         tokens = _embed(self, image_BCHW, positions)

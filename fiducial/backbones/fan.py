@@ -21,6 +21,8 @@ from timm.models.xcit import ClassAttentionBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fiducial.backbones.sizes import check_images
+
 __all__ = ["DOWNSAMPLED_CHANNELS", "FanEmbedding", "FanPyramid", "build", "fourier_table"]
 
 DOWNSAMPLED_CHANNELS = 768
@@ -68,6 +70,7 @@ class LayerNorm2d(nn.LayerNorm):
         self.ratio = (channels - 1) / channels if unbiased else 1.0
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to the same shape; every pixel has mean 0 and variance 1 before weight and bias."""
         x_BHWC = x_BCHW.permute(0, 2, 3, 1)
         scale_C = self.weight * math.sqrt(self.ratio)
         x_BHWC = F.layer_norm(x_BHWC, self.normalized_shape, scale_C, self.bias, self.eps * self.ratio)
@@ -305,6 +308,12 @@ class FanPyramid(nn.Module):
         self._initialise()
 
     def forward(self, x_B3HW: Tensor) -> list[Tensor]:
+        """Normalised images ``(B, 3, H, W)`` to the maps ``(B, C, H / stride, W / stride)``, fine to coarse.
+
+        Maps are of any range: no norm follows the last block.
+        Raises: ValueError unless there are 3 channels, and H and W are multiples of 16 (32 with ``feat_downsample``).
+        """
+        check_images(x_B3HW, multiple=16 if self.learnable_downsample is None else 32)
         maps: list[Tensor] = self.patch_embed.backbone(x_B3HW, self._apply_block)
         x_BCHW = self.patch_embed.proj(maps[-1])
         height, width = x_BCHW.shape[-2:]
@@ -368,6 +377,10 @@ class FanEmbedding(FanPyramid):
     """``(B, 3, H, W)`` to the last map, flattened: ``(B, C * H/16 * W/16)``. Same keys as the pyramid."""
 
     def forward(self, x_B3HW: Tensor) -> Tensor:  # type: ignore[override]
+        """Normalised images ``(B, 3, H, W)`` to ``(B, C * H/16 * W/16)``, of any range; with ``feat_downsample``, 32.
+
+        Raises: ValueError as :meth:`FanPyramid.forward`.
+        """
         return super().forward(x_B3HW)[-1].flatten(1)
 
 

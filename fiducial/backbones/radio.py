@@ -97,6 +97,10 @@ class PatchGenerator(nn.Module):
         self._tables = SizeCache()
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Normalised images ``(B, 3, H, W)`` to ``(B, S + N, C)``: prefix tokens, then patches row by row.
+
+        Raises: ValueError unless there are 3 channels, and H and W are multiples of 16.
+        """
         grid = patch_grid(image_BCHW, PATCH)
         patches_BNC = self.embedder(_patches(image_BCHW, grid))
         patches_BNC = patches_BNC + (self._random_table(patches_BNC, grid) if self.training else self._table(grid))
@@ -188,6 +192,10 @@ class RadioViT(nn.Module):
         )
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Normalised images ``(B, 3, H, W)`` to ``(B, S + N, C)``, of any range.
+
+        Raises: ValueError unless there are 3 channels, and H and W are multiples of 16.
+        """
         tokens = self.patch_generator(image_BCHW)
         return run_blocks(self.blocks, tokens, activation_checkpointing=self.activation_checkpointing)
 
@@ -214,6 +222,10 @@ class RadioEmbedding(Freezable):
         return vit
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Normalised images ``(B, 3, H, W)`` to ``(B, summary_tokens * C)``, of any range.
+
+        Raises: ValueError unless there are 3 channels, and H and W are multiples of 16.
+        """
         return self.summary_and_features(image_BCHW)[0]
 
     def summary_and_features(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:

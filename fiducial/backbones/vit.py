@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from fiducial.backbones.sizes import check_images
+
 T = TypeVar("T")
 
 KEPT_SIZES = 8
@@ -141,11 +143,12 @@ def run_blocks(blocks: Iterable[nn.Module], tokens: Tensor, *, activation_checkp
 
 
 def patch_grid(image: Tensor, patch: int) -> tuple[int, int]:
-    """Rows and columns of square cells. Raises: ValueError when a side of the image is no multiple of the cell's."""
-    height, width = (int(side) for side in image.shape[-2:])  # while torch.jit traces, sizes are tensors
-    if height % patch or width % patch:
-        raise ValueError(f"an image of {height} x {width} pixels does not divide into cells of {patch} x {patch}")
-    return height // patch, width // patch
+    """Rows and columns of the square cells of images ``(B, 3, H, W)``.
+
+    Raises: ValueError for another shape, or when a side of the image is no multiple of the cell's.
+    """
+    height, width = check_images(image, multiple=patch)
+    return int(height) // patch, int(width) // patch  # a size of its own for every graph: tables depend on it
 
 
 def resize_table(table_1NC: Tensor, size: tuple[int, int], *, mode: str, align_corners: bool) -> Tensor:

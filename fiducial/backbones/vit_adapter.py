@@ -123,6 +123,7 @@ class SpatialPrior(nn.Module):
         self.fc4 = nn.Conv2d(4 * planes, dim, 1)
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Normalised images ``(B, 3, H, W)``, H and W multiples of 32, to the maps, fine to coarse; of any range."""
         c1 = self.stem(image_BCHW)
         c2 = self.conv2(c1)
         c3 = self.conv3(c2)
@@ -153,6 +154,7 @@ class Injector(_Attend):
         self.ls = LayerScale(dim, init_values=1e-5)
 
     def forward(self, patches_BNC: Tensor, prior_BLC: Tensor, target: _Target) -> Tensor:
+        """The patch tokens ``(B, N, C)``, with what they see in the prior ``(B, L, C)``."""
         seen: Tensor = self.ls(self.attend(patches_BNC, prior_BLC, target))
         return patches_BNC + seen
 
@@ -178,6 +180,7 @@ class ConvFFN(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, prior_BLC: Tensor, h: int, w: int) -> Tensor:
+        """The prior ``(B, L, C)`` of an input with ``h x w`` patches to the same shape."""
         mixed: Tensor = self.fc2(F.gelu(self.dwconv(self.fc1(prior_BLC), h, w)))
         return mixed
 
@@ -192,6 +195,7 @@ class Extractor(_Attend):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, prior_BLC: Tensor, patches_BNC: Tensor, target: _Target, h: int, w: int) -> Tensor:
+        """The prior ``(B, L, C)``, with what it sees in the ``h x w`` patch tokens ``(B, N, C)``."""
         prior_BLC = prior_BLC + self.attend(prior_BLC, patches_BNC, target)
         mixed: Tensor = self.drop_path(self.ffn(self.ffn_norm(prior_BLC), h, w))
         return prior_BLC + mixed
@@ -269,6 +273,10 @@ class ViTAdapter(Freezable):
         raise NotImplementedError
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
+        """Normalised images ``(B, 3, H, W)`` to four batch-normalised maps ``(B, C, H / stride, W / stride)``.
+
+        Raises: ValueError unless there are 3 channels, and H and W are multiples of 32.
+        """
         rows, cols = patch_grid(image_BCHW, STRIDE)
         h, w = 2 * rows, 2 * cols
         tokens_BNC = self.tokens(image_BCHW)

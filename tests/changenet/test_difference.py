@@ -9,6 +9,7 @@ from changenet.difference import (
     DifferenceBlock,
     DifferencePyramid,
     PixelLinear,
+    check_same_shape,
     resize,
     stack_coarse_first,
     top_down,
@@ -105,3 +106,22 @@ class TestDifferencePyramid:
         for index, half in enumerate(halves):
             for a, b in zip(got, net.differences(test_halves, half), strict=True):
                 assert torch.allclose(a.unflatten(0, (2, 2))[:, index], b, atol=1e-5)
+
+
+class TestRefuses:
+    def test_other_channels(self):
+        with pytest.raises(ValueError, match=r"\(B, 3, H, W\), found shape \(1, 4, 2, 2\)"):
+            PixelLinear(3, 5)(torch.zeros(1, 4, 2, 2))
+        with pytest.raises(ValueError, match=r"\(B, 12, H, W\), found shape \(1, 6, 2, 2\)"):
+            DifferenceBlock(6)(torch.zeros(1, 6, 2, 2))
+
+    def test_another_number_of_maps(self):
+        for halves in (model().test_halves, model().golden_halves):
+            with pytest.raises(ValueError, match="4 maps is needed, found 3"):
+                halves(pyramid(1)[:3])
+
+    def test_pairs_of_two_shapes(self):
+        check_same_shape(a=torch.zeros(2, 3, 4, 4), b=torch.zeros(2, 3, 4, 4))
+        for other in (torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 4, 5)):
+            with pytest.raises(ValueError, match=r"a and b must .* found \(2, 3, 4, 4\) and \("):
+                check_same_shape(a=torch.zeros(2, 3, 4, 4), b=other)

@@ -74,6 +74,7 @@ def test_explicit_attention_is_attention():
     )
 
 
+@pytest.mark.slow
 def test_every_part_but_start_up_runs(capsys):
     before = F.scaled_dot_product_attention
     assert classify.main(["--quick", "--only", "abcd", "--threads", "1", "--workers", "0"]) == 0

@@ -99,16 +99,19 @@ class TestTrain:
         assert all(key.startswith(("model.", "criterion.")) for key in loaded["state_dict"])
         assert (loaded["epoch"], loaded["global_step"]) == (1, 12)
 
+    @pytest.mark.slow
     def test_euclidean_has_no_class_weights(self, trained_euclidean):
         loaded = torch.load(trained_euclidean[1] / "train" / f"{PREFIX}_latest.pth", weights_only=True)
         assert "criterion.weight" not in loaded["state_dict"]
 
+    @pytest.mark.slow
     def test_same_seed_same_losses(self, trained, tmp_path):
         assert run("train", trained[0], f"results_dir={tmp_path}", "train.num_epochs=1") == 0
         again = step_losses(tmp_path / "train")
         assert again == {step: loss for step, loss in step_losses(trained[1] / "train").items() if step in again}
         assert len(again) == 6
 
+    @pytest.mark.slow
     def test_pictures_and_histograms(self, trained, tmp_path):
         overrides = ("train.tensorboard.enabled=true", "train.num_epochs=1", f"results_dir={tmp_path}")
         assert run("train", trained[0], *overrides) == 0
@@ -119,6 +122,7 @@ class TestTrain:
 
 
 class TestResume:
+    @pytest.mark.slow
     def test_raising_num_epochs_trains_on(self, trained, tmp_path, capfd):
         shutil.copytree(trained[1] / "train", tmp_path / "train", symlinks=True)
         assert run("train", trained[0], f"results_dir={tmp_path}", "train.num_epochs=3") == 0
@@ -137,12 +141,14 @@ class TestResume:
         assert run("train", trained[0], "train.num_epochs=1") == 1
         assert "already trained to epoch 2" in capfd.readouterr().err
 
+    @pytest.mark.slow
     def test_changed_architecture_is_named(self, trained, tmp_path, capfd):
         shutil.copytree(trained[1] / "train", tmp_path / "train", symlinks=True)
         overrides = (f"results_dir={tmp_path}", "train.num_epochs=3", "model.classify.embed_dec=9")
         assert run("train", trained[0], *overrides) == 1
         assert "model.classify.embed_dec · 9 in the spec, 8 in the checkpoint" in capfd.readouterr().err
 
+    @pytest.mark.slow
     def test_pretrained_model_of_another_size(self, trained, tmp_path, capfd):
         checkpoint = trained[1] / "train" / f"{PREFIX}_latest.pth"
         size = ("dataset.classify.image_width=48", "dataset.classify.image_height=48")
@@ -188,6 +194,7 @@ class TestEvaluate:
         value = trained[1] if checkpoint == "folder" else checkpoint
         assert run("evaluate", trained[0], f"evaluate.checkpoint={value}") == 0
 
+    @pytest.mark.slow
     def test_cached_goldens_change_nothing(self, trained, tmp_path):
         for name, size in (("cached", 64), ("plain", 0)):
             overrides = (f"evaluate.golden_cache_mb={size}", f"evaluate.results_dir={tmp_path / name}")
@@ -195,6 +202,7 @@ class TestEvaluate:
         cached, plain = (scores_of(tmp_path / name / "evaluate.csv") for name in ("cached", "plain"))
         assert cached == pytest.approx(plain, abs=1e-6)
 
+    @pytest.mark.slow
     def test_foreign_checkpoints(self, trained, tmp_path):
         """As TAO's Lightning writes them, and with classes of packages that are not here."""
         spec, results = trained
@@ -210,6 +218,7 @@ class TestEvaluate:
             assert run("evaluate", spec, *overrides) == 0
             assert (tmp_path / name / "evaluate.csv").read_bytes() == (tmp_path / "own/evaluate.csv").read_bytes()
 
+    @pytest.mark.slow
     def test_euclidean(self, trained_euclidean):
         assert run("evaluate", trained_euclidean[0], "evaluate.checkpoint=best") == 0
         rows = rows_of(trained_euclidean[1] / "evaluate" / "evaluate.csv")
@@ -247,6 +256,7 @@ def exported(trained):
     return path
 
 
+@pytest.mark.slow
 class TestExport:
     def test_the_exported_model_gives_the_same_files(self, trained, exported, tmp_path):
         for name, model in (("torch", "latest"), ("onnx", exported)):

@@ -225,6 +225,42 @@ class TestSeveralGoldens:
             fan(difference_module="euclidean", num_golden=2)
 
 
+class TestRefuses:
+    @pytest.mark.parametrize("kind", ["learnable", "euclidean"])
+    def test_other_sizes(self, kind):
+        model, (test, golden) = MODELS[kind][0](), pair()
+        with pytest.raises(ValueError, match=r"found \(2, 3, 64, 32\) and \(2, 3, 32, 64\)"):
+            model(test, golden.transpose(2, 3))
+        with pytest.raises(ValueError, match=r"found \(2, 3, 64, 32\) and \(1, 3, 64, 32\)"):
+            model(test, golden[:1])
+        with pytest.raises(ValueError, match="multiples of 16 pixels, found 64×24"):
+            model(test[..., :24], golden[..., :24])
+
+    def test_another_number_of_pixels_than_the_head_was_built_for(self):
+        small = pair(size=(32, 32))
+        with pytest.raises(ValueError, match="images of 2048 pixels, found 32×32"):
+            fan()(*small)
+        euclidean = fan(difference_module="euclidean")
+        with pytest.raises(ValueError, match="1536 features, found 768"):
+            euclidean(*small)
+        with pytest.raises(ValueError, match="1536 features, found 768"):
+            euclidean.encode(small[0])
+
+    def test_another_number_of_goldens(self):
+        one, three = fan(), toy(num_golden=3)
+        with pytest.raises(ValueError, match=r"one golden: \(B, 3, H, W\), found shape \(2, 2, 3, 64, 32\)"):
+            one(*pair(num_golden=2))
+        for golden in (pair(size=MULTI_SIZE)[1], pair(size=MULTI_SIZE, num_golden=2)[1]):
+            with pytest.raises(ValueError, match=r"3 goldens: \(B, 3, 3, H, W\), found shape"):
+                three(golden if golden.ndim == 4 else golden[:, 0], golden)
+            with pytest.raises(ValueError, match="3 goldens"):
+                three.encode_golden(golden)
+
+    def test_windows_that_do_not_fit(self):
+        with pytest.raises(ValueError, match=r"multiples of 7, found shape \(1, 2, 8, 7, 8\)"):
+            WindowAttention(8)(torch.zeros(1, 2, 8, 7, 8))
+
+
 class TestScore:
     def test_of_logits(self):
         assert torch.allclose(score(torch.tensor([[0.0, 0.0], [0.0, 2.0]])), torch.tensor([0.5, 0.880797]))
@@ -235,6 +271,7 @@ class TestScore:
 
 
 class TestGraphs:
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["learnable", "euclidean"])
     def test_compiles_without_graph_breaks(self, kind):
         make, (test, golden) = MODELS[kind]
@@ -243,7 +280,7 @@ class TestGraphs:
             got = torch.compile(model, fullgraph=True, backend="eager")(test, golden)
             assert torch.allclose(got, model(test, golden), rtol=1e-4, atol=1e-5)
 
-    @pytest.mark.parametrize("num_golden", [1, 3])
+    @pytest.mark.parametrize("num_golden", [1, pytest.param(3, marks=pytest.mark.slow)])
     def test_exports_with_any_batch(self, num_golden):
         model = toy(num_golden, size=MULTI_SIZE)
         goldens = None if num_golden == 1 else num_golden

@@ -88,6 +88,7 @@ class TestTrain:
         assert (card["network"], card["task"]) == ("visual_changenet", "segment")
         assert all(key.startswith(("model.backbone.", "model.decoder.")) for key in loaded["state_dict"])
 
+    @pytest.mark.slow
     def test_same_seed_same_weights(self, trained, tmp_path):
         assert run("train", trained[0], f"results_dir={tmp_path}", "train.num_epochs=1") == 0
         first, second = (
@@ -96,6 +97,7 @@ class TestTrain:
         )
         assert all(torch.equal(first[key], second[key]) for key in first)
 
+    @pytest.mark.slow
     def test_a_resumed_run_ends_where_the_whole_one_does(self, trained, tmp_path):
         middle = trained[1] / "train" / "model_epoch_000_step_00003.pth"
         resume = f"train.resume_training_checkpoint_path={middle}"
@@ -106,6 +108,7 @@ class TestTrain:
         )
         assert all(torch.equal(first[key], second[key]) for key in first)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "override",
         ["train.segment.loss=mmiou", "train.segment.loss=focal", "train.segment.loss=dice", "compat=tao", LARGE],
@@ -116,6 +119,7 @@ class TestTrain:
         (kpi,) = new_kpis(read_status(tmp_path / "train" / "status.json"), "Eval")
         assert np.isfinite(kpi["val_loss"])
 
+    @pytest.mark.slow
     def test_pictures_and_histograms(self, trained, tmp_path):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -126,6 +130,7 @@ class TestTrain:
         name = "histogram/model.decoder.change_probability.conv2d.weight"
         assert len(events.Histograms(name)) == len(events.Images("image/mask")) == 1
 
+    @pytest.mark.slow
     def test_multi_class(self, tmp_path, make_scenes, make_spec_file):
         for split in ("train", "val", "test"):
             make_scenes(tmp_path / "data", split, 3, label=lambda changed: 2 * changed)
@@ -136,6 +141,7 @@ class TestTrain:
         metrics = json.loads((tmp_path / "results" / "evaluate" / "metrics.json").read_text())
         assert list(metrics["classes"]) == ["class 1", "class 2", "no change"]
 
+    @pytest.mark.slow
     def test_fine_tuning_and_freezing(self, trained, tmp_path):
         start = f"train.pretrained_model_path={trained[1] / 'train' / (PREFIX + '_latest.pth')}"
         freeze = "model.backbone.freeze_backbone=true"
@@ -148,6 +154,7 @@ class TestTrain:
         assert changed
         assert all(key.startswith("model.decoder.") for key in changed)
 
+    @pytest.mark.slow
     def test_continuing_with_other_values_says_so(self, trained, tmp_path, capfd):
         shutil.copytree(trained[1], tmp_path / "results")
         changes = ("train.num_epochs=3", "train.optim.lr=0.5", "dataset.segment.label_suffix=.PNG")
@@ -159,6 +166,7 @@ class TestTrain:
 
 
 class TestEvaluate:
+    @pytest.mark.slow
     def test_torch_and_onnxruntime_make_the_same_masks(self, trained, exported):
         assert run("evaluate", trained[0], "evaluate.checkpoint=latest") == 0
         other = trained[1] / "onnx"
@@ -177,6 +185,7 @@ class TestEvaluate:
         page = (trained[1] / "evaluate" / "report.html").read_text()
         assert "val_loss" in page  # the curves of the training
 
+    @pytest.mark.slow
     def test_windows_of_large_images(self, trained, exported, tmp_path, make_scenes):
         make_scenes(tmp_path / "large", "test", 2, size=(70, 50))
         places = (f"dataset.segment.root_dir={tmp_path / 'large'}", LARGE)
@@ -187,6 +196,7 @@ class TestEvaluate:
         assert {mask.shape for mask in mine.values()} == {(70, 50)}
         assert all((mine[name] == theirs[name]).all() for name in mine)
 
+    @pytest.mark.slow
     def test_averaging_all_scales_changes_the_result_and_must_agree_with_the_export(self, trained, exported, capfd):
         average, other = "dataset.segment.multi_scale_infer=true", trained[1] / "averaged"
         out = f"evaluate.results_dir={other}"
@@ -228,6 +238,7 @@ class TestMistakes:
         assert run("check evaluate", trained[0], folder) == 0  # before it is trained
         assert "WARNING - " in capfd.readouterr().err
 
+    @pytest.mark.slow
     def test_another_image_size_is_said(self, trained, exported, tmp_path, capfd):
         evaluate = ("evaluate", trained[0], f"evaluate.results_dir={tmp_path}", "dataset.segment.img_size=64")
         assert run(*evaluate) == 0

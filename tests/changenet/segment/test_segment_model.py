@@ -23,7 +23,7 @@ CASES = (
     "segment_losses",
     "segment_metrics_2class",
     "segment_metrics_4class",
-    "train_segment_fan_tiny",
+    pytest.param("train_segment_fan_tiny", marks=pytest.mark.slow),
     pytest.param("segment_fan_tiny_256", marks=pytest.mark.slow),
 )
 
@@ -159,6 +159,21 @@ class TestSegmenter:
         model.predictions(before, after, auxiliary=False)[-1].sum().backward()
         without = {name for name, p in model.named_parameters() if p.grad is None}
         assert without == {name for name, _ in model.named_parameters() if ".make_pred_c" in name}
+
+
+class TestRefuses:
+    @pytest.mark.parametrize("call", ["forward", "predictions", "final"])
+    def test_two_sizes(self, call):
+        before, after = pair()
+        with torch.no_grad():
+            for other in (after[:1], after[..., :64]):
+                with pytest.raises(ValueError, match=r"before and after .* found \(2, 3, 64, 96\) and \("):
+                    getattr(toy(), call)(before, other)
+
+    def test_sides_that_the_backbone_does_not_divide(self):
+        network = build_segmenter(backbone="fan_tiny_8_p4_hybrid", image_size=(32, 32), embed_dim=8).eval()
+        with pytest.raises(ValueError, match="multiples of 16 pixels, found 32×40"):
+            network(*torch.zeros(2, 1, 3, 32, 40))
 
 
 class TestBuild:

@@ -93,7 +93,24 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"must divide into heads, found 8 \* 0\.5 for 3 heads"):
             MSDeformAttn(8, num_heads=3, ratio=0.5)
 
-    def test_reference_of_three_numbers(self):
-        query, reference, features = draw()
-        with pytest.raises(ValueError, match=r"must end in 2 or 4 numbers, found shape \(2, 5, 2, 3\)"):
-            layer()(query, torch.cat([reference, reference[..., :1]], -1), features, SHAPES, STARTS)
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("query", torch.zeros(2, 5, 6), r"query must be \(2, 5, 8\), found shape \(2, 5, 6\)"),
+            ("query", torch.zeros(5, 8), r"query must have 3 dimensions, found shape \(5, 8\)"),
+            ("features", torch.zeros(2, 20, 6), r"features must be \(2, 20, 8\), found shape \(2, 20, 6\)"),
+            ("reference_points", torch.zeros(2, 5, 2, 3), r"\(batch, 5, 1 or 2, 2 or 4\), found shape \(2, 5, 2, 3\)"),
+            ("reference_points", torch.zeros(2, 4, 2, 2), r"found shape \(2, 4, 2, 2\)"),
+            ("reference_points", torch.zeros(2, 5, 3, 2), r"found shape \(2, 5, 3, 2\)"),
+            ("spatial_shapes", torch.zeros(3, 2), r"spatial_shapes must be \(2, 2\), found shape \(3, 2\)"),
+            ("level_start_index", torch.zeros(3), r"level_start_index must be \(2,\), found shape \(3,\)"),
+            ("padding_mask", torch.zeros(2, 19).bool(), r"padding_mask must be \(2, 20\), found shape \(2, 19\)"),
+        ],
+    )
+    def test_other_shapes(self, name, value, message):
+        query, reference_points, features = draw()
+        arguments = {"query": query, "reference_points": reference_points, "features": features}
+        arguments |= {"spatial_shapes": SHAPES, "level_start_index": STARTS}
+        layer()(**arguments)
+        with pytest.raises(ValueError, match=message):
+            layer()(**{**arguments, name: value})

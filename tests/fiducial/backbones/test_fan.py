@@ -37,7 +37,13 @@ def images() -> torch.Tensor:
 
 class TestStored:
     @pytest.mark.parametrize(
-        "case", ["fan_tiny_pyramid", "fan_small_pyramid_downsample", "fan_base_pyramid", "fan_large_pyramid"]
+        "case",
+        [
+            "fan_tiny_pyramid",
+            "fan_small_pyramid_downsample",
+            pytest.param("fan_base_pyramid", marks=pytest.mark.slow),
+            pytest.param("fan_large_pyramid", marks=pytest.mark.slow),
+        ],
     )
     def test_pyramid(self, case):
         load_runners()
@@ -191,6 +197,7 @@ class TestTraining:
 
 
 class TestGraphs:
+    @pytest.mark.slow
     def test_export_with_any_batch(self, images):
         model = tiny().eval()
         batch = torch.export.Dim("batch", min=1, max=64)
@@ -199,6 +206,7 @@ class TestGraphs:
         with torch.no_grad():
             assert torch.allclose(program.module()(x)[-1], model(x)[-1], atol=1e-4)
 
+    @pytest.mark.slow
     def test_compiles_without_graph_breaks(self, images):
         model = tiny().eval()
         compiled = torch.compile(model, fullgraph=True, backend="eager")

@@ -113,7 +113,7 @@ class TestEmbedding:
         assert torch.equal(features, tokens[:, 8:])
 
     def test_size_must_fit(self):
-        with pytest.raises(ValueError, match="40 x 32"):
+        with pytest.raises(ValueError, match="40×32"):
             RadioEmbedding(tiny())(torch.zeros(1, 3, 40, 32))
 
     def test_frozen_is_deterministic_in_training(self):

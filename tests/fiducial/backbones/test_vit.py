@@ -128,5 +128,5 @@ class TestTables:
 
     def test_grid(self):
         assert patch_grid(torch.empty(1, 3, 32, 64), 16) == (2, 4)
-        with pytest.raises(ValueError, match="33 x 64"):
+        with pytest.raises(ValueError, match="33×64"):
             patch_grid(torch.empty(1, 3, 33, 64), 16)

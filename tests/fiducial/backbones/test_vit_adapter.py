@@ -118,13 +118,14 @@ class TestBoth:
 
 
 class TestGraphs:
-    @pytest.mark.parametrize("name", ["radio", "dino"])
+    @pytest.mark.parametrize("name", [pytest.param("radio", marks=pytest.mark.slow), "dino"])
     def test_embedding_compiles_in_one_graph(self, name):
         model = embeddings()[name]().eval()
         size = (64, 96) if name == "radio" else (28, 70)
         self.check_compiled(model, torch.randn(2, 3, *size), lambda out: [out])
 
-    @pytest.mark.parametrize("make", [pytest.param(radio, marks=pytest.mark.slow), dino])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("make", [radio, dino])
     def test_pyramid_compiles_in_one_graph(self, make):
         self.check_compiled(make().eval(), torch.randn(1, 3, 64, 96), list)
 
@@ -143,7 +144,8 @@ class TestGraphs:
         size = (64, 96) if name == "radio" else (28, 70)
         self.check_exported(model, size, lambda out: [out])
 
-    @pytest.mark.parametrize("make", [radio, pytest.param(dino, marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("make", [radio, dino])
     def test_pyramid_exports_with_any_batch(self, make):
         self.check_exported(make().eval(), (64, 96), list)
 

@@ -30,7 +30,7 @@ def written(network: torch.nn.Module, path: Path, formulation: str, batch_size: 
     return worst, {f"{node.domain}::{node.op_type}" for node in onnx.load(str(path)).graph.node}
 
 
-@pytest.mark.parametrize("formulation", ["gather", "grid_sample"])
+@pytest.mark.parametrize("formulation", [pytest.param("gather", marks=pytest.mark.slow), "grid_sample"])
 def test_runs_in_onnxruntime_as_in_torch(network, tmp_path, formulation):
     worst, nodes = written(network, tmp_path / "model.onnx", formulation, batch_size=2)
     assert worst < 1e-4  # compared with torch on random inputs before the file got its name
@@ -45,6 +45,7 @@ def test_plugin_is_one_node_of_tensorrt(network, tmp_path):
     assert opsets["nvidia"] == opsets[""]
 
 
+@pytest.mark.slow
 def test_weights_beyond_protobufs_limit_go_into_a_file_beside_the_graph(network, tmp_path, monkeypatch):
     monkeypatch.setattr(deploy, "MAX_BYTES", 1000)
     worst, _ = written(network, tmp_path / "model.onnx", "gather", batch_size=1)

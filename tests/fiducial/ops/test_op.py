@@ -119,7 +119,10 @@ class TestRegistration:
             lambda value, loc, attn: run({**inputs, "value": value, "loc": loc, "attn": attn}), leaves, fast_mode=False
         )
 
-    @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.compiler, HEADERS])])
+    @pytest.mark.parametrize(
+        "backend",
+        ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.compiler, HEADERS])],
+    )
     def test_compiles_as_one_graph_forward_and_backward(self, backend):
         inputs = make(dtype=torch.float32)
         leaves = [inputs[name].requires_grad_() for name in ("value", "loc", "attn")]
