@@ -1,4 +1,4 @@
-"""Trained models as a library: :func:`load`, :func:`load_inspector` and :func:`load_detector`."""
+"""The package as a library: trained models (:func:`load` and its kin), and actions as a function (:func:`run`)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from changenet.classify.task import CLASSIFY
 from changenet.config import ExperimentSpec
 from changenet.segment.api import ChangeDetector
 from changenet.segment.task import SEGMENT
+from fiducial.actions.perform import perform
+from fiducial.actions.result import Result
 from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES, resolve_model_file
 from fiducial.deploy.card import ENTRY, ModelCard
@@ -21,7 +23,7 @@ from fiducial.deploy.onnx_predictor import OnnxPredictor
 from fiducial.errors import CheckpointError
 from fiducial.spec.compose import Source, compose, read_source
 
-__all__ = ["load", "load_detector", "load_inspector"]
+__all__ = ["load", "load_detector", "load_inspector", "run"]
 
 Where = str | torch.device | None
 _TASKS = {task.name: task for task in (CLASSIFY, SEGMENT)}
@@ -73,6 +75,17 @@ def load_inspector(path: str | Path, *, spec: str | Path | None = None, device: 
 def load_detector(path: str | Path, *, spec: str | Path | None = None, device: Where = None) -> ChangeDetector:
     """:func:`load` a model of task segment."""
     return load(path, task="segment", spec=spec, device=device)
+
+
+def run(action: str, spec: str | Path | Mapping[str, Any], *overrides: str) -> Result:
+    """Run an action (``train``, ``evaluate``, ``inference``, ``export``) as its command does.
+
+    ``spec``: a YAML file, or its content; ``overrides`` in Hydra's grammar: ``train.num_epochs=3``.
+
+    Raises: UserError naming every problem of the spec and its files; whatever else the action raises.
+    """
+    given = spec if isinstance(spec, Mapping) else Path(spec).expanduser()
+    return perform((CLASSIFY, SEGMENT), action, given, overrides)
 
 
 def _checkpoint(path: Path, spec: str | Path | None, device: Where) -> Inspector | ChangeDetector:

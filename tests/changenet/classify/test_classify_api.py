@@ -110,8 +110,8 @@ class TestLoad:
     def test_an_exported_model_gives_the_score_of_the_definition(self, trained, arrays, tmp_path):
         runtime, path = ClassifyRuntime(tiny_spec()), tmp_path / "model.onnx"
         samples = [{name: torch.randn(2, *item.shape) for name, item in runtime.graph().inputs.items()}]
-        settings, metadata = ExportSettings(18, -1), runtime.metadata()
-        export_onnx(network_of(trained), path, runtime.graph(), settings, metadata=metadata, samples=samples)
+        settings = ExportSettings(18, -1)
+        export_onnx(network_of(trained), path, runtime.graph(), settings, card=runtime.card(), samples=samples)
         found = changenet.load(path).score(arrays["test"], arrays["golden"])
         assert found.score == pytest.approx(by_hand(trained, arrays), abs=1e-5)
 
