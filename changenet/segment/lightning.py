@@ -84,4 +84,4 @@ class SegmentModule(TrainingModule):
 
 def _label(batch: Batch | SceneBatch) -> Tensor:
     """The masks of a batch, which are of one size in training and validation."""
-    return cast(Tensor, batch["L"])  # type: ignore[typeddict-item]
+    return cast(Tensor, batch["L"])

@@ -134,7 +134,7 @@ class TrainingModule(pl.LightningModule):
         """Step all learning-rate schedules, which nobody does for a module that optimises by hand."""
         found = self.lr_schedulers()
         for schedule in found if isinstance(found, list) else [found]:
-            schedule.step()  # type: ignore[union-attr, call-arg]
+            schedule.step()  # type: ignore[union-attr]
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
