@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Literal
+from typing import Annotated, Literal
 
 from changenet.classify.config import ClassifyDataset, ClassifyModel, ClassifyTrain
 from changenet.segment.config import SegmentDataset, SegmentTrain
 from fiducial.spec import common
-from fiducial.spec.common import OptionalText
+from fiducial.spec.common import Lowercase, OptionalText
 from fiducial.spec.knob import Section, knob, section
 from fiducial.training.sections import (
     BackboneSection,
@@ -125,6 +125,8 @@ class ExportSection(common.ExportSection):
     input_height: int = knob(
         224, "Height of the composed input, in pixels: with concat_type linear, image_height times num_input.", ge=1
     )
+    input_channel: int = knob(3, "Channels of the exported model's input; the network takes colour images.", ge=1)
+    format: Annotated[Literal["onnx", "xdl"], Lowercase] = knob("onnx", "File format. Only onnx can be written.")
     serialize_nvdsinfer: bool = knob(False, "Also write the configuration files that DeepStream needs.")
     is_quantized: bool = knob(False, "The checkpoint is a result of the quantize action.", schema=False)
     deformable_attention: Literal["gather", "grid_sample", "plugin"] = knob(

@@ -20,6 +20,11 @@ class ChangeNetTask(Task["ExperimentSpec"]):
 
     network = "visual_changenet"
     title = "Visual ChangeNet"
+    memory_savers = (
+        "set train.precision=bf16-mixed",
+        "model.backbone.activation_checkpointing=true",
+        "or freeze the backbone",
+    )
     resume = ResumeRules(
         also_free=("evaluate.", "train.num_gpus", "train.gpu_ids", "train.num_nodes"),
         kept=tuple(f"train.optim.{name}" for name in ("lr", "weight_decay", "momentum", "betas")),

@@ -65,20 +65,17 @@ def main(tasks: Sequence[Task[Any]], argv: Sequence[str] | None = None, *, prog:
         code = 1
     except Exception as error:
         LOGGER.error("%s", "".join(traceback.format_exception(error)).rstrip())
-        for advice in _advice(error):
+        for advice in _advice(error, tasks[0]):
             LOGGER.error("%s", advice)
         code = 1
     last_line(PASS if code == 0 else FAIL)
     return code
 
 
-def _advice(error: Exception) -> Iterator[str]:
+def _advice(error: Exception, task: Task[Any]) -> Iterator[str]:
     text = str(error).lower()
     if isinstance(error, MemoryError) or "out of memory" in text:
-        yield (
-            "out of memory: lower batch_size, set train.precision=bf16-mixed, "
-            "model.backbone.activation_checkpointing=true, or freeze the backbone"
-        )
+        yield f"out of memory: {', '.join(('lower the batch size', *task.memory_savers))}"
     if "bus error" in text or "shared memory" in text or "/dev/shm" in text:
         yield "out of shared memory: enlarge /dev/shm (docker run --shm-size=8g) or lower the number of workers"
 

@@ -1,6 +1,6 @@
 """What a user is told when something they gave cannot work.
 
-Every such message has three parts: *where* (spec key, file, CSV line), what was *found* there, and the *fix*.
+Every such message has three parts: *where* (spec key, file, line), what was *found* there, and the *fix*.
 Problems that can be known together are raised together.
 """
 

@@ -145,7 +145,7 @@ class Task(ABC, Generic[SpecT]):
     """One task of one network. Stateless and light."""
 
     network: ClassVar[str]
-    """TAO's name of the network, also the name of its command: ``visual_something``."""
+    """TAO's name of the network, also the name of its command."""
     name: ClassVar[str]
     """The value of the spec key ``task`` where a network has several; else its short name."""
     title: ClassVar[str]
@@ -154,6 +154,8 @@ class Task(ABC, Generic[SpecT]):
     """First part of ``<prefix>_latest.pth``."""
     metrics: ClassVar[MetricTable]
     resume: ClassVar[ResumeRules] = ResumeRules()
+    memory_savers: ClassVar[tuple[str, ...]] = ()
+    """What a user can do, beside a smaller batch, when memory runs out."""
 
     @abstractmethod
     def spec_model(self) -> type[SpecT]:

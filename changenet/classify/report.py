@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import binary_precision_recall_curve, binary_roc
 
+from changenet.classify.heat_map import difference_heat_map
 from changenet.classify.margin_script import MARGIN_SCRIPT
 from changenet.classify.metrics import (
     CONFIDENCE,
@@ -35,7 +36,6 @@ from fiducial.report import (
     columns,
     copy_line,
     data_uri,
-    difference_heat_map,
     facts,
     gallery,
     histogram,

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,13 +15,13 @@ from fiducial.backbones.hub import resolve_weights
 from fiducial.backbones.names import BackboneInfo, backbone_info
 from fiducial.backbones.vit import resize_table, table_side
 from fiducial.backbones.vit_adapter import ADAPTER_PARTS
-from fiducial.checkpoints.keys import KeyMap, backbone_keys, family_of, translate
+from fiducial.checkpoints.keys import KeyMap, backbone_keys, family_of
 from fiducial.checkpoints.loading import LoadReport, load_into
 from fiducial.checkpoints.reading import read
 from fiducial.errors import CheckpointError
 from fiducial.spec.redact import redact_text
 
-__all__ = ["KEY_MAPS", "adapt_state_dict", "current_layout", "load_backbone", "resize_patch_kernel"]
+__all__ = ["KEY_MAPS", "adapt_state_dict", "load_backbone", "resize_patch_kernel"]
 
 log = logging.getLogger("fiducial")
 
@@ -124,21 +123,6 @@ def load_backbone(
         report = load_into(module, dataclasses.replace(checkpoint, state_dict=adapted), what=what, allow=allow)
     log.log(logging.WARNING if report.missing else logging.INFO, "%s", report.summary())
     return report
-
-
-def current_layout(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A whole ChangeNet checkpoint's tensors (``model.…``) as TAO 6.25.9 and later name them.
-
-    Besides :data:`KEY_MAPS`: NVDINOv2 adapters of TAO up to 6.25.7 lack the final norm, which nothing uses; it is
-    filled with 1 and 0.
-    """
-    tensors, _ = translate(state_dict, KEY_MAPS)
-    backbone, norm = "model.backbone.", "model.backbone.norm."
-    if f"{backbone}level_embed" in tensors and f"{backbone}pos_embed" in tensors:
-        like = tensors[f"{backbone}cls_token"].flatten()
-        tensors.setdefault(f"{norm}weight", torch.ones_like(like))
-        tensors.setdefault(f"{norm}bias", torch.zeros_like(like))
-    return tensors
 
 
 def _adapt_radio(info: BackboneInfo, role: str, tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -8,12 +8,27 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
 _PREFIXES = ("backbone.", "model.model.backbone.", "model.backbone.", "model.encoder.", "model.decoder.", "model.")
-_BACKBONE_IN_CHANGENET = "model.backbone."
+FAMILIES_GROUP = "fiducial.families"
+"""Entry points of packages, each a sequence of :class:`Family`: what the packages' networks look like."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of network, told by the names of its tensors."""
+
+    name: str
+    """What it is called in messages."""
+    patterns: tuple[str, ...]
+    """Regular expressions, each of which some name must match."""
+    backbone: str = ""
+    """What the names of its backbone's tensors begin with, where a file of it can give a backbone."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +84,14 @@ def backbone_keys(
     prefix (``backbone.``, ``model.model.backbone.``, ``model.backbone.``, ``model.encoder.``, ``model.decoder.``,
     ``model.``) is cut; ``ema_*`` is left out. A file whose ``tao_model`` is ``classification`` only loses ``model.``.
     Where two names become one, the later wins. Beyond TAO: of a file with ``teacher.`` and ``student.`` names the
-    preferred side is taken, and of a whole ChangeNet checkpoint the backbone.
+    preferred side is taken, and of a whole network that is known (:class:`Family`) the backbone.
     """
     if tao_model == "classification":
         return {key.removeprefix("model."): value for key, value in state_dict.items()}
     tensors = _one_side(state_dict, prefer)
-    if family_of(tensors).startswith("ChangeNet") and _any_starts(tensors, _BACKBONE_IN_CHANGENET):
-        tensors = {key: value for key, value in tensors.items() if key.startswith(_BACKBONE_IN_CHANGENET)}
+    network = _first(network_families(), list(tensors))
+    if network and network.backbone and _any_starts(tensors, network.backbone):
+        tensors = {key: value for key, value in tensors.items() if key.startswith(network.backbone)}
     return {
         _backbone_key(key): value for key, value in tensors.items() if "module" in key or not key.startswith("ema_")
     }
@@ -103,33 +119,30 @@ def _any_starts(keys: Iterable[str], prefix: str) -> bool:
 
 
 _BACKBONES = (  # the first whose patterns all occur; the specific ones come first
-    ("C-RADIO", (r"\bpatch_generator\.",)),
-    ("FAN", (r"\bpatch_embed\.backbone\.stem\.",)),
-    ("DINOv3", (r"\bblocks\.0\.gamma_1$", r"\breg_token$")),
-    ("NVDINOv2/DINOv2", (r"\bblocks\.0\.ls1\.gamma$", r"\bpatch_embed\.proj\.")),
-    ("ViT (MAE, DeiT)", (r"\bblocks\.0\.attn\.qkv\.", r"\bpatch_embed\.proj\.")),
-    ("ResNet", (r"\blayer4\.0\.conv1\.", r"\bbn1\.")),
+    Family("C-RADIO", (r"\bpatch_generator\.",)),
+    Family("FAN", (r"\bpatch_embed\.backbone\.stem\.",)),
+    Family("DINOv3", (r"\bblocks\.0\.gamma_1$", r"\breg_token$")),
+    Family("NVDINOv2/DINOv2", (r"\bblocks\.0\.ls1\.gamma$", r"\bpatch_embed\.proj\.")),
+    Family("ViT (MAE, DeiT)", (r"\bblocks\.0\.attn\.qkv\.", r"\bpatch_embed\.proj\.")),
+    Family("ResNet", (r"\blayer4\.0\.conv1\.", r"\bbn1\.")),
 )
-_NETWORKS = (
-    ("ChangeNet segment", (r"\bdecoder\.change_probability\.",)),
-    ("ChangeNet classify", (r"\bdecoder\.diff_c\d\.",)),
-    ("ChangeNet classify", (r"^(model\.)?fc1\.\d\.", r"^(model\.)?backbone\.")),
-    ("MAL", (r"^(student|teacher)\.backbone\.", r"\bmask_head\.")),
-    ("ML Recog", (r"\btrunk\.", r"\bembedder\.")),
-)
+
+
+@cache
+def network_families() -> tuple[Family, ...]:
+    """The networks of all installed packages, by their entry points."""
+    return tuple(family for point in entry_points(group=FAMILIES_GROUP) for family in point.load())
 
 
 def family_of(keys: Iterable[str]) -> str:
-    """What kind of model these names look like, in a user's words: ``FAN``, ``ChangeNet classify with C-RADIO``, ...
+    """What kind of model these names look like, in a user's words: a network, a backbone, or one with the other.
 
     A guess for messages; ``an unknown model`` when nothing is recognised.
     """
     names = list(keys)
-    network, backbone = _first(_NETWORKS, names), _first(_BACKBONES, names)
-    return f"{network} with {backbone}" if network and backbone else network or backbone or "an unknown model"
+    found = [family.name for family in (_first(network_families(), names), _first(_BACKBONES, names)) if family]
+    return " with ".join(found) or "an unknown model"
 
 
-def _first(table: Iterable[tuple[str, tuple[str, ...]]], names: Collection[str]) -> str:
-    return next(
-        (family for family, patterns in table if all(any(re.search(p, name) for name in names) for p in patterns)), ""
-    )
+def _first(table: Iterable[Family], names: Collection[str]) -> Family | None:
+    return next((f for f in table if all(any(re.search(p, name) for name in names) for p in f.patterns)), None)

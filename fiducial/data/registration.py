@@ -1,9 +1,9 @@
 """Laying one image over another: the shift between them, and undoing it.
 
 A *shift* is ``(dy, dx)`` in pixels: what to move ``moving`` by, down and right, so that it lies on ``reference``. So
-``apply_shift(moving, shift_between(reference, moving))`` looks like ``reference``, and a test image whose content sits
-two pixels lower than its golden's has the shift ``(-2, 0)``. (scikit-image's ``phase_cross_correlation`` has the same
-sign; it cannot bound its search, which the repeated pads and pins of a board need.)
+``apply_shift(moving, shift_between(reference, moving))`` looks like ``reference``, and an image whose content sits
+two pixels lower than the reference's has the shift ``(-2, 0)``. (scikit-image's ``phase_cross_correlation`` has the
+same sign; it cannot bound its search, which the repeated pads and pins of a board need.)
 """
 
 from __future__ import annotations

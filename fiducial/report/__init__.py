@@ -8,7 +8,7 @@ Every text that goes in is escaped; what a block function returns is finished ma
 
 from fiducial.report.blocks import Cell, Picture, Tile, columns, copy_line, facts, gallery, note, table, tiles
 from fiducial.report.charts import Cursor, Dot, Line, histogram, line_chart
-from fiducial.report.images import data_uri, difference_heat_map
+from fiducial.report.images import data_uri, thumbnail
 from fiducial.report.markup import Html, number, percent, rate, tag
 from fiducial.report.page import Page
 
@@ -24,7 +24,6 @@ __all__ = [
     "columns",
     "copy_line",
     "data_uri",
-    "difference_heat_map",
     "facts",
     "gallery",
     "histogram",
@@ -35,5 +34,6 @@ __all__ = [
     "rate",
     "table",
     "tag",
+    "thumbnail",
     "tiles",
 ]

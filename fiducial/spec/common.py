@@ -171,11 +171,9 @@ class ExportSection(Section):
         None, "File to write; empty puts it beside the checkpoint, with suffix .onnx.", template=MISSING
     )
     on_cpu: bool = knob(False, "Accepted; graphs are always traced on the CPU.")
-    input_channel: int = knob(3, "Channels of the exported model's input; these networks take colour images.", ge=1)
     opset_version: int = knob(17, "ONNX operator set. Raised, with a notice, where the graph needs a newer one.", ge=1)
     batch_size: int = knob(-1, "Batch size fixed in the graph; -1 leaves it open.", ge=-1)
     verbose: bool = knob(False, "Print the graph while it is exported.")
-    format: Annotated[Literal["onnx", "xdl"], Lowercase] = knob("onnx", "File format. Only onnx can be written.")
     overwrite: bool = knob(False, "Replace onnx_file when it exists; otherwise that is an error.", schema=False)
 
 

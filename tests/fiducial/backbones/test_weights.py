@@ -14,7 +14,7 @@ from fiducial.backbones import dinov2, radio, weights
 from fiducial.backbones.dinov2 import DinoV2Embedding, DinoV2Pyramid, DinoV2Shape
 from fiducial.backbones.names import build_embedding, build_pyramid
 from fiducial.backbones.radio import RadioEmbedding, RadioPyramid, RadioShape, RadioViT
-from fiducial.backbones.weights import adapt_state_dict, current_layout, load_backbone
+from fiducial.backbones.weights import adapt_state_dict, load_backbone
 from fiducial.checkpoints.keys import translate
 from fiducial.errors import CheckpointError, SourceError
 
@@ -191,21 +191,14 @@ class TestOldCheckpoints:
         ours = prefixed(make(RADIO, "pyramid").state_dict(), "model.backbone.")
         old = {key.replace("radio.radio.radio.", "radio."): tensor for key, tensor in ours.items()}
         assert old.keys() != ours.keys()
-        assert current_layout(old).keys() == ours.keys()
-        assert translate(old, weights.KEY_MAPS)[1] == ("C-RADIO adapter of TAO up to 6.25.7",)
-
-    def test_dinov2_adapter_gets_its_norm(self):
-        ours = prefixed(make(NVDINO, "pyramid").state_dict(), "model.backbone.")
-        old = {key: tensor for key, tensor in ours.items() if not key.startswith("model.backbone.norm.")}
-        filled = current_layout(old)
-        assert filled.keys() == ours.keys()
-        assert filled["model.backbone.norm.weight"].tolist() == [1] * 32
-        assert filled["model.backbone.norm.bias"].tolist() == [0] * 32
+        renamed, layouts = translate(old, weights.KEY_MAPS)
+        assert renamed.keys() == ours.keys()
+        assert layouts == ("C-RADIO adapter of TAO up to 6.25.7",)
 
     @pytest.mark.parametrize(("name", "role"), [(RADIO, "embedding"), (NVDINO, "embedding"), (RADIO, "pyramid")])
     def test_current_ones_stay_as_they_are(self, name, role):
         ours = prefixed(make(name, role).state_dict(), "model.backbone.")
-        assert list(current_layout(ours)) == list(ours)
+        assert translate(ours, weights.KEY_MAPS) == (ours, ())
 
 
 class TestRefusals:

@@ -90,8 +90,6 @@ class TestKeyMap:
         (["model.backbone.patch_generator.x", "model.decoder.diff_c1.0.weight"], "ChangeNet classify with C-RADIO"),
         (["model.backbone.patch_generator.x", "model.fc1.0.weight"], "ChangeNet classify with C-RADIO"),
         (["model.decoder.change_probability.conv2d.bias"], "ChangeNet segment"),
-        (["student.backbone.x", "teacher.mask_head.convs.0.conv.bias"], "MAL"),
-        (["model.trunk.conv1.weight", "model.embedder.net.0.weight"], "ML Recog"),
         (["foo"], "an unknown model"),
     ],
 )
