@@ -83,7 +83,7 @@ def start_weights(
     report = load_backbone(
         network.backbone,  # type: ignore[arg-type]
         backbone.type,
-        role,  # type: ignore[arg-type]
+        role,
         backbone.pretrained_backbone_path,
         image_size=image_size,
         encryption_key=encryption_key,
