@@ -166,8 +166,8 @@ class Task(ABC, Generic[SpecT]):
         """The rules that span keys. No torch."""
 
     @abstractmethod
-    def check_data(self, spec: SpecT, action: str, *, thorough: bool) -> DataReport:
-        """What the dataset's files say; ``thorough`` looks at each of them. No torch."""
+    def check_data(self, spec: SpecT, splits: Sequence[str], *, thorough: bool) -> DataReport:
+        """What the files of some :meth:`splits` say; ``thorough`` looks at each of them. No torch."""
 
     @abstractmethod
     def runtime(self, spec: SpecT) -> TaskRuntime:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from changenet.classify.rows import (
     SPLITS,
-    SPLITS_OF_ACTION,
     PairRow,
     PairTable,
     check_labels,
@@ -43,17 +42,17 @@ _Named = tuple[PairRow, Path]
 _Size = tuple[int, int]
 
 
-def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
-    """Look at the splits an action reads. ``thorough`` decodes every image and compares splits and pairs.
+def check_data(spec: ExperimentSpec, splits: Sequence[str], thorough: bool) -> DataReport:
+    """Look at some splits. ``thorough`` decodes every image and compares splits and pairs.
 
     A missing validation set is only a warning in training. Problems of every split are collected before any is raised.
     """
     report = DataReport()
     dataset = spec.dataset.classify
     tables: dict[str, PairTable] = {}
-    for split in SPLITS_OF_ACTION[action]:
+    for split in splits:
         files = getattr(dataset, SPLITS[split])
-        if split == "val" and action == "train" and not (files.csv_path or files.images_dir):
+        if split == "val" and not (files.csv_path or files.images_dir):
             where = "dataset.classify.validation_dataset"
             report.problems.append(Problem(where, "not set", "training runs without validation", "warning"))
             continue

@@ -29,7 +29,6 @@ SPLITS = {
     "infer": "infer_dataset",
 }
 """Split to the section of ``dataset.classify`` that names its files."""
-SPLITS_OF_ACTION = {"train": ("train", "val"), "evaluate": ("test",), "inference": ("infer",), "export": ()}
 
 
 @dataclass(frozen=True)

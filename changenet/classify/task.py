@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from changenet.classify.metric_names import METRICS
@@ -29,10 +29,10 @@ class ClassifyTask(ChangeNetTask):
 
         return check_spec(spec, action)
 
-    def check_data(self, spec: ExperimentSpec, action: str, *, thorough: bool) -> DataReport:
+    def check_data(self, spec: ExperimentSpec, splits: Sequence[str], *, thorough: bool) -> DataReport:
         from changenet.classify.inspect import check_data
 
-        return check_data(spec, action, thorough)
+        return check_data(spec, splits, thorough)
 
     def runtime(self, spec: ExperimentSpec) -> ClassifyRuntime:
         from changenet.classify.runtime import ClassifyRuntime

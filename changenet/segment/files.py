@@ -17,11 +17,10 @@ from fiducial.errors import DatasetError, SourceError
 if TYPE_CHECKING:
     from changenet.segment.config import SegmentDataset
 
-__all__ = ["SPLITS", "SPLITS_OF_ACTION", "ScenePair", "Split", "read_list", "read_split"]
+__all__ = ["SPLITS", "ScenePair", "Split", "read_list", "read_split"]
 
 SPLITS = {"train": "train_split", "val": "validation_split", "test": "test_split", "infer": "predict_split"}
 """Split to the key of ``dataset.segment`` that names its list."""
-SPLITS_OF_ACTION = {"train": ("train", "val"), "evaluate": ("test",), "inference": ("infer",), "export": ()}
 CALIBRATION_LIST = "predict"
 _ROOT_KEY = "dataset.segment.root_dir"
 _MAX_DEPTH = 3

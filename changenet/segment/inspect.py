@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from changenet.segment.files import SPLITS_OF_ACTION, ScenePair, Split, read_split
+from changenet.segment.files import ScenePair, Split, read_split
 from changenet.segment.geo import check_alignment
 from changenet.segment.rasters import RASTER_FIX, TIFF, read_info
 from changenet.segment.reading import LabelEncoding, SceneReader, image_size, mask_values
@@ -38,15 +38,15 @@ MAX_BETWEEN = 1e-3
 """Part of the pixels of ``norm`` masks that may be neither 0 nor 255 before a warning."""
 
 
-def check_data(spec: ExperimentSpec, action: str, thorough: bool) -> DataReport:
-    """Look at the splits an action reads. ``thorough`` decodes every image and compares the splits.
+def check_data(spec: ExperimentSpec, wanted: Sequence[str], thorough: bool) -> DataReport:
+    """Look at some splits. ``thorough`` decodes every image and compares the splits.
 
     Problems of every split are collected before any is raised.
     """
     report = DataReport()
     data = spec.dataset.segment
     splits: dict[str, Split] = {}
-    for name in SPLITS_OF_ACTION.get(action, ()):
+    for name in wanted:
         if name == "val" and not data.validation_split:
             where = "dataset.segment.validation_split"
             report.problems.append(Problem(where, "not set", "training runs without validation", "warning"))

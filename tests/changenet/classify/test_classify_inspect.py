@@ -32,43 +32,43 @@ def found(report, level="error"):
 
 class TestFacts:
     def test_counts(self, spec_of):
-        facts = check_data(spec_of(), "train", False).facts
+        facts = check_data(spec_of(), ("train", "val"), False).facts
         assert facts["train"].count == 24
         assert facts["train"].labels == {"PASS": 16, "MISSING": 8}
         assert facts["val"].details["goldens"] == 4
 
     def test_thorough_adds_sizes(self, spec_of):
-        facts = check_data(spec_of(), "evaluate", True).facts
+        facts = check_data(spec_of(), ("test",), True).facts
         assert facts["test"].details["sizes"] == {"32x32": 2 * (11 + 4)}
 
     def test_only_the_splits_of_the_action(self, spec_of):
-        assert list(check_data(spec_of(), "inference", False).facts) == ["infer"]
-        assert list(check_data(spec_of(), "export", False).facts) == []
+        assert list(check_data(spec_of(), ("infer",), False).facts) == ["infer"]
+        assert list(check_data(spec_of(), (), False).facts) == []
 
     def test_good_data(self, spec_of):
-        assert check_data(spec_of(), "train", True).problems == []
+        assert check_data(spec_of(), ("train", "val"), True).problems == []
 
 
 class TestFiles:
     def test_missing_file_with_another_extension_beside_it(self, spec_of, data):
         (data / "train/b4/0000_WhiteLight.png").rename(data / "train/b4/0000_WhiteLight.JPG")
-        (problem,) = found(check_data(spec_of(), "train", False))
+        (problem,) = found(check_data(spec_of(), ("train", "val"), False))
         assert problem.where == f"{data}/train.csv:6"
         assert problem.found == f"Image file wasn't found at {data}/train/b4/0000_WhiteLight.png"
         assert problem.fix == "there is 0000_WhiteLight.JPG: set dataset.classify.image_ext: .JPG"
 
     def test_every_missing_file_is_listed(self, spec_of):
-        assert len(found(check_data(spec_of(dataset__classify__image_ext=".jpg"), "evaluate", False))) == 2 * (11 + 4)
+        assert len(found(check_data(spec_of(dataset__classify__image_ext=".jpg"), ("test",), False))) == 2 * (11 + 4)
 
     def test_extension_in_object_name(self, spec_of, data):
         text = (data / "val.csv").read_text()
         (data / "val.csv").write_text(text.replace(",0000,", ",0000.png,"))
-        problems = found(check_data(spec_of(), "evaluate", False))
+        problems = found(check_data(spec_of(), ("test",), False))
         assert {problem.fix for problem in problems} == {"object_name already ends in .png: remove it from the CSV"}
 
     def test_wrong_folder(self, spec_of, data):
         (data / "train").rename(data / "elsewhere")
-        problems = found(check_data(spec_of(), "train", False))
+        problems = found(check_data(spec_of(), ("train", "val"), False))
         assert f"the folder {data}/train/b0 does not exist" in problems[0].fix
 
     @pytest.mark.parametrize("cut", [True, False])
@@ -76,15 +76,15 @@ class TestFiles:
         path = data / "val/b1/0001_SolderLight.png"
         content = path.read_bytes()
         path.write_bytes(content[:100] + (b"" if cut else bytes(len(content) - 120) + content[-20:]))
-        assert len(found(check_data(spec_of(), "evaluate", False))) == cut
-        (problem,) = found(check_data(spec_of(), "evaluate", True))
+        assert len(found(check_data(spec_of(), ("test",), False))) == cut
+        (problem,) = found(check_data(spec_of(), ("test",), True))
         assert problem.where == f"{data}/val.csv:3"
         assert str(path) in problem.found
 
     def test_lights_of_different_sizes(self, spec_of, data, make_image):
         make_image(data / "val/b1/0001_SolderLight.png", np.zeros((32, 40, 3)))
         make_image(data / "golden/0003_WhiteLight.png", np.zeros((16, 32, 3)))
-        problems = found(check_data(spec_of(), "evaluate", True), "warning")
+        problems = found(check_data(spec_of(), ("test",), True), "warning")
         text = [problem.found for problem in problems if "different sizes" in problem.found]
         assert text[0] == "lights of the test image have different sizes: 32x32, 40x32"
         assert text[1] == "lights of the golden have different sizes: 32x16, 32x32"
@@ -92,7 +92,7 @@ class TestFiles:
     def test_several_goldens_need_a_folder_with_images(self, spec_of, data):
         shutil.rmtree(data / "golden")
         (data / "golden").mkdir()
-        problems = found(check_data(spec_of(dataset__classify__num_golden=2), "evaluate", False))
+        problems = found(check_data(spec_of(dataset__classify__num_golden=2), ("test",), False))
         assert problems[0].found == f"no *.png image in {data}/golden"
         assert len([problem for problem in problems if "no *.png" in problem.found]) == 1
 
@@ -100,35 +100,35 @@ class TestFiles:
 class TestRows:
     def test_all_pass_cannot_be_trained_on(self, spec_of, data):
         (data / "train.csv").write_text((data / "train.csv").read_text().replace("MISSING", "PASS"))
-        (problem,) = found(check_data(spec_of(), "train", False))
+        (problem,) = found(check_data(spec_of(), ("train", "val"), False))
         assert "no defects" in problem.found
 
     def test_one_class_is_only_odd_elsewhere(self, spec_of, data):
         for split in ("train", "val"):
             text = (data / f"{split}.csv").read_text()
             (data / f"{split}.csv").write_text(text.replace("PASS", "OPEN"))
-        report = check_data(spec_of(), "train", False)
+        report = check_data(spec_of(), ("train", "val"), False)
         assert found(report) == []
         assert {problem.found for problem in found(report, "warning")} == {"no PASS rows"}
 
     def test_fewer_rows_than_a_batch(self, spec_of):
-        (problem,) = found(check_data(spec_of(dataset__classify__batch_size=32), "train", False))
+        (problem,) = found(check_data(spec_of(dataset__classify__batch_size=32), ("train", "val"), False))
         assert "24 rows are fewer than one batch of 32" in problem.found
-        assert found(check_data(spec_of(dataset__classify__batch_size=32), "evaluate", False)) == []
+        assert found(check_data(spec_of(dataset__classify__batch_size=32), ("test",), False)) == []
 
     def test_fewer_rows_than_one_batch_for_every_gpu(self, spec_of):
-        report = check_data(spec_of(dataset__classify__batch_size=16, train__num_gpus=2), "train", False)
+        report = check_data(spec_of(dataset__classify__batch_size=16, train__num_gpus=2), ("train", "val"), False)
         assert "24 rows for 2 devices with batches of 16" in found(report, "warning")[0].found
 
     def test_no_validation_set_is_no_error(self, make_spec):
-        report = check_data(make_spec(dataset__classify__validation_dataset={}), "train", False)
+        report = check_data(make_spec(dataset__classify__validation_dataset={}), ("train", "val"), False)
         assert [problem.level for problem in report.problems] == ["warning"]
         assert list(report.facts) == ["train"]
 
     def test_problems_of_all_splits_together(self, spec_of, data):
         (data / "train.csv").write_text("a;b\n1;2\n")
         (data / "val/b1/0001_SolderLight.png").unlink()
-        where = [problem.where for problem in found(check_data(spec_of(), "train", False))]
+        where = [problem.where for problem in found(check_data(spec_of(), ("train", "val"), False))]
         assert where == [f"{data}/train.csv:1", f"{data}/val.csv:3"]
 
 
@@ -136,7 +136,7 @@ class TestThorough:
     def test_test_images_that_are_trained_on(self, spec_of, data):
         for light in ("SolderLight", "WhiteLight"):
             shutil.copy(data / f"train/b2/0002_{light}.png", data / f"val/b2/0002_{light}.png")
-        problems = found(check_data(spec_of(), "train", True), "warning")
+        problems = found(check_data(spec_of(), ("train", "val"), True), "warning")
         assert {(p.where, p.found) for p in problems} == {
             (f"{data}/val.csv:4", f"the same image as {data}/train.csv:4"),
         }
@@ -151,7 +151,7 @@ class TestThorough:
             for light in ("SolderLight", "WhiteLight"):
                 make_image(data / f"golden/{golden:04d}_{light}.png", picture)
                 make_image(data / f"val/b{row}/{golden:04d}_{light}.png", noisy)
-        problems = [p for p in found(check_data(spec_of(), "evaluate", True), "warning") if "beside" in p.found]
+        problems = [p for p in found(check_data(spec_of(), ("test",), True), "warning") if "beside" in p.found]
         assert len(problems) == 1
         assert "1 of 11 test images lie more than 3 pixels beside their golden (line 7 by 6.0)" in problems[0].found
         assert "dataset.classify.align: shift" in problems[0].fix

@@ -15,13 +15,16 @@ def root(tmp_path, make_scenes):
     return folder
 
 
+SPLITS = {"train": ("train", "val"), "evaluate": ("test",), "inference": ("infer",)}
+
+
 def said(spec, action="train", thorough=False, level=None):
-    report = check_data(spec, action, thorough)
+    report = check_data(spec, SPLITS[action], thorough)
     return [str(problem) for problem in report.problems if level in (None, problem.level)]
 
 
 def test_a_good_set_has_no_problems(root, make_spec):
-    report = check_data(make_spec(root), "train", True)
+    report = check_data(make_spec(root), ("train", "val"), True)
     assert report.problems == []
     assert report.facts["train"].count == 4
     assert report.facts["train"].labels == {"unchanged": "85.94%", "changed": "14.06%"}

@@ -101,6 +101,26 @@ class TestBest:
         assert name("best", train.parent, monitor="train_loss") == "model_epoch_000_step_00010.pth"
         assert name("best", train.parent, monitor="nothing") == "model_epoch_002_step_00030.pth"
 
+    def test_status_of_tao_that_validates_after_the_epoch(self, train):
+        """One of its networks writes the record of the validation between those of the loop and of the training."""
+        records = []
+        for epoch, rank in ((0, 0.5), (1, 0.9), (2, 0.7)):
+            records += [
+                {"epoch": epoch, "message": "Training loop in progress"},
+                {"message": "Eval metrics generated.", "kpi": {"val Precision at Rank 1": rank}},
+                {"message": "Train metrics generated.", "kpi": {"train_loss": 1.0}},
+            ]
+        write_status(train, records)
+        found = resolve("best", train.parent, monitor="val Precision at Rank 1", mode="max")
+        assert found.path.name == "model_epoch_001_step_00025.pth"
+
+    def test_weights_of_another_program_are_no_checkpoint(self, train):
+        (train / "model.bin").touch()  # OpenVINO's
+        for path in train.glob("*.pth"):
+            path.unlink()
+        with pytest.raises(CheckpointError, match="holds no"):
+            resolve("best", train.parent)
+
 
 class TestPaths:
     def test_folders(self, train):

@@ -8,7 +8,7 @@ may come wrapped. No ``precision``, no ``task`` key, no loss in validation.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ class Seek(Task[Spec]):
             found = f"{spec.train.batch_size} is no multiple of train.per_kind {spec.train.per_kind}"
             yield Problem("train.batch_size", found, "make it one")
 
-    def check_data(self, spec: Spec, action: str, *, thorough: bool) -> DataReport:
+    def check_data(self, spec: Spec, splits: Sequence[str], *, thorough: bool) -> DataReport:
         report = DataReport()
         try:
             shapes = read_annotations(spec.data.annotations)["shapes"]
@@ -142,7 +142,8 @@ class Seek(Task[Spec]):
         kinds: dict[str, int] = {}
         for shape in shapes:
             kinds[shape["kind"]] = kinds.get(shape["kind"], 0) + 1
-        report.facts["train"] = SplitFacts(len(shapes), "shapes", labels=kinds)
+        for split in splits:
+            report.facts[split] = SplitFacts(len(shapes), "shapes", labels=kinds)
         return report
 
     def runtime(self, spec: Spec) -> TaskRuntime:

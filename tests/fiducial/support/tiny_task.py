@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fiducial.errors import Problem
@@ -59,7 +59,7 @@ class Line(Task[Spec]):
         if not spec.train.lr and action == "train":
             yield Problem("train.lr", "found 0", "nothing is learnt", "warning")
 
-    def check_data(self, spec: Spec, action: str, *, thorough: bool) -> DataReport:
+    def check_data(self, spec: Spec, splits: Sequence[str], *, thorough: bool) -> DataReport:
         rows = spec.dataset.rows
         return DataReport({"train": SplitFacts(rows, "rows", labels={"x": rows})})
 
