@@ -251,8 +251,13 @@ def run(page: str, folder: Path, monkeypatch, which: slice = slice(None)) -> dic
 @pytest.mark.slow
 class TestCodeOfThePages:
     def test_readme(self, folder, monkeypatch, capsys):
+        again = {**spec_tree(folder), "results_dir": str(folder / "again")}
+        (folder / "spec.yaml").write_text(yaml.safe_dump(again), encoding="utf-8")
         names = run("README.md", folder, monkeypatch)
         assert 0 <= names["result"].score <= 1
+        assert [epoch for epoch, _ in names["trained"].history] == [0, 1, 2]
+        assert names["trained"].history[-1][1]["val_auroc"] == names["trained"].kpis["val_auroc"]
+        assert all(path.is_file() for path in names["trained"].files)
         assert capsys.readouterr().out.splitlines()[0].split()[-1] in ("PASS", "FAIL")
         assert names["change"].mask.shape == (2 * SIDE, 2 * SIDE)
 
