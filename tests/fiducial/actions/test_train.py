@@ -230,7 +230,11 @@ class TestFailures:
         ("error", "record", "advice"),
         [
             (MemoryError("no room"), "MemoryError: no room", "out of memory"),
-            (RuntimeError("CUDA out of memory. Tried"), "RuntimeError: CUDA out of memory. Tried", "lower the batch size"),
+            (
+                RuntimeError("CUDA out of memory. Tried"),
+                "RuntimeError: CUDA out of memory. Tried",
+                "lower the batch size",
+            ),
             (NotImplementedError("x"), "Feature not implemented: x", ""),
             (ValueError("x"), "Parameter validation error: x", ""),
             (OSError("x"), "File system error: x", ""),
