@@ -105,7 +105,7 @@ def backbone_info(name: str) -> BackboneInfo:
         return BACKBONES[name]
     except KeyError:
         known = ", ".join(BACKBONES)
-        raise SpecError("model.backbone.type", f"unknown backbone {name!r}", f"use one of: {known}") from None
+        raise SpecError("backbone", f"unknown backbone {name!r}", f"use one of: {known}") from None
 
 
 def _build(name: str, role: str, image_size: tuple[int, int], options: dict[str, Any]) -> nn.Module:

@@ -25,8 +25,6 @@ __all__ = ["KEY_MAPS", "adapt_state_dict", "load_backbone", "resize_patch_kernel
 
 log = logging.getLogger("fiducial")
 
-SPEC_KEY = "model.backbone.pretrained_backbone_path"
-
 KEY_MAPS = (
     KeyMap(
         "C-RADIO adapter of TAO up to 6.25.7",
@@ -56,7 +54,7 @@ def adapt_state_dict(
     image_size: tuple[int, int],
     *,
     tao_model: str | None = None,
-    where: str = SPEC_KEY,
+    where: str = "weights",
 ) -> dict[str, Tensor]:
     """The tensors of a pretrained file as the backbone ``name`` built for ``role`` and ``image_size`` takes them.
 
@@ -72,7 +70,7 @@ def adapt_state_dict(
         raise CheckpointError(
             where,
             f"a file of {found}, but {name} is {info.family}",
-            f"give a file of {info.family}, or set model.backbone.type to what the file holds",
+            f"give a file of {info.family}, or name the backbone that the file holds",
         )
     try:
         if info.family == "C-RADIO":
@@ -92,7 +90,7 @@ def load_backbone(
     source: str | Path | Mapping[str, Tensor],
     image_size: tuple[int, int],
     *,
-    key: str = SPEC_KEY,
+    key: str = "weights",
     encryption_key: str | None = None,
 ) -> LoadReport:
     """Loads pretrained weights into a module that ``build_pyramid`` or ``build_embedding`` made for ``image_size``.
@@ -187,7 +185,7 @@ def _require_place_for_blocks(tensors: Mapping[str, Tensor], module: nn.Module, 
         raise CheckpointError(
             where,
             f"{len(spare)} tensors of the file's blocks are not in {name}: {', '.join(spare[:3])}, …",
-            "set model.backbone.type to the network that the file holds",
+            "name the backbone that the file holds",
         )
 
 

@@ -86,6 +86,7 @@ def start_weights(
         role,
         backbone.pretrained_backbone_path,
         image_size=image_size,
+        key="model.backbone.pretrained_backbone_path",
         encryption_key=encryption_key,
     )
     return report.summary()
