@@ -21,8 +21,7 @@ from fiducial.actions.perform import compose_for, known_action, read_spec, run_a
 from fiducial.actions.registry import actions_of
 from fiducial.errors import SpecError, UserError
 from fiducial.run.console import FAIL, LOGGER, PASS, last_line, set_up_console
-from fiducial.spec.compose import parse_path_map
-from fiducial.spec.knob import walk
+from fiducial.spec.path_map import parse_path_map
 from fiducial.task import Task
 
 PATH_MAP_VARIABLE = "FIDUCIAL_MAP_PATH"
@@ -128,7 +127,6 @@ def _parse(tasks: Sequence[Task[Any]], argv: list[str], prog: str) -> Command:
     for action in actions.values():
         if not action.refusal:
             _add_command(commands, action.name, action, tasks, runs)
-    has_task_key = "task" in tasks[0].spec_model().model_fields
     aliases: dict[str, tuple[Task[Any], Action]] = {}
     for task in tasks:
         for action in runs:
@@ -144,7 +142,8 @@ def _parse(tasks: Sequence[Task[Any]], argv: list[str], prog: str) -> Command:
     overrides = tuple(unknown)
     if known.action in aliases:
         task, action = aliases[known.action]
-        overrides = (f"task={task.name}", *overrides) if has_task_key else overrides
+        if "task" in tasks[0].spec_model().model_fields:
+            overrides = (f"task={task.name}", *overrides)
     else:
         action = actions[known.action]
     checked = getattr(known, "checked", None)
@@ -206,6 +205,8 @@ class _KeyHelp(argparse.HelpFormatter):
         text = super().format_help()
         if " default_specs" in text.splitlines()[0] or not text.startswith("usage") or self.task is None:
             return text
+        from fiducial.spec.knob import walk  # brings pydantic
+
         lines = ["", "spec keys set most often (all of them: default_specs):"]
         for key in walk(self.task.spec_model()):
             if key.meta.popular and key.section is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fiducial.actions.action import Action
 from fiducial.actions.registry import actions_of, folder_of
@@ -12,8 +12,10 @@ from fiducial.actions.result import Result
 from fiducial.errors import SHOWN, SpecError, UserError
 from fiducial.run.console import LOGGER
 from fiducial.run.ranks import global_rank, leave_group
-from fiducial.spec.compose import Composed, Source, compose, read_source
 from fiducial.task import Task, dispatch
+
+if TYPE_CHECKING:
+    from fiducial.spec.compose import Composed, Source
 
 __all__ = ["compose_for", "known_action", "perform", "read_spec", "run_action"]
 
@@ -53,6 +55,8 @@ def known_action(tasks: Sequence[Task[Any]], name: str) -> Action:
 
 def read_spec(tasks: Sequence[Task[Any]], spec: Path | Mapping[str, Any] | None, overrides: Sequence[str]) -> Source:
     """The spec as it is written, not validated. Raises: SpecError when it cannot be read."""
+    from fiducial.spec.compose import read_source  # brings pydantic, which --help does without
+
     return read_source(tasks[0].spec_model(), spec, overrides, unwrap=tasks[0].unwrap)
 
 
@@ -63,6 +67,8 @@ def compose_for(
 
     Raises: SpecError; with ``record`` after a FAILURE record where the raw spec says where to.
     """
+    from fiducial.spec.compose import compose
+
     kind = tasks[0].spec_model()
     try:
         composed = compose(

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fiducial.actions.action import Action, refused
-from fiducial.deploy.kinds import runs_an_engine
 from fiducial.task import Task
 
 if TYPE_CHECKING:
@@ -81,4 +80,6 @@ def actions_of(tasks: Sequence[Task[Any]]) -> dict[str, Action]:
 
 def folder_of(action: Action, section: Mapping[str, Any]) -> str:
     """The action's folder below ``results_dir``; ``section`` holds the values of its keys."""
+    from fiducial.deploy.kinds import runs_an_engine  # with the rest of it not needed for --help
+
     return action.engine_folder if action.engine_folder and runs_an_engine(section) else action.name

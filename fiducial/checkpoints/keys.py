@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Literal, TypeVar
 
 T = TypeVar("T")
@@ -131,6 +130,8 @@ _BACKBONES = (  # the first whose patterns all occur; the specific ones come fir
 @cache
 def network_families() -> tuple[Family, ...]:
     """The networks of all installed packages, by their entry points."""
+    from importlib.metadata import entry_points  # not worth its time at every start
+
     return tuple(family for point in entry_points(group=FAMILIES_GROUP) for family in point.load())
 
 
