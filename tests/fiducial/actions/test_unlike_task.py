@@ -18,6 +18,7 @@ from seek_task import SEEK, write_annotations
 from fiducial import cli
 from fiducial.checkpoints.reading import read
 from fiducial.deploy.card import ModelCard
+from fiducial.errors import SpecError
 from fiducial.run.resume import Place, place_of
 from fiducial.run.status import read_status
 
@@ -142,6 +143,26 @@ class TestTrain:
         assert [epoch for epoch, _ in result.history] == [0, 1]
         assert result.history[1][1][BEST] == result.kpis[BEST]
         assert {path.name for path in result.files} >= {"seek_model_latest.pth", "seek_model_best.pth"}
+
+    def test_results_of_the_other_actions(self, trained, tmp_path):
+        from fiducial.actions.perform import perform
+
+        found = {}
+        for action, more in (("evaluate", ()), ("inference", ()), ("export", ("export.onnx_file=out.onnx",))):
+            overrides = ["results_dir=a", *more]
+            found[action] = perform([SEEK], action, {"wandb": {"enable": False}}, overrides)
+        assert set(found["evaluate"].kpis) == {"test Precision at Rank 1", "test_box_error"}
+        assert found["evaluate"].files == (tmp_path / "a/evaluate/shapes.json",)
+        assert (found["inference"].kpis, found["inference"].files) == ({}, (tmp_path / "a/inference/shapes.json",))
+        assert found["export"].files == (Path("out.onnx"),)
+
+    def test_a_refused_action_is_an_error_of_the_user(self):
+        from fiducial.actions.perform import perform
+
+        with pytest.raises(SpecError, match="not available in this version"):
+            perform([SEEK], "quantize", None)
+        with pytest.raises(SpecError, match="no such action"):
+            perform([SEEK], "polish", None)
 
 
 class TestResume:
