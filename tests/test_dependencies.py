@@ -28,6 +28,7 @@ DISTRIBUTIONS = {
 """Import names of distributions that are called otherwise."""
 
 UNDER_THE_HOOD = {
+    "aiobotocore": "bounds boto3, which pip would otherwise try in hundreds of versions beside s3fs",
     "onnxscript": "torch.onnx.export builds its graphs with it",
     "tensorboard": "Lightning's TensorBoardLogger writes with it",
     "mypy": "make lint",
