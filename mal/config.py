@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from math import inf
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from fiducial.spec import common
 from fiducial.spec.common import OptionalText, Text
@@ -56,7 +55,7 @@ class DatasetSection(Section):
     image_cache_mb: int = knob(512, "Memory of each loader process for decoded pictures, in MiB.", ge=0, schema=False)
     shuffle_pool: int = knob(
         64,
-        "Pictures whose boxes are shuffled among each other: more is more random, fewer decode each picture less often.",
+        "Pictures whose boxes are shuffled among each other: more is more random, fewer decodes each picture once.",
         ge=1,
         schema=False,
     )
@@ -81,7 +80,7 @@ class ModelSection(Section):
     vit_dpr: float = knob(0, "Stochastic depth: rate of the last block.", ge=0, lt=1)
     teacher_init: Literal["random", "student"] = knob(
         "random",
-        "How the teacher begins where weights say nothing: with heads of its own, as in TAO, or as a copy of the student.",
+        "How the teacher begins where no weights are given: by itself, as in TAO, or as a copy of the student.",
         schema=False,
     )
     activation_checkpointing: bool = knob(
@@ -189,10 +188,6 @@ class ExportSection(common.ExportSection):
     """``export``: checkpoint to ONNX."""
 
     use_teacher: bool = knob(False, "Export the teacher in place of the student.", schema=False)
-
-
-_OLD = {"gpus": "gpu_ids", "num_nodes": "num_nodes"}
-"""Keys at the top level of specs in TAO's documents, and what they are called in an action's section."""
 
 
 class ExperimentSpec(common.ExperimentBase):

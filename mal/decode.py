@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,21 @@ class PlacedMask:
             int(self.y + rows[-1] + 1),
         )
 
+    def within(self, box: Sequence[float]) -> PlacedMask:
+        """The part of it in a box ``(x0, y0, x1, y1)``, whose last row and column are part of it."""
+        x0, y0, x1, y1 = (int(corner) for corner in box)
+        rows = np.arange(self.y, self.y + self.mask.shape[0])
+        columns = np.arange(self.x, self.x + self.mask.shape[1])
+        inside = np.outer((rows >= y0) & (rows <= y1), (columns >= x0) & (columns <= x1))
+        return replace(self, mask=self.mask & inside)
+
+    def window_of(self, other: NDArray[Any]) -> NDArray[Any]:
+        """What a mask of the whole picture holds in the window of this one."""
+        return other[self.y : self.y + self.mask.shape[0], self.x : self.x + self.mask.shape[1]]
+
     def iou(self, other: NDArray[Any]) -> float:
         """Intersection over union with a mask of the whole picture: ``|a and b| / (|a or b| + 1e-6)``."""
-        window = other[self.y : self.y + self.mask.shape[0], self.x : self.x + self.mask.shape[1]] != 0
+        window = self.window_of(other) != 0
         both = int(np.count_nonzero(self.mask & window))
         return both / (self.area + int(np.count_nonzero(other)) - both + 1e-6)
 

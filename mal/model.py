@@ -146,7 +146,7 @@ def build_labeler(
     drop_path: float = 0.0,
     activation_checkpointing: bool = False,
 ) -> MaskNetwork:
-    """An untrained network for your own loop. ``arch``: :func:`fiducial.backbones.mae.parse_vit`'s names.
+    """An untrained network for your own loop. ``arch``: :func:`fiducial.backbones.vit_names.parse_vit`'s names.
 
     Raises: ValueError for an unknown name, or settings that do not go together.
     """
