@@ -16,7 +16,7 @@ from torch import Tensor
 from changenet.classify.data import PairReader
 from changenet.classify.metrics import ClassifyReport, checked_margin, classify_report, suggest_margin
 from changenet.classify.rows import PairTable
-from fiducial.errors import MetricError, Problem
+from fiducial.errors import MetricError, Problem, UserError
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
@@ -41,7 +41,7 @@ def unsound_rows(results: PairResults) -> list[int]:
     return [int(row) for row in results.row[~results.score.isfinite()]]
 
 
-def unsound(rows: Sequence[int], where: Callable[[int], str]) -> MetricError:
+def unsound(rows: Sequence[int], where: Callable[[int], str]) -> UserError:
     """The error that names the rows without a sound score; ``where`` says where a row is."""
     return MetricError.of(Problem(where(row), "the score is NaN or infinite", _UNSOUND) for row in rows)
 

@@ -63,7 +63,7 @@ class TestDecide:
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     def test_no_decision_on_what_is_no_number(self, bad, table, tmp_path):
         scores = np.array([0.1, bad, 0.9, bad, *[0.2] * 7], dtype=np.float32)
-        with pytest.raises(MetricError, match="2 problems:\n.*score 1 · the score is NaN or infinite"):
+        with pytest.raises(MetricError, match=r"2 problems:\n.*score 1 · the score is NaN or infinite"):
             decide(scores, 0.5)
         with pytest.raises(MetricError, match="NaN or infinite"):
             write_inference(tmp_path, table, results_of(scores), margin=0.5)
