@@ -6,6 +6,7 @@ Spec keys that a message names, and what an entry is called, come from the calle
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,9 +85,10 @@ def how_to_find(path: Path, *, renamed: str, folders: str, otherwise: str) -> st
     ``renamed``: what to do when one lies beside it with another extension (``{suffix}``); ``folders``: what to look at
     when there is no such folder; ``otherwise``: when nothing explains it.
     """
-    if odd := odd_name(str(path)):
+    missing = missing_folder(path)
+    if odd := odd_name(str(path.relative_to((missing or path).parent))):
         return odd
-    if path.is_symlink() and (wrong := why_unreadable(path)):
+    if os.path.islink(path) and (wrong := why_unreadable(path)):
         return f"it is {wrong[0]}: {wrong[1]}"
     for other in nearby(path):
         if same_name(path.name, other.name):
@@ -95,7 +97,7 @@ def how_to_find(path: Path, *, renamed: str, folders: str, otherwise: str) -> st
             return f"there is {other.name}: capitals count"
         if path.suffix.lower() != other.suffix.lower() and other.suffix.lower() in IMAGE_SUFFIXES:
             return f"there is {other.name}: {renamed.format(suffix=other.suffix)}"
-    if missing := missing_folder(path):
+    if missing:
         return f"{_not_a_folder(missing)}: {folders}"
     return otherwise
 

@@ -21,6 +21,7 @@ __all__ = [
     "ImageCache",
     "ImageFacts",
     "check_whole",
+    "has_16_bits",
     "image_facts",
     "is_deep",
     "nearby",
@@ -124,15 +125,29 @@ class ImageFacts:
 def image_facts(path: Path | str) -> ImageFacts:
     """Decode an image and look at it. Raises: DatasetError as :func:`read_image` and :func:`to_rgb`."""
     with open_image(path) as image:
-        has_high_bytes = image.mode == "RGB" and any("16" in str(tile[3]) for tile in image.tile)
+        has_high_bytes = _has_high_bytes(image)
         image.load()
     highest = None
     if image.mode.startswith("I;16"):
         highest = int(np.asarray(image).max(initial=0))
-    elif has_high_bytes:  # Pillow keeps the higher byte of each of three channels
+    elif has_high_bytes:
         highest = int(np.asarray(image).max(initial=0)) << 8 | 255
     to_rgb(image, where=str(path))
     return ImageFacts(image.size, highest)
+
+
+def _has_high_bytes(image: ImageFile.ImageFile) -> bool:
+    """Whether each of several channels has 16 bits in the file, of which Pillow gives the higher 8."""
+    return len(image.getbands()) > 1 and any("16" in str(tile[3]) for tile in image.tile)
+
+
+def has_16_bits(path: Path | str) -> bool:
+    """Whether the header says that a channel has 16 bits; False for what is no image."""
+    try:
+        with open_image(path) as image:
+            return image.mode.startswith("I;16") or _has_high_bytes(image)
+    except DatasetError:
+        return False
 
 
 def is_deep(path: Path | str) -> bool:

@@ -74,7 +74,12 @@ class TestReadCsv:
 
     @pytest.mark.parametrize(
         ("text", "found"),
-        [("", "the header is empty"), (HEADER, "no rows"), (b"\xff\xfe\x00", "cannot be read as CSV")],
+        [
+            ("", "an empty file"),
+            ("\n", "the header is empty"),
+            (HEADER, "no rows"),
+            (b"\xff\xfe\x00", "cannot be read as CSV"),
+        ],
     )
     def test_nothing_to_read(self, tmp_path, text, found):
         with pytest.raises(DatasetError, match=found):
