@@ -18,7 +18,7 @@ from torch import nn
 
 from changenet.classify.data import registered
 from changenet.classify.model import score as score_of
-from changenet.classify.outputs import DECISIONS
+from changenet.classify.outputs import decide, unsound
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.classify.transform import Pixels, compose_lights
 from changenet.config import ExperimentSpec
@@ -88,31 +88,38 @@ class Inspector:
     def score(self, test: Lights, golden: Lights | Sequence[Lights]) -> PairScore:
         """Compare one part with its golden (with several: a sequence of ``dataset.classify.num_golden`` goldens).
 
-        Raises: DatasetError for a picture that cannot be read, or a wrong number of lights or goldens.
+        Raises: DatasetError for a picture that cannot be read, or a wrong number of lights or goldens; MetricError when
+            the score, or the margin, is not a finite number.
         """
         return self.score_many([(test, golden)])[0]
 
     def score_many(
         self, pairs: Iterable[tuple[Lights, Lights | Sequence[Lights]]], *, batch_size: int = 16
     ) -> list[PairScore]:
-        """Compare many parts with their goldens; results in the order of ``pairs``, which may be a generator."""
+        """Compare many parts with their goldens; results in the order of ``pairs``, which may be a generator.
+
+        Raises: as :meth:`score`; MetricError naming the pairs, counted from 0, whose score is not a number, or for a
+            margin that is none.
+        """
         results: list[PairScore] = []
         batch: list[tuple[torch.Tensor, torch.Tensor]] = []
         for test, golden in pairs:
             batch.append(self._prepare(test, golden))
             if len(batch) == batch_size:
-                results += self._run(batch)
+                results += self._run(batch, len(results))
                 batch = []
-        return results + (self._run(batch) if batch else [])
+        return results + (self._run(batch, len(results)) if batch else [])
 
-    def _run(self, batch: list[tuple[torch.Tensor, torch.Tensor]]) -> list[PairScore]:
+    def _run(self, batch: list[tuple[torch.Tensor, torch.Tensor]], first: int) -> list[PairScore]:
+        """``first``: the place of the batch's first pair among all, from 0, for messages."""
         device = self._predictor.device
         test, golden = (torch.stack(images).to(device) for images in zip(*batch, strict=True))
         unknown = torch.full((len(batch),), -1)  # nothing says which goldens are the same
         output = self._predictor.predict({"test": test, "golden": golden, "golden_id": unknown})
-        margin = np.float32(self.margin)
         scores = score_of(output["output"]).float().cpu().numpy()
-        return [PairScore(float(score), DECISIONS[int(score > margin)]) for score in scores]
+        if bad := np.flatnonzero(~np.isfinite(scores)).tolist():
+            raise unsound(bad, lambda place: f"pair {first + place}")
+        return [PairScore(*result) for result in zip(scores.tolist(), decide(scores, self.margin), strict=True)]
 
     def _prepare(self, test: Lights, golden: Lights | Sequence[Lights]) -> tuple[torch.Tensor, torch.Tensor]:
         count = self._runtime.layout.num_golden

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from changenet.classify.metric_names import METRICS
 from changenet.classify.metrics import classify_report, suggest_margin
 from changenet.classify.model import score as score_of
-from changenet.classify.outputs import PairResults, summary_line, write_evaluation, write_inference
+from changenet.classify.outputs import (
+    PairResults,
+    summary_line,
+    unsound,
+    unsound_rows,
+    write_evaluation,
+    write_inference,
+)
 from changenet.classify.rows import PairTable
 from fiducial.errors import MetricError
 from fiducial.metric_table import Stage
@@ -41,12 +50,19 @@ class PairEvaluator(Evaluator[PairResults]):
     """Collects the scores of every batch on every rank, whatever ran the model.
 
     Scores above ``margin`` fail. ``groups`` are the component types of all rows, where metrics of each are wanted.
+    ``where`` tells messages where a row stands.
     """
 
     def __init__(
-        self, stage: Stage, *, margin: float, groups: Sequence[str] | None = None, files: PairFiles | None = None
+        self,
+        stage: Stage,
+        *,
+        margin: float,
+        groups: Sequence[str] | None = None,
+        where: Callable[[int], str] = "row {}".format,
+        files: PairFiles | None = None,
     ) -> None:
-        self.stage, self.margin, self.groups, self.files = stage, margin, groups, files
+        self.stage, self.margin, self.groups, self.where, self.files = stage, margin, groups, where, files
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def update(self, outputs: Outputs, batch: Batch, *, source: int = 0) -> None:
@@ -66,6 +82,17 @@ class PairEvaluator(Evaluator[PairResults]):
         return PairResults(row[order], label[order], score[order])
 
     def kpis(self, result: PairResults) -> Kpis:
+        """The metrics of the stage; in training none of them is known when a score is NaN or infinite.
+
+        Raises: MetricError naming the rows with such a score in ``evaluate`` and ``inference``.
+        """
+        if rows := unsound_rows(result):
+            error = unsound(rows, self.where)
+            if self.stage in ("test", "infer"):
+                raise error
+            found = f"{len(rows)} of {len(result.row)} {self.stage} scores are NaN or infinite"
+            LOGGER.warning("%s: no metric is known (first: %s)", found, error.problems[0].where)
+            return {name: math.nan for name, metric in METRICS.kpis(self.stage).items() if metric.unit != "loss"}
         if self.stage == "infer":
             return {}
         known = self.groups if self.groups and result.row.max() < len(self.groups) else None
@@ -86,8 +113,6 @@ class PairEvaluator(Evaluator[PairResults]):
         LOGGER.info("%s", summary_line(report))
         if report.total.num_defects:
             margin = suggest_margin(result.score, result.label)
-            LOGGER.info(
-                "the largest eval_margin that misses no defect of this data: %.4g (now %g)", margin, self.margin
-            )
+            LOGGER.info("the largest eval_margin that misses no defect of this data: %s (now %g)", margin, self.margin)
         LOGGER.info("report: %s", folder / "report.html")
         return tuple(folder / name for name in ("metrics.json", "evaluate.csv", "report.html"))

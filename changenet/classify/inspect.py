@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from changenet.classify.compare import check_boards, check_registration, check_repeated_rows, check_splits
 from changenet.classify.rows import (
     SPLITS,
     PairRow,
@@ -16,30 +17,29 @@ from changenet.classify.rows import (
     read_pairs,
 )
 from fiducial.data.checks import (
-    Entry,
+    Missing,
+    check_brightness,
     check_count,
-    check_overlap,
     check_whole_files,
-    content_of,
     how_to_find,
     in_threads,
+    missing_files,
     spread,
 )
-from fiducial.data.images import read_rgb
-from fiducial.errors import DatasetError, Problem, UserError
+from fiducial.data.files import is_file
+from fiducial.data.images import ImageFacts, has_16_bits, image_facts
+from fiducial.errors import SHOWN, DatasetError, Problem, UserError
 from fiducial.task import DataReport, SplitFacts
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
 
-MAX_SHIFT = 3.0
-"""Pixels that a test image may lie beside its golden before ``check`` warns."""
 LOOKED_AT = 1000
 """Images of a split that every action takes a glance at, spread evenly; ``check`` decodes all."""
-REGISTERED_ROWS = 64
-"""Rows whose registration ``check`` measures, spread evenly over a split."""
+DEEP_IMAGES = 24
+"""Images of a split that every action looks at for how bright they are, where they have 16 bits."""
 _Named = tuple[PairRow, Path]
-_Size = tuple[int, int]
+_Look = ImageFacts | Problem
 
 
 def check_data(spec: ExperimentSpec, splits: Sequence[str], thorough: bool) -> DataReport:
@@ -62,25 +62,29 @@ def check_data(spec: ExperimentSpec, splits: Sequence[str], thorough: bool) -> D
             report.problems.extend(error.problems)
     for split, table in tables.items():
         report.facts[split] = _facts(table)
-        report.problems.extend(check_labels(table) if split != "infer" else ())
+        if split != "infer":
+            report.problems.extend(check_labels(table))
+            report.problems.extend(check_repeated_rows(table))
         report.problems.extend(_check_classes(table, split, spec))
         missing, present = _look_for_files(table)
         report.problems.extend(missing)
         if thorough:
-            sizes = dict(zip((path for _, path in present), in_threads(_size_of, present), strict=True))
-            found = Counter(f"{size[0]}x{size[1]}" for size in sizes.values() if isinstance(size, tuple))
-            report.facts[split] = _facts(table, dict(found.most_common()))
-            report.problems.extend(_check_images(table, present, sizes))
-            report.problems.extend(_check_registration(table))
+            looks = dict(zip((path for _, path in present), in_threads(_look_at, present), strict=True))
+            facts = [look for look in looks.values() if isinstance(look, ImageFacts)]
+            sizes = Counter(f"{look.size[0]}x{look.size[1]}" for look in facts)
+            report.facts[split] = _facts(table, dict(sizes.most_common()))
+            report.problems.extend(_check_images(table, present, looks))
+            report.problems.extend(check_registration(table))
         else:
             glanced_at = spread(present, LOOKED_AT)
             report.problems.extend(check_whole_files((table.where(row), path) for row, path in glanced_at))
-    if thorough:
-        for split in ("val", "test"):
-            other = tables.get(split) or _other_split(dataset, split)
-            if "train" in tables and other:
-                both = _by_content(tables["train"]), _by_content(other)
-                report.problems.extend(check_overlap(*both, "the same image as {where}"))
+            deep = [item for item in spread(present, DEEP_IMAGES) if has_16_bits(item[1])]
+            facts = [look for look in in_threads(_look_at, deep) if isinstance(look, ImageFacts)]
+        report.problems.extend(check_brightness(str(table.csv_path), (look.brightest for look in facts), "images"))
+    for split in ("val", "test") if "train" in tables else ():
+        if other := tables.get(split) or (_other_split(dataset, split) if thorough else None):
+            report.problems.extend(check_boards(tables["train"], other))
+            report.problems.extend(check_splits(tables["train"], other) if thorough else ())
     return report
 
 
@@ -109,6 +113,8 @@ def _check_classes(table: PairTable, split: str, spec: ExperimentSpec) -> Iterat
         return
     defects = sum(row.label == 1 for row in table.rows)
     good = len(table.rows) - defects
+    labels = Counter(row.fields["label"] for row in table.rows).most_common(SHOWN)
+    told = "the labels are " + ", ".join(f"{label!r} ({count})" for label, count in labels)
     if split == "train":
         yield from check_count(
             where,
@@ -120,12 +126,12 @@ def _check_classes(table: PairTable, split: str, spec: ExperimentSpec) -> Iterat
             devices_key="train.num_gpus",
         )
         if not defects:
-            found = "no defects: fpratio_sampling has nothing to draw"
+            found = f"no defects: fpratio_sampling has nothing to draw; {told}"
             yield Problem(where, found, "add rows whose label is not PASS")
         elif not good:
-            yield Problem(where, "no PASS rows", "add good pairs, labelled PASS", "warning")
+            yield Problem(where, f"no PASS rows; {told}", "add good pairs, labelled PASS exactly", "warning")
     elif not defects or not good:
-        found = "no defects" if not defects else "no PASS rows"
+        found = ("no defects; " if not defects else "no PASS rows; ") + told
         yield Problem(where, found, "some metrics need both classes and will be empty", "warning")
 
 
@@ -140,43 +146,55 @@ def _look_for_files(table: PairTable) -> tuple[list[Problem], list[_Named]]:
                 fix = "with num_golden above 1, golden_path is the folder of the goldens"
                 problems.append(Problem(table.where(row), found, fix))
     named = list(named_files(table, table.rows))
-    exists = in_threads(lambda item: item[1].is_file(), named)
-    for (row, path), there in zip(named, exists, strict=True):
-        if not there:
-            problems.append(
-                Problem(table.where(row), f"Image file wasn't found at {path}", _how_to_find(row, path, ext))
-            )
-    return problems, [item for item, there in zip(named, exists, strict=True) if there]
+    there = in_threads(lambda item: is_file(item[1]), named)
+    gone = [item for item, found in zip(named, there, strict=True) if not found]
+    in_files = [item for item in gone if is_file(item[1].parent)]
+    elsewhere = [item for item in gone if not is_file(item[1].parent)]
+    problems += _check_columns(table, in_files)
+    missing = [Missing(table.where(row), path, _how_to_find(row, path, ext)) for row, path in elsewhere]
+    problems += missing_files(missing, "Image file wasn't found at {path}")
+    return problems, [item for item, found in zip(named, there, strict=True) if found]
 
 
-def _check_images(table: PairTable, present: list[_Named], sizes: dict[Path, _Size | Problem]) -> Iterator[Problem]:
+def _check_columns(table: PairTable, in_files: list[_Named]) -> Iterator[Problem]:
+    """Path columns that name files, where a folder is meant."""
+    for column in ("input_path", "golden_path"):
+        rows = [row for row, path in in_files if path.parent == table.images_dir / getattr(row, column)]
+        if rows:
+            named = getattr(rows[0], column)
+            found = f"{column} names a file, {named}" + (f", as in {len(rows) - 1} other rows" if rows[1:] else "")
+            fix = f"write its folder, {PurePosixPath(named).parent}: object_name, light and image_ext are added to it"
+            yield Problem(table.where(rows[0]), found, fix)
+
+
+def _check_images(table: PairTable, present: list[_Named], looks: dict[Path, _Look]) -> Iterator[Problem]:
     """Images that cannot be decoded, and lights of one image that differ in size."""
     for row, path in present:
-        size = sizes[path]
-        if isinstance(size, Problem):
-            yield Problem(table.where(row), f"{size.where}: {size.found}", size.fix)
+        look = looks[path]
+        if isinstance(look, Problem):
+            yield Problem(table.where(row), f"{look.where}: {look.found}", look.fix)
     for row in table.rows:
         images = {"test image": table.test_files(row)}
         if table.layout.num_golden == 1:
             images["golden"] = table.golden_files(row)
         for what, files in images.items():
-            found = {known for path in files if isinstance(known := sizes.get(path), tuple)}
+            found = {known.size for path in files if isinstance(known := looks.get(path), ImageFacts)}
             if len(found) > 1:
                 shown = ", ".join(f"{width}x{height}" for width, height in sorted(found))
                 text = f"lights of the {what} have different sizes: {shown}"
                 yield Problem(table.where(row), text, "photograph all lights at one size", "warning")
 
 
-def _size_of(item: _Named) -> _Size | Problem:
-    """(width, height) in pixels of a file that can be decoded, else what is wrong with it."""
+def _look_at(item: _Named) -> _Look:
+    """What a file that can be decoded is like, else what is wrong with it."""
     try:
-        return read_rgb(item[1]).size
+        return image_facts(item[1])
     except DatasetError as error:
         return error.problems[0]
 
 
 def _how_to_find(row: PairRow, path: Path, ext: str) -> str:
-    if row.object_name.endswith(ext):
+    if ext and row.object_name.endswith(ext):
         return f"object_name already ends in {ext}: remove it from the CSV"
     return how_to_find(
         path,
@@ -184,43 +202,6 @@ def _how_to_find(row: PairRow, path: Path, ext: str) -> str:
         folders="check images_dir and the CSV's paths",
         otherwise="check object_name, the lights in input_map, and image_ext",
     )
-
-
-def _by_content(table: PairTable) -> Iterator[Entry]:
-    """The test images of a split."""
-    for row in table.rows:
-        yield Entry(table.where(row), row.object_name, content_of(table.test_files(row)))
-
-
-def _check_registration(table: PairTable) -> Iterator[Problem]:
-    """Rows whose test image lies beside its golden, by phase correlation of the first light."""
-    import numpy as np
-
-    from fiducial.data.registration import shift_between
-
-    if table.layout.num_golden > 1:
-        return
-    far: list[tuple[float, PairRow]] = []
-    looked_at = spread(table.rows, REGISTERED_ROWS)
-    for row in looked_at:
-        try:
-            golden, test = (
-                read_rgb(files[0]).convert("L") for files in (table.golden_files(row), table.test_files(row))
-            )
-        except DatasetError:
-            continue  # named by the check of the files
-        if golden.size != test.size:
-            test = test.resize(golden.size)
-        dy, dx = shift_between(np.asarray(golden, dtype=np.float32), np.asarray(test, dtype=np.float32))
-        if max(abs(dy), abs(dx)) > MAX_SHIFT:
-            far.append((max(abs(dy), abs(dx)), row))
-    far.sort(key=lambda item: -item[0])
-    if far:
-        worst = ", ".join(f"line {row.line} by {distance:.1f}" for distance, row in far[:3])
-        share = f"{len(far)} of {len(looked_at)} test images"
-        found = f"{share} lie more than {MAX_SHIFT:g} pixels beside their golden ({worst})"
-        fix = "set dataset.classify.align: shift, or register the images"
-        yield Problem(str(table.csv_path), found, fix, "warning")
 
 
 def _first_per(rows: Iterable[PairRow], key: Callable[[PairRow], str]) -> list[PairRow]:

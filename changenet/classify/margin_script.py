@@ -47,7 +47,7 @@ MARGIN_SCRIPT = """
 
   let current = data.margin;
   function set(margin, from) {
-    if (!Number.isFinite(margin)) return;
+    if (!Number.isFinite(Math.fround(margin))) return;  // no score is above such a margin: everything would pass
     current = margin;
     const [tp, fp] = decide(margin), fn = bad.length - tp, tn = good.length - fp;
     const recall = share(tp, bad.length), precision = share(tp, tp + fp), rate = share(fp, good.length);

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "ClassifyReport",
     "Rates",
     "Threshold",
+    "checked_margin",
     "classify_report",
     "false_alarm_rate",
     "ranked",
@@ -220,7 +222,10 @@ def threshold_table(score: Tensor, label: Tensor) -> list[Threshold]:
 
 
 def suggest_margin(score: Tensor, label: Tensor, min_recall: float = 1.0) -> float:
-    """The largest margin that still fails at least ``min_recall`` (0..1] of the defects, halfway to the next score.
+    """The largest margin that still fails at least ``min_recall`` (0..1] of the defects.
+
+    It lies just below the score of the last defect to be found: rounded down to the fewest digits, at least four, with
+    which no good row fails that a larger margin would pass. Below 0 when that score is 0 or less.
 
     Raises: MetricError without defects; ValueError when ``min_recall`` is outside (0, 1].
     """
@@ -229,7 +234,22 @@ def suggest_margin(score: Tensor, label: Tensor, min_recall: float = 1.0) -> flo
         raise MetricError("label", "no defect samples", "a margin cannot be chosen without defects")
     values_U, tp_U, _ = _cumulated(score, label)
     first = int((tp_U < _num_to_find(int(tp_U[-1]), min_recall)).sum())
-    return float(_below(values_U)[first])
+    return _just_below(values_U, first)
+
+
+def _just_below(values_U: Tensor, place: int) -> float:
+    """The shortest decimal, of at least four digits, just below one of the distinct scores and not below the next."""
+    value, next_lower = float(values_U[place]), float(values_U[place + 1]) if place + 1 < len(values_U) else -math.inf
+    if value <= 0:
+        return float(_below(values_U)[place])  # only margins that no spec should have are lower
+    exact = Decimal(value)
+    for digits in range(4, 18):
+        step = Decimal(1).scaleb(exact.adjusted() - digits + 1)
+        above = exact.quantize(step, ROUND_CEILING)
+        for margin in (float(above - step), float(above - 2 * step)):  # the first may round to the score itself
+            if next_lower <= float(torch.tensor(margin, dtype=values_U.dtype)) < value:
+                return margin
+    return next_lower  # neighbouring floats have nothing between
 
 
 def ranked(score: Tensor) -> Tensor:
@@ -257,8 +277,16 @@ def _checked(score: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     return score, label
 
 
+def checked_margin(margin: float) -> float:
+    """``margin``. Raises: MetricError when it is NaN or, as float32, infinite: no score would be above it."""
+    if not abs(margin) <= torch.finfo(torch.float32).max:
+        raise MetricError("eval_margin", f"{margin!r}", "give a finite number: with this one every row would PASS")
+    return margin
+
+
 def _counts(score: Tensor, label: Tensor, margin: float) -> tuple[int, int, int, int]:
     """tp, fp, tn, fn."""
+    checked_margin(margin)
     if len(score) == 0:
         return 0, 0, 0, 0
     tp, fp, tn, fn, _ = binary_stat_scores((score > margin).long(), label).tolist()

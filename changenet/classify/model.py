@@ -29,8 +29,14 @@ WINDOW = 7
 
 
 def score(output: Tensor) -> Tensor:
-    """The defect score ``(B,)`` of a network's output: the probability of class 1, or the distance itself."""
-    return output if output.ndim == 1 else output.float().softmax(1)[:, 1]
+    """The defect score ``(B,)`` of a network's output: the probability of class 1, or the distance itself.
+
+    NaN where a logit is NaN or infinite: softmax alone makes a sound probability of an infinite one.
+    """
+    if output.ndim == 1:
+        return output
+    logits = output.float()
+    return logits.softmax(1)[:, 1].where(logits.isfinite().all(1), torch.nan)
 
 
 def _dense(in_features: int, hidden: int, out_features: int) -> nn.Sequential:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from changenet.classify.data import PairReader
-from changenet.classify.metrics import ClassifyReport, classify_report, suggest_margin
+from changenet.classify.metrics import ClassifyReport, checked_margin, classify_report, suggest_margin
 from changenet.classify.rows import PairTable
-from fiducial.errors import MetricError
+from fiducial.errors import MetricError, Problem, UserError
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SCORE_COLUMN = "siamese_score"
 DECISION_COLUMN = "decision"
 DECISIONS = ("PASS", "FAIL")
+_UNSOUND = "a score that is not a number is never PASS: check the checkpoint, its precision, and the normalisation"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,27 @@ class PairResults:
     row: Tensor
     label: Tensor
     score: Tensor
+
+
+def unsound_rows(results: PairResults) -> list[int]:
+    """The rows whose score is NaN or infinite."""
+    return [int(row) for row in results.row[~results.score.isfinite()]]
+
+
+def unsound(rows: Sequence[int], where: Callable[[int], str]) -> UserError:
+    """The error that names the rows without a sound score; ``where`` says where a row is."""
+    return MetricError.of(Problem(where(row), "the score is NaN or infinite", _UNSOUND) for row in rows)
+
+
+def decide(score: NDArray[np.float32], margin: float) -> list[str]:
+    """``PASS`` or ``FAIL`` for each score, compared as float32, as PyTorch does.
+
+    Raises: MetricError for a score or a margin that is NaN or infinite: every comparison with NaN would say PASS.
+    """
+    limit = np.float32(checked_margin(margin))
+    if bad := np.flatnonzero(~np.isfinite(score)).tolist():
+        raise unsound(bad, "score {}".format)
+    return [DECISIONS[int(fails)] for fails in score > limit]
 
 
 def group_names(table: PairTable, column: str | None) -> list[str]:
@@ -108,11 +131,12 @@ def _known_groups(table: PairTable, column: str | None) -> Sequence[str] | None:
 
 def _write_scores(path: Path, table: PairTable, results: PairResults, margin: float) -> Path:
     added = [name for name in (SCORE_COLUMN, DECISION_COLUMN) if name not in table.columns]
+    scores = results.score.numpy()
+    decisions = decide(scores, margin)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*table.columns, *added])
         writer.writeheader()
-        for index, score in zip(results.row.tolist(), results.score.numpy(), strict=True):
-            decision = DECISIONS[int(score > np.float32(margin))]
+        for index, score, decision in zip(results.row.tolist(), scores, decisions, strict=True):
             # repr of float32: the shortest text that reads back as the same number
             writer.writerow({**table.rows[index].fields, SCORE_COLUMN: str(score), DECISION_COLUMN: decision})
     return path

@@ -5,17 +5,20 @@ One row is one part: a test image and its golden reference, each possibly photog
 
 from __future__ import annotations
 
-import csv
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from fiducial.data.archives import images_root
-from fiducial.data.sources import local_path
-from fiducial.errors import DatasetError, Problem, SourceError
+from fiducial.data.checks import spread
+from fiducial.data.files import is_folder
+from fiducial.data.sources import local_file, local_path, unwrapped
+from fiducial.data.tables import read_table
+from fiducial.errors import DatasetError, Problem
+from fiducial.spec.path_map import mapped
 
 if TYPE_CHECKING:
     from changenet.classify.config import ClassifyDataset
@@ -29,6 +32,8 @@ SPLITS = {
     "infer": "infer_dataset",
 }
 """Split to the section of ``dataset.classify`` that names its files."""
+SAMPLES = 20
+"""Rows, evenly spread, whose images tell which folder the paths start from."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,11 @@ class PairRow:
     line: int
     """Its line in the file, from 1, the header included."""
     fields: dict[str, str] = field(repr=False)
-    """Every column by its header, as text."""
-
-    @property
-    def input_path(self) -> str:
-        """Where the test image is, below ``images_dir``."""
-        return self.fields["input_path"]
-
-    @property
-    def golden_path(self) -> str:
-        """Where the golden is; with several goldens, the folder that holds them."""
-        return self.fields["golden_path"]
+    """Every column by its header, as the text it is."""
+    input_path: str
+    """Where the test image is, below ``images_dir``; folders of a container mapped to this machine's."""
+    golden_path: str
+    """Where the golden is, likewise; with several goldens, the folder that holds them."""
 
     @property
     def object_name(self) -> str:
@@ -141,7 +140,8 @@ def _names_in(folder: Path, layout: Layout) -> tuple[str, ...]:
     """Images in a folder of goldens without light suffix and extension, sorted; listed once per process."""
     key = (folder, layout)
     if key not in _LISTINGS:
-        stems = {p.name.removesuffix(layout.image_ext) for p in folder.glob(f"*{layout.image_ext}")}
+        names = os.listdir(folder) if is_folder(folder) and os.access(folder, os.R_OK) else ()
+        stems = {name.removesuffix(layout.image_ext) for name in names if name.endswith(layout.image_ext)}
         for light in layout.lights:
             stems = {stem.removesuffix(f"_{light}") for stem in stems}
         _LISTINGS[key] = tuple(sorted(stems))
@@ -164,57 +164,29 @@ def read_pairs(dataset: ClassifyDataset, split: str) -> PairTable:
         raise DatasetError.of(
             Problem(f"{key}.{part}", "not set", "both csv_path and images_dir are needed") for part in unset
         )
-    csv_path = local_path(files.csv_path, key=f"{key}.csv_path")
+    csv_path = local_file(files.csv_path, key=f"{key}.csv_path", suffix=".csv")
     columns, rows = read_csv(csv_path, need_label=split != "infer")
-    layout = Layout.of(dataset)
     folder = local_path(files.images_dir, key=f"{key}.images_dir")
-    with suppress(SourceError):  # none of them exists anywhere: the check of the files names each row
-        folder = images_root(folder, [f"{row.input_path}/{row.object_name}" for row in rows[:5]])
-    return PairTable(csv_path, folder, columns, tuple(rows), layout)
+    if not is_folder(folder):
+        found = f"{files.images_dir} is a file, not a folder"
+        raise DatasetError(f"{key}.images_dir", found, "name the folder of the images, or an archive of it")
+    samples = [str(PurePosixPath(row.input_path, row.object_name)) for row in spread(rows, SAMPLES)]
+    folder = images_root(unwrapped(folder, key=f"{key}.images_dir"), samples)
+    return PairTable(csv_path, folder, columns, tuple(rows), Layout.of(dataset))
 
 
 def read_csv(path: Path, *, need_label: bool = True) -> tuple[tuple[str, ...], list[PairRow]]:
     """The header and the rows of a pair CSV; every column is kept as the text it is.
 
-    Raises: DatasetError naming the file (and line) for an unreadable file, missing columns, or lines that are too
-        short or too long.
+    Raises: DatasetError as :func:`fiducial.data.tables.read_table`.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return _parse(path, csv.reader(file), need_label)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(str(path), f"cannot be read as CSV: {error}", "save it as comma-separated UTF-8") from None
-
-
-def _parse(path: Path, reader: Iterator[list[str]], need_label: bool) -> tuple[tuple[str, ...], list[PairRow]]:
-    header = tuple(cell.strip() for cell in next(reader, []))
-    wanted = COLUMNS if need_label else tuple(column for column in COLUMNS if column != "label")
-    lacking = [column for column in wanted if column not in header]
-    if lacking:
-        separator = next((mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None)
-        raise DatasetError(
-            f"{path}:1",
-            f"no column {', '.join(lacking)}; the header is {', '.join(header) or 'empty'}",
-            f"separate columns with commas, not {separator!r}"
-            if separator
-            else f"name the columns {', '.join(wanted)}",
-        )
-    rows: list[PairRow] = []
-    problems: list[Problem] = []
-    for cells in reader:
-        line: int = getattr(reader, "line_num", 0)
-        if not any(cells):
-            continue
-        if len(cells) != len(header):
-            found = f"{len(cells)} values for {len(header)} columns"
-            problems.append(Problem(f"{path}:{line}", found, "mend the line (quote values that hold commas)"))
-            continue
-        rows.append(PairRow(len(rows), line, dict(zip(header, cells, strict=True))))
-    if problems:
-        raise DatasetError.of(problems)
-    if not rows:
-        raise DatasetError(str(path), "no rows below the header", "add one line per pair")
-    return header, rows
+    needed = COLUMNS if need_label else tuple(column for column in COLUMNS if column != "label")
+    table = read_table(path, needed=needed, one_line=COLUMNS)
+    rows = [
+        PairRow(index, row.line, row.fields, mapped(row.fields["input_path"]), mapped(row.fields["golden_path"]))
+        for index, row in enumerate(table.rows)
+    ]
+    return table.columns, rows
 
 
 def check_labels(table: PairTable) -> Iterator[Problem]:

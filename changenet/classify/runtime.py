@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -250,4 +251,8 @@ class ClassifyRuntime(ChangeNetRuntime):
             source = getattr(self.data, SPLITS[stage])
             facts = {"csv": source.csv_path, "images": source.images_dir, "backbone": self.spec.model.backbone.type}
             files = PairFiles(folder, self.spec, self.table(stage), facts)
-        return PairEvaluator(stage, margin=margin, groups=groups, files=files)
+        return PairEvaluator(stage, margin=margin, groups=groups, where=partial(self._where, stage), files=files)
+
+    def _where(self, stage: Stage, row: int) -> str:
+        table = self.table(stage)
+        return table.where(table.rows[row])

@@ -7,6 +7,7 @@ from typing import Any
 from fiducial.actions.action import Action
 from fiducial.actions.models import not_trained_yet
 from fiducial.actions.preflight import check_rules, inspect
+from fiducial.data.checks import shortened
 from fiducial.errors import Problem
 from fiducial.run.console import LOGGER
 from fiducial.spec.compose import Composed, to_yaml
@@ -31,7 +32,7 @@ def check(task: Task[Any], action: Action, composed: Composed[Any], *, spec_only
         models = (not_trained_yet(problem, spec, action) for problem in found.models)
         problems = [*found.spec, *models, *found.data.problems]
     problems += [Problem(key, "still ???", "fill it in") for key in composed.missing if not spec_only]
-    for problem in problems:
+    for problem in shortened(problems):
         (LOGGER.error if problem.level == "error" else LOGGER.warning)("%s", problem)
     errors = sum(problem.level == "error" for problem in problems)
     LOGGER.info("%d error(s), %d warning(s)", errors, len(problems) - errors + len(composed.warnings))

@@ -12,6 +12,7 @@ from fiducial.actions.result import Result
 from fiducial.errors import SHOWN, SpecError, UserError
 from fiducial.run.console import LOGGER
 from fiducial.run.ranks import global_rank, leave_group
+from fiducial.spec.path_map import use_path_map
 from fiducial.task import Task, dispatch
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def compose_for(
     from fiducial.spec.compose import compose
 
     kind = tasks[0].spec_model()
+    use_path_map(path_map)
     try:
         composed = compose(
             kind, source, action=action.name, path_map=path_map, folder=lambda section: folder_of(action, section)

@@ -7,23 +7,26 @@ target are written, and everything else is refused by name. Owners, modes and ti
 from __future__ import annotations
 
 import gzip
+import itertools
 import logging
 import os
 import re
 import shutil
 import stat
 import tarfile
+import unicodedata
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Self
+from typing import IO
 
-from fiducial.errors import SourceError
+from fiducial.data.files import HEAD, is_folder, what_bytes_are
+from fiducial.data.tar_headers import StrictHeader
+from fiducial.errors import SourceError, UserError
 
-__all__ = ["ARCHIVE_SUFFIXES", "archive_stem", "extract", "folder_holding", "images_root", "safe_relative"]
+__all__ = ["ARCHIVE_SUFFIXES", "archive_stem", "extract", "images_root", "safe_relative"]
 
 log = logging.getLogger("fiducial")
 
@@ -34,11 +37,11 @@ MAX_MEMBERS = 10_000_000
 MAX_DEPTH = 4
 """How many folders deep the images of a data set are looked for."""
 
+MAX_RATIO = 250
+"""How many times its own size an archive may unpack to, once that is more than :data:`SMALL_BYTES`."""
+SMALL_BYTES = 1 << 30
+
 _CHUNK = 1 << 20
-_DAMAGE = (
-    *(tarfile.TarError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError),
-    *(NotImplementedError, UnicodeDecodeError),  # zipfile, for methods and names that make no sense to it
-)
 _UNPACK_YOURSELF = "unpack it yourself and give the folder"
 
 
@@ -76,44 +79,76 @@ def extract(archive: Path, into: Path, *, max_bytes: int = MAX_BYTES, max_member
     Plain files and folders only; ``__MACOSX``, ``._*`` and ``.DS_Store`` entries are left out. After an error ``into``
     holds what was unpacked before it: give a scratch folder, and keep it only on success.
 
-    Raises: SourceError for an absolute name, ``..``, a link, a device or a pipe, an encrypted or damaged archive, and
-        for one that would unpack to more than ``max_bytes``, ``max_members`` entries or the free space of the disk.
+    Raises: SourceError for an absolute name, ``..``, a link, a device or a pipe, a sparse, encrypted or damaged
+        archive, names that the disk cannot tell apart, and for one that would unpack to more than ``max_bytes``,
+        ``max_members`` entries, the free space of the disk or :data:`MAX_RATIO` times its size. A zip is refused by
+        what its directory states, before anything is written.
     """
     into.mkdir(parents=True, exist_ok=True)
-    budget = _Budget(archive, min(max_bytes, shutil.disk_usage(into).free), max_bytes, max_members)
+    budget = _Budget(archive, _limits(archive, into, max_bytes), max_members)
     parents: set[Path] = set()
+    written: dict[str, Path] = {}
     try:
-        for member in _members(archive):
+        for member in _members(archive, budget):
             target = into / _checked(archive, member)
             if _is_finder_litter(target.relative_to(into)):
                 continue
             budget.take(member)
             _enter(archive, member, target if member.kind == "folder" else target.parent, into, parents)
             if member.kind == "file":
+                _check_twin(archive, member, target, written)
                 _write(archive, member, target)
-    except _DAMAGE as error:
-        raise SourceError(
-            str(archive), f"damaged archive ({error or type(error).__name__})", "fetch it again"
-        ) from error
+        if not written:
+            raise _damaged(archive, EOFError("no files in it"))
+    except UserError:
+        raise
     except OSError as error:
+        if isinstance(error, gzip.BadGzipFile):
+            raise _damaged(archive, error) from error
         raise SourceError(str(archive), f"could not be unpacked ({error})", _UNPACK_YOURSELF) from error
+    except Exception as error:  # whatever tarfile and zipfile stumble over in damaged headers
+        raise _damaged(archive, error) from error
+
+
+def _damaged(archive: Path, error: Exception) -> SourceError:
+    with archive.open("rb") as file:
+        other = what_bytes_are(file.read(HEAD))
+    if other and not zipfile.is_zipfile(archive) and not other[0].startswith("gzip"):
+        return SourceError(str(archive), f"damaged archive: it is {other[0]}", other[1])
+    told = " ".join(str(error).split()) or type(error).__name__
+    return SourceError(str(archive), f"damaged archive ({told})", "fetch it again")
+
+
+def _limits(archive: Path, into: Path, max_bytes: int) -> dict[str, int]:
+    """What bounds the unpacked size: in words, and in bytes."""
+    return {
+        "the limit of {:,.1f} GiB": max_bytes,
+        "the {:,.1f} GiB that are free on the disk": shutil.disk_usage(into).free,
+        f"{MAX_RATIO} times its own size ({{:,.1f}} GiB)": max(SMALL_BYTES, MAX_RATIO * archive.stat().st_size),
+    }
 
 
 @dataclass
 class _Budget:
     archive: Path
-    bytes_left: int
-    max_bytes: int
+    limits: dict[str, int]
     members_left: int
+    taken: int = field(default=0, init=False)
 
     def take(self, member: _Member) -> None:
         """Account for a member before anything of it is written."""
-        self.bytes_left -= member.size
+        self.taken += member.size
         self.members_left -= 1
-        if self.bytes_left < 0:
-            limit = f"{self.max_bytes / 2**30:,.1f} GiB, or the free space of the disk"
-            raise SourceError(str(self.archive), f"unpacks to more than {limit}", _UNPACK_YOURSELF)
-        if self.members_left < 0:
+        self.check(self.taken, -self.members_left)
+
+    def check(self, num_bytes: int, members_too_many: int) -> None:
+        """Raises: SourceError for more bytes than there may be, or any members too many."""
+        words, limit = min(self.limits.items(), key=lambda item: item[1])
+        if num_bytes > limit:
+            raise SourceError(
+                str(self.archive), f"unpacks to more than {words.format(limit / 2**30)}", _UNPACK_YOURSELF
+            )
+        if members_too_many > 0:
             raise SourceError(str(self.archive), "has more entries than are unpacked here", _UNPACK_YOURSELF)
 
 
@@ -157,28 +192,19 @@ def _write(archive: Path, member: _Member, target: Path) -> None:
             raise EOFError(f"{member.name!r} does not have the size that it declares")
 
 
-def _members(archive: Path) -> Iterator[_Member]:
+def _check_twin(archive: Path, member: _Member, target: Path, written: dict[str, Path]) -> None:
+    """Refuse a name that this disk takes for another one: it would hide that file without a word."""
+    twin = written.setdefault(unicodedata.normalize("NFC", str(target)).casefold(), target)
+    if twin != target and target.exists() and target.samefile(twin):
+        found = f"entry {member.name!r} is {twin.name!r} to this disk, which does not tell capitals or accents apart"
+        raise SourceError(str(archive), found, "rename one of them, or unpack on another disk")
+
+
+def _members(archive: Path, budget: _Budget) -> Iterator[_Member]:
     if zipfile.is_zipfile(archive):
-        yield from _zip_members(archive)
+        yield from _zip_members(archive, budget)
     else:
         yield from _tar_members(archive)
-
-
-class _StrictHeader(tarfile.TarInfo):
-    """A header; where tarfile would take a cut or garbled one for the end of the archive, this one complains."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]  # unknown to typeshed
-            if tar.offset:
-                log.warning("%s has no end mark: it may have been cut off", tar.name)
-            raise
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # a block of zeros: the true end
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(str(error)) from error
 
 
 def _tar_members(archive: Path) -> Iterator[_Member]:
@@ -189,7 +215,7 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
         tarfile.BLKTYPE: "a device",
         tarfile.FIFOTYPE: "a named pipe",
     }
-    with tarfile.open(archive, "r:*", tarinfo=_StrictHeader) as tar:
+    with tarfile.open(archive, "r:*", tarinfo=StrictHeader) as tar:
         for info in tar:
             kind = "file" if info.isreg() else "folder" if info.isdir() else kinds.get(info.type, "of an unknown kind")
             yield _Member(info.name, kind, info.size if info.isreg() else 0, partial(tar.extractfile, info))
@@ -198,10 +224,12 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
             """The checksum of gzip stands behind the last byte."""
 
 
-def _zip_members(archive: Path) -> Iterator[_Member]:
+def _zip_members(archive: Path, budget: _Budget) -> Iterator[_Member]:
     kinds = {0: "file", stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "a symbolic link"}
     kinds |= {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a named pipe"}
     with zipfile.ZipFile(archive) as box:
+        budget.check(sum(info.file_size for info in box.infolist()), len(box.infolist()) - budget.members_left)
+        _check_overlaps(box)
         for info in box.infolist():
             if info.flag_bits & 1:
                 raise SourceError(str(archive), f"entry {info.filename!r} is encrypted", _UNPACK_YOURSELF)
@@ -211,71 +239,75 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
             yield _Member(info.filename, kind, info.file_size, partial(box.open, info))
 
 
+def _check_overlaps(box: zipfile.ZipFile) -> None:
+    """Raises: BadZipFile when two entries share their bytes: so few of them unpack to any size."""
+    places = sorted((info.header_offset, info.compress_size, info.filename) for info in box.infolist())
+    for (start, size, name), (following, _, other) in itertools.pairwise(places):
+        if start + size > following:
+            raise zipfile.BadZipFile(f"the data of {name!r} and {other!r} overlap")
+
+
 def images_root(folder: Path, samples: Sequence[str]) -> Path:
-    """The folder at or below ``folder`` that the relative paths ``samples`` start from.
+    """The folder that the relative paths ``samples`` start from: ``folder``, or one that it merely wraps.
 
     ``samples`` are a few paths as the data set's rows write them: of files, of folders, or of the beginning of a file
-    name. The folder where most of them exist wins; ``folder`` itself first, then inner ones, nearest first, so one
-    missing image does not hide the rest.
+    name. Where the first part of any of them is in ``folder``, or none is found anywhere, that is it: an image that is
+    missing there must not come from elsewhere. Else it is the nearest inner folder, down to :data:`MAX_DEPTH`, where
+    most of them exist; which one is logged.
 
-    Raises: SourceError if none of them exists anywhere down to :data:`MAX_DEPTH` folders; ValueError for no samples.
+    Raises: SourceError when two inner folders are as good; ValueError for no samples.
     """
     if not samples:
         raise ValueError("images_root needs at least one sample path")
+    relative = [path for sample in samples if not (path := PurePosixPath(sample)).is_absolute()]
     listings: dict[Path, frozenset[str]] = {}
-
-    def found(root: Path) -> int:
-        return sum(_begins_a_name(root / sample, listings) for sample in samples)
-
-    best, count = _best(folder, found, enough=len(samples))
-    if not count:
-        given = ", ".join(repr(sample) for sample in samples[:3])
-        raise SourceError(str(folder), f"neither it nor its folders hold {given}", "compare the rows with the folder")
-    return best
-
-
-def folder_holding(folder: Path, names: Sequence[str]) -> Path:
-    """The folder at or below ``folder``, nearest first, with sub-folders of all these ``names``.
-
-    Raises: SourceError if there is none down to :data:`MAX_DEPTH` folders, naming what the nearest candidate lacks.
-    """
-    best, count = _best(folder, lambda root: sum((root / name).is_dir() for name in names), enough=len(names))
-    if count < len(names):
-        lacking = ", ".join(name for name in names if not (best / name).is_dir())
-        raise SourceError(str(best), f"no folder {lacking}", f"it should hold {', '.join(names)}")
-    return best
+    if not relative or any(_starts_in(folder, path, listings) for path in relative):
+        return folder
+    for level in _levels(folder):
+        counts = {inner: sum(_begins_a_name(inner / path, listings) for path in relative) for inner in level}
+        most = max(counts.values(), default=0)
+        best = [inner for inner, count in counts.items() if count == most]
+        if most and len(best) > 1:
+            found = (
+                f"both {best[0].relative_to(folder)} and {best[1].relative_to(folder)} hold {samples[0]!r} or the like"
+            )
+            raise SourceError(str(folder), found, "name the folder that the rows start from")
+        if most:
+            log.warning("%s holds no %s: reading the images below %s", folder, relative[0], best[0])
+            return best[0]
+    return folder
 
 
-def _best(folder: Path, score: Callable[[Path], int], *, enough: int) -> tuple[Path, int]:
-    """The first folder with the highest score, root first, then level by level; stops at ``enough``."""
-    best, best_score = folder, score(folder)
-    candidates = _inner_folders(folder)
-    while best_score < enough and (candidate := next(candidates, None)):
-        if (candidate_score := score(candidate)) > best_score:
-            best, best_score = candidate, candidate_score
-    return best, best_score
+def _starts_in(folder: Path, path: PurePosixPath, listings: dict[Path, frozenset[str]]) -> bool:
+    """Whether ``folder`` holds the first part of ``path``: its outermost folder, or a file whose name it begins."""
+    if len(path.parts) > 1:
+        return is_folder(folder / path.parts[0])
+    return _begins_a_name(folder / path, listings)
 
 
-def _inner_folders(folder: Path) -> Iterator[Path]:
+def _levels(folder: Path) -> Iterator[list[Path]]:
     """Folders below ``folder``, nearest first, each level sorted and listed only when asked for."""
     level = [folder]
     for _ in range(MAX_DEPTH):
         level = [inner for outer in level for inner in _subfolders(outer)]
-        yield from level
+        yield level
 
 
 def _subfolders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             return sorted(Path(entry) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except PermissionError:
+    except OSError:  # that may not be read, or is none
         return []
 
 
 def _begins_a_name(path: Path, listings: dict[Path, frozenset[str]]) -> bool:
-    if path.exists():
-        return True
-    parent = path.parent
-    if parent not in listings:
-        listings[parent] = frozenset(entry.name for entry in parent.iterdir()) if parent.is_dir() else frozenset()
-    return any(name.startswith(path.name) for name in listings[parent])
+    try:
+        if path.exists():
+            return True
+        parent = path.parent
+        if parent not in listings:
+            listings[parent] = frozenset(os.listdir(parent) if is_folder(parent) else ())
+        return any(name.startswith(path.name) for name in listings[parent])
+    except (OSError, ValueError):  # a name that cannot be, or a folder that may not be read
+        return False

@@ -6,6 +6,7 @@ Spec keys that a message names, and what an entry is called, come from the calle
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from fiducial.data.images import check_whole, nearby
-from fiducial.errors import Problem, UserError
+from fiducial.data.files import IMAGE_SUFFIXES, is_file, is_folder, nearby, odd_name, same_name, why_unreadable
+from fiducial.data.images import check_whole
+from fiducial.errors import SHOWN, Problem, UserError
 
 __all__ = [
+    "DARK",
     "Entry",
+    "Missing",
+    "check_brightness",
     "check_count",
     "check_overlap",
     "check_repeats",
@@ -25,10 +30,15 @@ __all__ = [
     "content_of",
     "how_to_find",
     "in_threads",
+    "missing_files",
+    "missing_folder",
     "problems_at",
+    "shortened",
     "spread",
 ]
 
+DARK = 1 << 14
+"""16-bit pictures none of which has a value as high hold fewer bits: cameras have 10, 12 or 14."""
 _THREADS = 8
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
@@ -70,15 +80,94 @@ def check_whole_files(files: Iterable[tuple[str, Path]]) -> Iterator[Problem]:
 def how_to_find(path: Path, *, renamed: str, folders: str, otherwise: str) -> str:
     """The fix for a file that is missing.
 
-    ``renamed``: what to do when one lies beside it with another extension (``{suffix}``) or other capitals;
-    ``folders``: what to look at when there is no such folder; ``otherwise``: when neither explains it.
+    ``renamed``: what to do when one lies beside it with another extension (``{suffix}``); ``folders``: what to look at
+    when there is no such folder; ``otherwise``: when nothing explains it.
     """
-    beside = nearby(path)
-    if beside:
-        return f"there is {beside[0].name}: {renamed.format(suffix=beside[0].suffix)}"
-    if not path.parent.is_dir():
-        return f"the folder {path.parent} does not exist: {folders}"
+    missing = missing_folder(path)
+    if odd := odd_name(str(path.relative_to((missing or path).parent))):
+        return odd
+    if os.path.islink(path) and (wrong := why_unreadable(path)):
+        return f"it is {wrong[0]}: {wrong[1]}"
+    for other in nearby(path):
+        if same_name(path.name, other.name):
+            return "there is one whose accents are other Unicode characters (composed or not): rename it, or the entry"
+        if path.name.casefold() == other.name.casefold():
+            return f"there is {other.name}: capitals count"
+        if path.suffix.lower() != other.suffix.lower() and other.suffix.lower() in IMAGE_SUFFIXES:
+            return f"there is {other.name}: {renamed.format(suffix=other.suffix)}"
+    if missing:
+        return f"{_not_a_folder(missing)}: {folders}"
     return otherwise
+
+
+def missing_folder(path: Path) -> Path | None:
+    """The outermost folder of ``path`` that does not exist (or is none); None when all do."""
+    return next((folder for folder in reversed(path.parents) if not is_folder(folder)), None)
+
+
+def _not_a_folder(path: Path) -> str:
+    if is_file(path):
+        return f"{path} is a file, not a folder"
+    wrong = why_unreadable(path)
+    return f"{path}: {wrong[0]}" if wrong and wrong[0] != "no such file" else f"the folder {path} does not exist"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """An entry of a list whose file is not there: where it is listed, the file, and the fix."""
+
+    where: str
+    path: Path
+    fix: str
+
+
+def missing_files(entries: Iterable[Missing], found: str) -> list[Problem]:
+    """One problem for each file that is missing, but one for all that one missing folder explains.
+
+    ``found`` tells of ``{path}``.
+    """
+    groups: dict[Path, list[Missing]] = {}
+    for entry in entries:
+        groups.setdefault(missing_folder(entry.path) or entry.path, []).append(entry)
+    problems = []
+    for group in groups.values():
+        first, others = group[0], len(group) - 1
+        more = f", and {others} more below the same folder" if others else ""
+        problems.append(Problem(first.where, found.format(path=first.path) + more, first.fix))
+    return problems
+
+
+def shortened(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems, of which those with one fix are told ten times and then counted."""
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((problem.level, problem.fix), []).append(problem)
+    return [kept for group in groups.values() for kept in _told(group)]
+
+
+def _told(group: list[Problem]) -> list[Problem]:
+    if len(group) <= SHOWN + 1:  # the line that counts one would be as long
+        return group
+    last = group[SHOWN - 1]
+    more = f"{last.found} (and {len(group) - SHOWN} more like these)"
+    return [*group[: SHOWN - 1], Problem(last.where, more, last.fix, last.level)]
+
+
+def check_brightness(where: str, brightest: Iterable[int | None], what: str) -> Iterator[Problem]:
+    """Pictures (called ``what``) of 16 bits whose values use the lower ones alone: all but black when divided by 256.
+
+    ``brightest`` are the highest values of some of them, None for those of 8 bits.
+    """
+    values = [value for value in brightest if value is not None]
+    highest = max(values, default=0)
+    if not 0 < highest < DARK:
+        return
+    bits = max(8, highest.bit_length() + highest.bit_length() % 2)
+    found = (
+        f"{len(values)} {what} of 16 bits whose values reach {highest} of 65535: a camera's {bits} bits, all but black"
+    )
+    fix = f"multiply them by {1 << (16 - bits)} where they are written, or write 8 bits"
+    yield Problem(where, found, fix, "warning")
 
 
 def check_count(
@@ -122,8 +211,11 @@ def content_of(files: Iterable[Path]) -> bytes | None:
     """A key of what the files hold together; None when one cannot be read."""
     total = hashlib.sha256()
     for path in files:
+        if not is_file(path):
+            return None
         try:
-            total.update(path.read_bytes())
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
         except OSError:
             return None
     return total.digest()

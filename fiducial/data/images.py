@@ -1,35 +1,75 @@
-"""Reading images, and keeping decoded ones."""
+"""Reading images, and keeping decoded ones. Whoever opens an image file does it through here."""
 
 from __future__ import annotations
 
-import os
-import struct
-from collections import defaultdict
-from functools import lru_cache
-from pathlib import Path, PurePath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from fiducial.data.files import HEAD, nearby, what_bytes_are, why_unreadable
 from fiducial.data.lru import ByteLRU
-from fiducial.errors import DatasetError
+from fiducial.errors import DatasetError, UserError
 
-__all__ = ["MAX_PIXELS", "ImageCache", "check_whole", "is_deep", "nearby", "read_image", "read_rgb", "to_rgb"]
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "ImageCache",
+    "ImageFacts",
+    "check_whole",
+    "has_16_bits",
+    "image_facts",
+    "is_deep",
+    "nearby",
+    "open_image",
+    "read_image",
+    "read_rgb",
+    "to_rgb",
+]
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000")
+"""What is read, whatever a file is called. For some of the other formats Pillow starts programs; some fit any bytes."""
 MAX_PIXELS = 1 << 29
 """Pixels (0.5 gigapixel; 1.5 GiB as RGB) above which a file is taken for a decompression bomb and refused."""
 
-_LAST_BYTES = {b"\x89PNG": b"IEND", b"\xff\xd8": b"\xff\xd9"}
-"""How a file of a format begins: what stands at its end, unless something is attached to it."""
+_LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
+"""What stands at the end of a whole file, unless something is attached to it."""
 _TAIL = 4096
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)  # what Pillow raises on bad bytes
+_UNKNOWN = ("not an image", "remove it, or check how it was written")
 
 
-def read_rgb(path: Path | str) -> Image.Image:
-    """The image at ``path`` as 8-bit RGB; see :func:`read_image` and :func:`to_rgb`."""
+@contextmanager
+def open_image(path: Path | str) -> Iterator[ImageFile.ImageFile]:
+    """The image file at ``path`` with its header read; its pixels are read when they are first used, within.
+
+    Raises: DatasetError naming ``path`` if it is missing (and what lies beside it), no file, empty, none of
+        :data:`FORMATS` (and what it is instead), cut off or damaged, or has more than :data:`MAX_PIXELS` pixels.
+    """
     path = Path(path)
-    return to_rgb(read_image(path), where=str(path))
+    if wrong := why_unreadable(path):
+        raise DatasetError(str(path), *wrong)
+    _admit_large_images()
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            yield image
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DatasetError(str(path), f"more than {MAX_PIXELS:,} pixels", "cut it into tiles") from error
+    except UnidentifiedImageError as error:
+        with path.open("rb") as file:
+            other = what_bytes_are(file.read(HEAD))
+        found, fix = (f"not an image but {other[0]}", other[1]) if other else _UNKNOWN
+        raise DatasetError(str(path), found, fix) from error
+    except Exception as error:  # whatever Pillow's decoders stumble over in damaged bytes
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise DatasetError(str(path), f"an image that cannot be read ({told})", "copy or export it again") from error
 
 
 def read_image(path: Path | str) -> Image.Image:
@@ -37,51 +77,88 @@ def read_image(path: Path | str) -> Image.Image:
 
     The orientation in EXIF is not applied: TAO does not either, and boxes and masks are drawn on the stored pixels.
 
-    Raises: DatasetError naming ``path`` if it is missing (and what lies beside it), empty, no image, cut off, or has
-        more than :data:`MAX_PIXELS` pixels.
+    Raises: DatasetError as :func:`open_image`.
     """
-    path = Path(path)
-    if not path.is_file():
-        beside = ", ".join(other.name for other in nearby(path))
-        raise DatasetError(str(path), "no such file", f"beside it: {beside}" if beside else "check folder and name")
-    if path.stat().st_size == 0:
-        raise DatasetError(str(path), "an empty file", "copy it again")
-    _admit_large_images()
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            image.load()
-            return image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DatasetError(str(path), f"more than {MAX_PIXELS:,} pixels", "cut it into tiles") from error
-    except UnidentifiedImageError as error:
-        raise DatasetError(str(path), "not an image", "remove it, or check how it was written") from error
-    except _DAMAGE as error:
-        raise DatasetError(str(path), f"an image that cannot be read ({error})", "copy or export it again") from error
+    with open_image(path) as image:
+        image.load()
+        return image
+
+
+def read_rgb(path: Path | str) -> Image.Image:
+    """The image at ``path`` as 8-bit RGB; see :func:`read_image` and :func:`to_rgb`."""
+    return to_rgb(read_image(path), where=str(path))
 
 
 def check_whole(path: Path | str) -> None:
-    """Raises DatasetError for a PNG or JPEG that is cut off or empty. Only its ends are read, unless they are odd."""
+    """Raises DatasetError for what is no image, or one that is cut off; damage within shows when it is decoded.
+
+    Of PNG, JPEG, BMP and WebP only the ends are read.
+    """
     path = Path(path)
+    with open_image(path) as image:
+        if not _is_long_enough(path, image):
+            image.load()  # says what is wrong, if anything is
+
+
+def _is_long_enough(path: Path, image: ImageFile.ImageFile) -> bool:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if ending := _LAST_BYTES.get(image.format or ""):
+            file.seek(max(0, size - _TAIL))
+            return ending in file.read()
+        if image.format == "WEBP":
+            file.seek(4)
+            return size >= 8 + int.from_bytes(file.read(4), "little")
+    if image.format != "BMP":
+        return False
+    codec, _, offset, args = image.tile[0]
+    return codec == "raw" and isinstance(args, tuple) and size >= offset + int(args[1]) * image.height
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What an image that was decoded is like."""
+
+    size: tuple[int, int]
+    """(width, height)"""
+    brightest: int | None
+    """The highest value, 0..65535, of a file with 16 bits per channel; None for others."""
+
+
+def image_facts(path: Path | str) -> ImageFacts:
+    """Decode an image and look at it. Raises: DatasetError as :func:`read_image` and :func:`to_rgb`."""
+    with open_image(path) as image:
+        has_high_bytes = _has_high_bytes(image)
+        image.load()
+    highest = None
+    if image.mode.startswith("I;16"):
+        highest = int(np.asarray(image).max(initial=0))
+    elif has_high_bytes:
+        highest = int(np.asarray(image).max(initial=0)) << 8 | 255
+    to_rgb(image, where=str(path))
+    return ImageFacts(image.size, highest)
+
+
+def _has_high_bytes(image: ImageFile.ImageFile) -> bool:
+    """Whether each of several channels has 16 bits in the file, of which Pillow gives the higher 8."""
+    return len(image.getbands()) > 1 and any("16" in str(tile[3]) for tile in image.tile)
+
+
+def has_16_bits(path: Path | str) -> bool:
+    """Whether the header says that a channel has 16 bits; False for what is no image."""
     try:
-        with path.open("rb") as file:
-            head = file.read(4)
-            ending = next((end for begin, end in _LAST_BYTES.items() if head.startswith(begin)), b"")
-            file.seek(max(0, path.stat().st_size - _TAIL))
-            is_whole = bool(head) and ending in file.read()
-    except OSError:
-        is_whole = False
-    if not is_whole:
-        read_image(path)  # says what is wrong, if anything is
+        with open_image(path) as image:
+            return image.mode.startswith("I;16") or _has_high_bytes(image)
+    except DatasetError:
+        return False
 
 
 def is_deep(path: Path | str) -> bool:
     """Whether the header says that pixels have one channel of more than 8 bits."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.mode.startswith(("I", "F"))
-    except (*_DAMAGE, Image.DecompressionBombError):
+    except DatasetError:
         return False
 
 
@@ -105,25 +182,6 @@ def to_rgb(image: Image.Image, *, where: str = "image") -> Image.Image:
     if image.mode in ("I", "F"):
         raise DatasetError(where, f"pixels of mode {image.mode!r} (32 bits) have no known range", "save as 8 or 16 bit")
     return image.convert("RGB")
-
-
-def nearby(path: Path) -> list[Path]:
-    """Files beside ``path`` that have its name with another extension or other capitals, sorted."""
-    try:
-        changed = path.parent.stat().st_mtime_ns
-    except OSError:
-        return []
-    names = _names_by_stem(path.parent, changed).get(path.stem.lower(), ())
-    return [path.with_name(name) for name in sorted(names) if name != path.name]
-
-
-@lru_cache(maxsize=8)
-def _names_by_stem(folder: Path, changed: int) -> dict[str, list[str]]:
-    """The names in ``folder`` as of ``changed``; kept, because a data set misses thousands of images at once."""
-    found = defaultdict(list)
-    for name in os.listdir(folder):
-        found[PurePath(name).stem.lower()].append(name)
-    return dict(found)
 
 
 class ImageCache(ByteLRU[tuple[str, tuple[int, int] | None, Image.Resampling], npt.NDArray[np.uint8]]):

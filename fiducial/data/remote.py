@@ -89,7 +89,7 @@ def fetch(url: str, *, key: str, cache: Cache) -> Fetched:
     url = _checked(url, key)
     identity = _identity(url)
     with cache.lock(identity):
-        record = cache.read(identity)
+        record = _sound(cache.read(identity))
         filesystem = _filesystem(url)
         try:
             single, objects = _listing(filesystem, url)
@@ -108,6 +108,15 @@ def fetch(url: str, *, key: str, cache: Cache) -> Fetched:
         copy = _copy(cache, record)
         assert copy is not None  # just made
         return copy
+
+
+def _sound(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as :func:`fetch` writes it; nothing in place of one that is damaged: then all is fetched again."""
+    objects, single = record.get("objects"), record.get("single")
+    if not isinstance(objects, dict) or not (single is None or single in list(objects)):
+        return {}
+    told = [entry.get(name) for entry in objects.values() if isinstance(entry, dict) for name in ("version", "sha256")]
+    return record if len(told) == 2 * len(objects) and all(isinstance(text, str) for text in told) else {}
 
 
 def _checked(url: str, key: str) -> str:

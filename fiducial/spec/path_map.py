@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from fiducial.errors import SpecError
 
+__all__ = ["map_path", "mapped", "parse_path_map", "use_path_map"]
+
+_in_force: dict[str, str] = {}
+
 
 def parse_path_map(entries: Sequence[str]) -> dict[str, str]:
     """``["/data=./data", …]`` as a mapping. Raises: SpecError for an entry that is not ``FROM=TO``."""
@@ -26,3 +30,17 @@ def map_path(value: str, path_map: Mapping[str, str]) -> str:
         if value.startswith(before.rstrip("/") + "/"):
             return after.rstrip("/") + "/" + value[len(before.rstrip("/")) + 1 :]
     return value
+
+
+def use_path_map(path_map: Mapping[str, str]) -> None:
+    """Make ``path_map`` the one of :func:`mapped` in this process, in place of an earlier one."""
+    _in_force.clear()
+    _in_force.update(path_map)
+
+
+def mapped(value: str) -> str:
+    """A path that stands in a file of the data set, as the map of the spec in force has it.
+
+    To be asked while the file is read: other processes that are given the rows have no map.
+    """
+    return map_path(value, _in_force)

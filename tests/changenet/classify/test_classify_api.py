@@ -14,7 +14,7 @@ from changenet.api import load
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.config import ExperimentSpec
 from fiducial.deploy.onnx import ExportSettings, export_onnx
-from fiducial.errors import CheckpointError, DatasetError
+from fiducial.errors import CheckpointError, DatasetError, MetricError
 from fiducial.spec.compose import to_yaml
 from fiducial.spec.knob import plain
 
@@ -177,3 +177,31 @@ class TestScore:
             inspector.score([np.zeros((4, 4, 3))] * 2, arrays["golden"])
         with pytest.raises(DatasetError, match=r"missing\.png"):
             inspector.score(["missing.png", "missing.png"], arrays["golden"])
+
+
+class TestUnsoundScores:
+    @pytest.fixture
+    def broken(self, trained: Path, tmp_path: Path) -> Path:
+        checkpoint = torch.load(next(trained.glob("*.pth")), weights_only=True)
+        for name, value in checkpoint["state_dict"].items():
+            if "classifier" in name and value.is_floating_point():
+                value.fill_(float("nan"))
+        torch.save(checkpoint, tmp_path / "broken.pth")
+        return tmp_path / "broken.pth"
+
+    def test_are_never_pass(self, broken: Path) -> None:
+        image = np.full((32, 16, 3), 120, np.uint8)
+        pair = [image, image], [image, image]
+        with pytest.raises(MetricError, match="pair 0 · the score is NaN or infinite"):
+            load(broken).score(*pair)
+        with pytest.raises(MetricError) as caught:
+            load(broken).score_many([pair] * 3, batch_size=2)
+        assert [problem.where for problem in caught.value.problems] == ["pair 0", "pair 1"]
+
+    @pytest.mark.parametrize("margin", [float("nan"), float("inf")])
+    def test_nor_at_a_margin_that_is_no_number(self, trained: Path, margin: float) -> None:
+        inspector = load(trained)
+        inspector.margin = margin
+        image = np.full((32, 16, 3), 120, np.uint8)
+        with pytest.raises(MetricError, match="eval_margin"):
+            inspector.score([image, image], [image, image])

@@ -66,3 +66,30 @@ def test_without_files_nothing_is_written():
     evaluator = make()
     evaluator.update({"output": torch.tensor([0.1, 0.7, 0.9])}, batch([0, 1, 2]))
     assert evaluator.write(evaluator.finish(), {}) == ()
+
+
+class TestUnsoundScores:
+    LOGITS = ([0.0, float("nan")], [0.0, float("inf")], [0.0, float("-inf")], [float("inf"), 0.0], [float("-inf"), 0.0])
+
+    @pytest.mark.parametrize("stage", ["test", "infer"])
+    @pytest.mark.parametrize("output", [*LOGITS, float("nan"), float("inf"), float("-inf")])
+    def test_stop_with_the_rows_named(self, stage, output):
+        evaluator = make(stage, where="pairs.csv:{}".format)
+        good = [0.0, 0.0] if isinstance(output, list) else 0.0
+        evaluator.update({"output": torch.tensor([good, output])}, batch([0, 1]))
+        evaluator.update({"output": torch.tensor([good, output])}, batch([2, 3]))
+        with pytest.raises(MetricError, match="NaN or infinite") as caught:
+            evaluator.kpis(evaluator.finish())
+        assert [problem.where for problem in caught.value.problems] == ["pairs.csv:1", "pairs.csv:3"]
+
+    @pytest.mark.parametrize("stage", ["train", "val"])
+    def test_in_training_no_metric_is_known(self, stage, caplog, monkeypatch):
+        monkeypatch.setattr(module.LOGGER, "propagate", True)
+        evaluator = make(stage, where="pairs.csv:{}".format)
+        evaluator.update({"output": torch.tensor([0.1, float("nan"), 0.9])}, batch([0, 1, 2]))
+        kpis = evaluator.kpis(evaluator.finish())
+        assert f"{stage}_acc" in kpis
+        assert f"{stage}_loss" not in kpis  # the module's own
+        assert all(np.isnan(value) for value in kpis.values())
+        assert f"1 of 3 {stage} scores are NaN or infinite" in caplog.text
+        assert "pairs.csv:1" in caplog.text

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from changenet.classify.inspect import check_data
 
@@ -68,8 +69,10 @@ class TestFiles:
 
     def test_wrong_folder(self, spec_of, data):
         (data / "train").rename(data / "elsewhere")
-        problems = found(check_data(spec_of(), ("train", "val"), False))
-        assert f"the folder {data}/train/b0 does not exist" in problems[0].fix
+        (problem,) = found(check_data(spec_of(), ("train", "val"), False))  # one for all 48 files
+        assert problem.where == f"{data}/train.csv:2"
+        assert problem.found.endswith("train/b0/0000_SolderLight.png, and 47 more below the same folder")
+        assert problem.fix == f"the folder {data}/train does not exist: check images_dir and the CSV's paths"
 
     @pytest.mark.parametrize("cut", [True, False])
     def test_damaged_image(self, spec_of, data, cut):  # a quick look sees only that the end is missing
@@ -96,6 +99,60 @@ class TestFiles:
         assert problems[0].found == f"no *.png image in {data}/golden"
         assert len([problem for problem in problems if "no *.png" in problem.found]) == 1
 
+    def test_path_columns_that_name_files(self, spec_of, data):
+        text = (data / "val.csv").read_text()
+        for row in (0, 1, 2):
+            text = text.replace(
+                f"val/b{row},golden,", f"val/b{row}/{row:04d}_SolderLight.png,golden/0003_WhiteLight.png,"
+            )
+        (data / "val.csv").write_text(text)
+        problems = found(check_data(spec_of(), ("test",), False))
+        assert [(p.where, p.found) for p in problems] == [
+            (f"{data}/val.csv:2", "input_path names a file, val/b0/0000_SolderLight.png, as in 5 other rows"),
+            (f"{data}/val.csv:2", "golden_path names a file, golden/0003_WhiteLight.png, as in 5 other rows"),
+        ]
+        assert problems[0].fix.startswith("write its folder, val/b0: ")
+
+    @pytest.mark.parametrize(
+        ("old", "new", "cause"),
+        [
+            ("val/b1", ".\\val\\b1", "written with backslashes"),
+            ("val/b1", " val/b1", "a blank at its beginning"),
+            ("0001", "x" * 300, "longer than a name can be"),
+            ("0001", "\u00fc1", "accents are other Unicode characters"),
+            ("0001", "LINK", "a link to nowhere, which is not there"),
+            ("0001", "Caps", "there is CAPS_SolderLight.png: capitals count"),
+        ],
+    )
+    def test_names_that_explain_themselves(self, spec_of, data, old, new, cause):
+        lines = (data / "val.csv").read_text().splitlines()
+        lines[2] = lines[2].replace(old, new)
+        (data / "val.csv").write_text("\n".join(lines), encoding="utf-8")
+        (data / "val/b1/u\u03081_SolderLight.png").touch()
+        (data / "val/b1/CAPS_SolderLight.png").touch()
+        (data / "val/b1/LINK_SolderLight.png").symlink_to("nowhere")
+        assert cause in found(check_data(spec_of(), ("test",), False))[0].fix
+
+    def test_what_lies_beside_and_is_no_image_is_no_advice(self, spec_of, data):
+        path = data / "train/b4/0000_WhiteLight.png"
+        path.rename(path.with_suffix(".txt"))
+        (problem,) = found(check_data(spec_of(), ("train",), False))
+        assert problem.fix == "check object_name, the lights in input_map, and image_ext"
+
+    @pytest.mark.parametrize("thorough", [False, True])
+    @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+    def test_camera_values_in_16_bits(self, spec_of, data, bits, thorough):
+        for path in (*data.glob("val/*/*.png"), *data.glob("golden/*.png")):
+            grey = np.array(Image.open(path).convert("L"))
+            grey[0, 0] = 255
+            Image.fromarray(grey if bits == 8 else grey.astype(np.uint16) << (bits - 8)).save(path)
+        report = check_data(spec_of(), ("test",), thorough)
+        dark = [problem for problem in found(report, "warning") if "16 bits" in problem.found]
+        assert len(dark) == (bits in (10, 12, 14))
+        if dark:
+            assert f"values reach {255 << (bits - 8)} of 65535: a camera's {bits} bits" in dark[0].found
+            assert dark[0].fix.startswith(f"multiply them by {1 << (16 - bits)} ")
+
 
 class TestRows:
     def test_all_pass_cannot_be_trained_on(self, spec_of, data):
@@ -109,7 +166,30 @@ class TestRows:
             (data / f"{split}.csv").write_text(text.replace("PASS", "OPEN"))
         report = check_data(spec_of(), ("train", "val"), False)
         assert found(report) == []
-        assert {problem.found for problem in found(report, "warning")} == {"no PASS rows"}
+        assert [problem.found for problem in found(report, "warning")] == [
+            "no PASS rows; the labels are 'OPEN' (16), 'MISSING' (8)",
+            "no PASS rows; the labels are 'OPEN' (8), 'MISSING' (3)",
+        ]
+
+    def test_rows_that_contradict_or_repeat_others(self, spec_of, data):
+        with (data / "train.csv").open("a") as file:
+            file.write("train/b0/,golden,MISSING,0000,\n./train/b1,golden,PASS,0001,\ntrain/b2,golden,OPEN,0002,\n")
+        problems = found(check_data(spec_of(), ("train",), False), "warning")
+        assert [(p.where, p.found) for p in problems] == [
+            (
+                f"{data}/train.csv:26",
+                "1 rows contradict an earlier row of the same images: lines 2 PASS and 26 MISSING",
+            ),
+            (f"{data}/train.csv:27", "2 rows repeat an earlier row: lines 3 and 27, lines 4 and 28"),
+        ]
+
+    def test_boards_of_two_splits(self, spec_of, data):
+        lines = (data / "train.csv").read_text().splitlines()
+        with (data / "val.csv").open("a") as file:
+            file.write("\n".join(lines[3:5]) + "\n")
+        (problem,) = found(check_data(spec_of(), ("train", "val"), False), "warning")
+        assert problem.where == f"{data}/val.csv:13"
+        assert problem.found == "2 of 13 folders of input_path are trained on too (first: train/b2)"
 
     def test_fewer_rows_than_a_batch(self, spec_of):
         (problem,) = found(check_data(spec_of(dataset__classify__batch_size=32), ("train", "val"), False))

@@ -262,8 +262,37 @@ class TestThresholds:
 
 class TestSuggestMargin:
     def test_hand_computed(self):
-        assert suggest_margin(SCORE, LABEL) == pytest.approx(0.4)
-        assert suggest_margin(SCORE, LABEL, min_recall=0.5) == pytest.approx(0.8)
+        assert suggest_margin(SCORE, LABEL) == 0.5999  # float32 takes 0.6 for the score itself
+        assert suggest_margin(SCORE, LABEL, min_recall=0.5) == 0.8999
+
+    @pytest.mark.parametrize(
+        ("score", "margin"),
+        [
+            ([0.73218, 0.9], 0.7321),  # no row lies lower
+            ([123.456, 0.1], 0.0999),
+            ([1e-6, 1.0], 9.999e-7),
+            ([1234567.0], 1234000.0),
+        ],
+    )
+    def test_of_defects_alone(self, score, margin):
+        assert suggest_margin(torch.tensor(score), torch.ones(len(score), dtype=torch.long)) == margin
+
+    def test_more_digits_where_a_good_row_is_near(self):
+        score, label = torch.tensor([0.512345, 0.512341, 0.2]), torch.tensor([1, 0, 0])
+        margin = suggest_margin(score, label)
+        assert 0.512341 <= margin < 0.512345
+        assert classify_report(score, label, margin).total.confusion_matrix == [[2, 0], [0, 1]]
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_no_larger_margin_that_finds_all_passes_more_good_rows(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        score, label = torch.rand(30, generator=generator) ** 4, torch.randint(0, 2, (30,), generator=generator)
+        lowest = score[label == 1].min()
+        largest = float(torch.nextafter(lowest, torch.tensor(-1.0)))
+        total, best = (
+            classify_report(score, label, margin).total for margin in (suggest_margin(score, label), largest)
+        )
+        assert (total.fn, total.fp) == (0, best.fp)
 
     @pytest.mark.parametrize("recall", [0.5, 0.9, 1.0])
     def test_keeps_the_recall_and_the_least_false_alarms(self, sample, recall):
@@ -285,6 +314,12 @@ class TestRefused:
     def test_scores(self, bad):
         with pytest.raises(MetricError, match="1 of 2 scores are NaN or infinite"):
             classify_report(torch.tensor([0.1, bad]), torch.tensor([0, 1]), 0.5)
+
+    @pytest.mark.parametrize("margin", [math.nan, math.inf, -math.inf, 1e39])
+    def test_margins(self, margin):
+        for measure in (tao_counts, classify_report):
+            with pytest.raises(MetricError, match="give a finite number"):
+                measure(SCORE, LABEL, margin)
 
     def test_labels(self):
         with pytest.raises(MetricError, match="labels are 0"):

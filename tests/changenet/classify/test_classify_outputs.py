@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from changenet.classify import outputs
-from changenet.classify.outputs import PairResults, group_names, write_evaluation, write_inference
+from changenet.classify.outputs import PairResults, decide, group_names, write_evaluation, write_inference
 from changenet.classify.rows import read_pairs
 from fiducial.errors import MetricError
 
@@ -54,6 +54,25 @@ class TestInferenceFile:
         rows = read(write_inference(tmp_path / "again", again, results_of(np.ones(11)), margin=0.5))
         assert list(rows[0])[-2:] == ["siamese_score", "decision"]
         assert {row["decision"] for row in rows} == {"FAIL"}
+
+
+class TestDecide:
+    def test_above_the_margin_fails(self):
+        assert decide(np.array([0.1, 0.5, 0.6], dtype=np.float32), 0.5) == ["PASS", "PASS", "FAIL"]
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_no_decision_on_what_is_no_number(self, bad, table, tmp_path):
+        scores = np.array([0.1, bad, 0.9, bad, *[0.2] * 7], dtype=np.float32)
+        with pytest.raises(MetricError, match=r"2 problems:\n.*score 1 · the score is NaN or infinite"):
+            decide(scores, 0.5)
+        with pytest.raises(MetricError, match="NaN or infinite"):
+            write_inference(tmp_path, table, results_of(scores), margin=0.5)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("margin", [np.nan, np.inf, -np.inf, 1e39])
+    def test_no_decision_at_a_margin_that_is_no_number(self, margin):
+        with pytest.raises(MetricError, match="every row would PASS"):
+            decide(np.array([0.1], dtype=np.float32), margin)
 
 
 class TestEvaluation:

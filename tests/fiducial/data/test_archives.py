@@ -1,14 +1,16 @@
 import gzip
 import io
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
+from contextlib import suppress
 
 import pytest
 
 from fiducial.data import archives
-from fiducial.data.archives import archive_stem, extract, folder_holding, images_root, safe_relative
+from fiducial.data.archives import archive_stem, extract, images_root, safe_relative
 from fiducial.errors import SourceError
 
 FILES = {"a.jpg": b"first", "inner/b.jpg": b"second" * 1000, "inner/deep/c.jpg": b""}
@@ -89,9 +91,10 @@ class TestExtract:
                 extract(tmp_path / "cut", tmp_path / "out")
 
     def test_no_archive_at_all(self, tmp_path, name):
-        (tmp_path / name).write_bytes(b"<html>404</html>" * 100)
-        with pytest.raises(SourceError, match="damaged archive"):
-            extract(tmp_path / name, tmp_path / "out")
+        for content, told in {b"<html>404</html>" * 100: "a web page", bytes(999): "zeros", b"hello" * 200: ""}.items():
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(SourceError, match=f"damaged archive.*{told}"):
+                extract(tmp_path / name, tmp_path / "out")
 
     def test_finder_litter_is_left_out(self, tmp_path, name):
         extract(
@@ -145,6 +148,86 @@ class TestTar:
     def test_a_repeated_file_is_the_last_one(self, tmp_path):
         extract(make_tar(tmp_path / "x.tar", entry("a", data=b"old"), entry("a", data=b"new")), tmp_path / "out")
         assert contents(tmp_path / "out") == {"a": b"new"}
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"size": "-5"},
+            {"size": "-512"},
+            {"size": "many"},
+            {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "abc"},
+            {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1099511627776"},
+            {"GNU.sparse.map": "0,1", "GNU.sparse.size": "1099511627776"},
+            {"GNU.sparse.size": "9", "GNU.sparse.numblocks": "x"},
+            {"mtime": "never"},
+            {"path": "\0"},
+            {"hdrcharset": "BINARY"},
+        ],
+    )
+    def test_pax_headers_that_make_no_sense(self, tmp_path, headers):
+        info, data = entry("a", data=b"x")
+        info.pax_headers = headers
+        with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+            tar.addfile(info, data)
+        with suppress(SourceError):  # some of them are ignored
+            extract(tmp_path / "x.tar", tmp_path / "out")
+        assert sum(map(len, contents(tmp_path / "out").values())) <= 1
+
+    def test_a_sparse_member(self, tmp_path):
+        header = bytearray(entry("a", tarfile.GNUTYPE_SPARSE)[0].tobuf(tarfile.GNU_FORMAT))
+        header[483:495] = b"77777777777\0"  # the size that it unpacks to
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        (tmp_path / "x.tar").write_bytes(header + bytes(1024))
+        with pytest.raises(SourceError, match="a sparse member"):
+            extract(tmp_path / "x.tar", tmp_path / "out")
+
+    def test_a_name_that_fills_the_memory(self, tmp_path):
+        archive = make_tar(tmp_path / "x.tar.gz", entry("@", tarfile.GNUTYPE_LONGNAME, bytes(2 << 20)), mode="w:gz")
+        with pytest.raises(SourceError, match="an extended header of 2097152 bytes"):
+            extract(archive, tmp_path / "out")
+
+
+class TestBounds:
+    @pytest.mark.parametrize("name", ["x.tar.gz", "x.zip"])
+    def test_many_times_its_size(self, tmp_path, name, monkeypatch):
+        monkeypatch.setattr(archives, "SMALL_BYTES", 1 << 20)
+        archive = make(tmp_path / name, {f"{i}": bytes(1 << 20) for i in range(4)})
+        with pytest.raises(SourceError, match="unpacks to more than 250 times its own size"):
+            extract(archive, tmp_path / "out")
+
+    def test_a_zip_is_refused_by_its_directory(self, tmp_path, monkeypatch):
+        free = shutil.disk_usage(tmp_path)._replace(free=3 << 20)
+        monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: free)
+        archive = make_zip(tmp_path / "x.zip", {f"{i}": os.urandom(1 << 20) for i in range(4)})
+        with pytest.raises(SourceError, match="that are free on the disk"):
+            extract(archive, tmp_path / "out")
+        assert not contents(tmp_path / "out")
+        with pytest.raises(SourceError, match="that are free on the disk"):  # a tar has no directory
+            extract(make(tmp_path / "x.tar", {f"{i}": bytes(1 << 20) for i in range(4)}), tmp_path / "out2")
+
+    def test_zip_members_that_share_their_bytes(self, tmp_path):
+        raw = bytearray(make_zip(tmp_path / "x.zip", {"a": os.urandom(5000), "b": os.urandom(5000)}).read_bytes())
+        second = raw.index(b"PK\x01\x02", raw.index(b"PK\x01\x02") + 1)
+        raw[second + 42 : second + 46] = (0).to_bytes(4, "little")  # where the data of b are: those of a
+        (tmp_path / "x.zip").write_bytes(raw)
+        with pytest.raises(SourceError, match=r"damaged archive .*overlap"):
+            extract(tmp_path / "x.zip", tmp_path / "out")
+        assert not contents(tmp_path / "out")
+
+    @pytest.mark.parametrize("twins", [("A.png", "a.png"), ("\u00e9.png", "e\u0301.png")])
+    def test_names_that_a_disk_cannot_tell_apart(self, tmp_path, monkeypatch, twins):
+        archive = make(tmp_path / "x.tar", dict.fromkeys(twins, b"x"))
+        extract(archive, tmp_path / "out")  # this one can
+        assert sorted(contents(tmp_path / "out")) == sorted(twins)
+        (tmp_path / "out" / twins[1]).unlink()
+        (tmp_path / "out" / twins[1]).hardlink_to(tmp_path / "out" / twins[0])  # as another disk shows it
+        with pytest.raises(SourceError, match="does not tell capitals or accents apart"):
+            extract(archive, tmp_path / "out")
+
+    def test_a_name_that_is_too_long(self, tmp_path):
+        with pytest.raises(SourceError, match="could not be unpacked"):
+            extract(make(tmp_path / "x.zip", {"a" * 300: b"x"}), tmp_path / "out")
 
 
 class TestZip:
@@ -228,12 +311,35 @@ class TestImagesRoot:
         assert images_root(tmp_path, self.ROWS) == tmp_path
 
     def test_nothing_found(self, tmp_path):
-        with pytest.raises(SourceError, match="board1/U5_white"):
-            images_root(tmp_path, self.ROWS)
+        assert images_root(tmp_path, self.ROWS) == tmp_path  # the check of the files names each of them
 
-    def test_folder_holding(self, tmp_path):
-        for name in ("A", "B", "list"):
-            (tmp_path / "levir" / name).mkdir(parents=True)
-        assert folder_holding(tmp_path, ("A", "B", "list")) == tmp_path / "levir"
-        with pytest.raises(SourceError, match=r"levir · no folder label"):
-            folder_holding(tmp_path, ("A", "B", "list", "label"))
+    def test_images_missing_from_a_folder_that_is_there_come_from_nowhere_else(self, tmp_path, caplog):
+        self.images(tmp_path)
+        self.images(tmp_path / "old")
+        for path in tmp_path.glob("board*/*"):
+            path.unlink()
+        assert images_root(tmp_path, self.ROWS) == tmp_path
+        (tmp_path / "board2").rmdir()
+        assert images_root(tmp_path, self.ROWS) == tmp_path
+        (tmp_path / "board1").rmdir()
+        assert not caplog.text
+        assert images_root(tmp_path, self.ROWS) == tmp_path / "old"
+        assert f"holds no board1/U5_white.jpg: reading the images below {tmp_path / 'old'}" in caplog.text
+
+    def test_two_inner_folders_are_not_chosen_from(self, tmp_path):
+        for name in ("2023", "2024"):
+            self.images(tmp_path / name)
+        with pytest.raises(SourceError, match=r"both 2023 and 2024 hold .* name the folder"):
+            images_root(tmp_path, self.ROWS)
+        next(tmp_path.glob("2023/board2/*")).unlink()
+        assert images_root(tmp_path, self.ROWS) == tmp_path / "2024"
+
+    def test_absolute_rows_need_no_search(self, tmp_path):
+        self.images(tmp_path / "inner")
+        assert images_root(tmp_path, ["/data/board1/U5_white.jpg"]) == tmp_path
+
+    @pytest.mark.parametrize("sample", ["a\0b/c", "x" * 300, "x" * 300 + "/y", "../..", "."])
+    def test_names_that_cannot_be(self, tmp_path, sample):
+        (tmp_path / "inner").mkdir()
+        assert images_root(tmp_path, [sample]) in (tmp_path, tmp_path / "inner")
+        assert images_root(tmp_path / "no folder", [sample]) == tmp_path / "no folder"

@@ -1,0 +1,107 @@
+"""What shows only when rows are compared: with each other, with those of another split, a picture with its golden."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from changenet.classify.rows import PairRow, PairTable
+from fiducial.data.checks import Entry, check_overlap, content_of, spread
+from fiducial.data.images import read_rgb
+from fiducial.errors import DatasetError, Problem
+
+__all__ = ["check_boards", "check_registration", "check_repeated_rows", "check_splits"]
+
+MAX_SHIFT = 3.0
+"""Pixels that a test image may lie beside its golden before ``check`` warns."""
+REGISTERED_ROWS = 64
+"""Rows whose registration ``check`` measures, spread evenly over a split."""
+_SHOWN_LINES = 3
+
+
+def check_repeated_rows(table: PairTable) -> Iterator[Problem]:
+    """Rows that compare the same files as an earlier one; worst where one says PASS and the other a defect."""
+    first: dict[tuple[str, str, str], PairRow] = {}
+    same: list[tuple[PairRow, PairRow]] = []
+    for row in table.rows:
+        key = str(PurePosixPath(row.input_path)), str(PurePosixPath(row.golden_path)), row.object_name
+        if (earlier := first.setdefault(key, row)) is not row:
+            same.append((earlier, row))
+    against = [pair for pair in same if pair[0].label != pair[1].label]
+    if against:
+        found = (
+            f"{len(against)} rows contradict an earlier row of the same images: {_pairs_of_lines(against, labels=True)}"
+        )
+        yield Problem(table.where(against[0][1]), found, "keep the row that is right", "warning")
+    if same := [pair for pair in same if pair not in against]:
+        found = f"{len(same)} rows repeat an earlier row: {_pairs_of_lines(same)}"
+        yield Problem(table.where(same[0][1]), found, "each counts as often as it is listed", "warning")
+
+
+def _pairs_of_lines(pairs: list[tuple[PairRow, PairRow]], *, labels: bool = False) -> str:
+    def told(row: PairRow) -> str:
+        return f"{row.line} {row.fields['label']}" if labels else f"{row.line}"
+
+    shown = [f"lines {told(earlier)} and {told(later)}" for earlier, later in pairs[:_SHOWN_LINES]]
+    return ", ".join(shown) + (", …" if len(pairs) > _SHOWN_LINES else "")
+
+
+def check_boards(train: PairTable, other: PairTable) -> Iterator[Problem]:
+    """Folders of test images that training and another split share, where folders seem to be boards or lots."""
+    trained, others = _folders(train), _folders(other)
+    shared = [folder for folder in others if folder in trained]
+    if shared and len(trained | others) > 1:
+        row = others[shared[0]]
+        found = f"{len(shared)} of {len(others)} folders of input_path are trained on too (first: {row.input_path})"
+        fix = "if a folder is a board or a lot, split by it: parts of one board are too alike"
+        yield Problem(other.where(row), found, fix, "warning")
+
+
+def _folders(table: PairTable) -> dict[str, PairRow]:
+    """The first row of each folder of test images."""
+    first: dict[str, PairRow] = {}
+    for row in table.rows:
+        first.setdefault(str(table.images_dir / row.input_path), row)
+    return first
+
+
+def check_splits(train: PairTable, other: PairTable) -> Iterator[Problem]:
+    """Test images of another split that are trained on, whatever they are called."""
+    return check_overlap(_by_content(train), _by_content(other), "the same image as {where}")
+
+
+def _by_content(table: PairTable) -> Iterator[Entry]:
+    """The test images of a split."""
+    for row in table.rows:
+        yield Entry(table.where(row), row.object_name, content_of(table.test_files(row)))
+
+
+def check_registration(table: PairTable) -> Iterator[Problem]:
+    """Rows whose test image lies beside its golden, by phase correlation of the first light."""
+    import numpy as np
+
+    from fiducial.data.registration import shift_between
+
+    if table.layout.num_golden > 1:
+        return
+    far: list[tuple[float, PairRow]] = []
+    looked_at = spread(table.rows, REGISTERED_ROWS)
+    for row in looked_at:
+        try:
+            golden, test = (
+                read_rgb(files[0]).convert("L") for files in (table.golden_files(row), table.test_files(row))
+            )
+        except DatasetError:
+            continue  # named by the check of the files
+        if golden.size != test.size:
+            test = test.resize(golden.size)
+        dy, dx = shift_between(np.asarray(golden, dtype=np.float32), np.asarray(test, dtype=np.float32))
+        if max(abs(dy), abs(dx)) > MAX_SHIFT:
+            far.append((max(abs(dy), abs(dx)), row))
+    far.sort(key=lambda item: -item[0])
+    if far:
+        worst = ", ".join(f"line {row.line} by {distance:.1f}" for distance, row in far[:3])
+        share = f"{len(far)} of {len(looked_at)} test images"
+        found = f"{share} lie more than {MAX_SHIFT:g} pixels beside their golden ({worst})"
+        fix = "set dataset.classify.align: shift, or register the images"
+        yield Problem(str(table.csv_path), found, fix, "warning")

@@ -1,0 +1,143 @@
+"""Reading a CSV that somebody else wrote: every cell as the text it is, and every oddity named with its line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fiducial.data.files import why_unreadable
+from fiducial.errors import DatasetError, Problem
+
+__all__ = ["Table", "TableRow", "read_table"]
+
+MAX_BYTES = 1 << 30
+"""Size (1 GiB) above which a file is not taken for a table."""
+_FIX = "save it as comma-separated UTF-8"
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row: the line where it begins, from 1, the header included; and its cells by their column."""
+
+    line: int
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A header and its rows, at least one."""
+
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+
+
+def read_table(path: Path, *, needed: Sequence[str], one_line: Collection[str] = ()) -> Table:
+    """The table at ``path``. Columns of ``needed`` must be there; cells of ``one_line`` hold no line break.
+
+    Blank lines, and rows of empty cells, are left out. Columns without a name are called ``Unnamed: 4`` by their place
+    from 0, as pandas does.
+
+    Raises: DatasetError naming the file and the lines, all of them: for what is no UTF-8 text, columns that are missing
+        or there twice, rows of another length, a quote that is not closed, and a table without rows.
+    """
+    lines = list(io.StringIO(_text(path), newline=""))
+    records = _Records(path, lines)
+    header = next(records, (1, []))[1]
+    columns = tuple(cell.strip() or f"Unnamed: {place}" for place, cell in enumerate(header))
+    _check_header(path, header, columns, needed)
+    rows: list[TableRow] = []
+    problems: list[Problem] = []
+    for line, cells in records:
+        where = f"{path}:{line}"
+        if not any(cells):
+            continue
+        fields = dict(zip(columns, cells, strict=False))
+        broken = [name for name, cell in fields.items() if name in one_line and ("\n" in cell or "\r" in cell)]
+        if records.is_open_quote or broken:
+            found = (
+                f"a quote that is opened in line {line} and not closed"
+                if records.is_open_quote
+                else (f"a line break in {broken[0]}: a quote that is not closed where it should be")
+            )
+            problems.append(Problem(where, found, "close it, or double a quote that is part of the text"))
+        elif len(cells) != len(columns):
+            found = f"{len(cells)} values for {len(columns)} columns"
+            problems.append(Problem(where, found, "mend the line (quote values that hold commas)"))
+        else:
+            rows.append(TableRow(line, fields))
+    if problems:
+        raise DatasetError.of(problems)
+    if not rows:
+        raise DatasetError(str(path), "no rows below the header", "add one line per row")
+    return Table(columns, tuple(rows))
+
+
+class _Records(Iterator[tuple[int, list[str]]]):
+    """The records of a CSV, each with the line where it begins."""
+
+    def __init__(self, path: Path, lines: list[str]) -> None:
+        self.path, self.lines, self.reader = path, lines, csv.reader(lines)
+        self.first = 1
+
+    def __next__(self) -> tuple[int, list[str]]:
+        self.first = self.reader.line_num + 1
+        try:
+            return self.first, next(self.reader)
+        except csv.Error as error:
+            found = f"cannot be read as CSV: {error}; a quote that is opened in line {self.first} may not be closed"
+            raise DatasetError(f"{self.path}:{self.first}", found, _FIX) from None
+
+    @property
+    def is_open_quote(self) -> bool:
+        """Whether the latest record ends with the file, within quotes: the reader takes all the rest for one cell."""
+        if self.reader.line_num < len(self.lines):
+            return False
+        try:
+            list(csv.reader(self.lines[self.first - 1 :], strict=True))
+        except csv.Error as error:
+            return "unexpected end" in str(error)
+        return False
+
+
+def _text(path: Path) -> str:
+    if wrong := why_unreadable(path):
+        raise DatasetError(str(path), f"cannot be read as CSV: {wrong[0]}", wrong[1])
+    if path.stat().st_size > MAX_BYTES:
+        found = f"cannot be read as CSV: {path.stat().st_size / 2**30:.1f} GiB"
+        raise DatasetError(str(path), found, f"split it: a table has at most {MAX_BYTES / 2**30:.0f} GiB")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(str(path), f"cannot be read as CSV: {error}", "copy it to another disk") from error
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DatasetError(str(path), "cannot be read as CSV: it is UTF-16 text", _FIX)
+    if b"\0" in data:
+        where = f"{path}:{data.count(10, 0, data.index(0)) + 1}"
+        raise DatasetError(where, "cannot be read as CSV: a NUL character", "write the file anew as plain text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        found = f"cannot be read as CSV: byte 0x{error.object[error.start]:02x} is not UTF-8"
+        raise DatasetError(f"{path}:{line}", found, _FIX) from None
+
+
+def _check_header(path: Path, header: Sequence[str], columns: Sequence[str], needed: Sequence[str]) -> None:
+    where = f"{path}:1"
+    if twice := [name for name, count in Counter(columns).items() if count > 1]:
+        places = ", ".join(str(place + 1) for place, name in enumerate(columns) if name == twice[0])
+        found = f"column {twice[0]!r} is there {columns.count(twice[0])} times (columns {places})"
+        raise DatasetError(where, found, "a duplicate column hides the other: remove or rename all but one")
+    if lacking := [name for name in needed if name not in columns]:
+        separator = next((mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None)
+        wanted = f"name the columns {', '.join(needed)}"
+        shown = ", ".join(header) if any(header) else "empty"
+        raise DatasetError(
+            where,
+            f"no column {', '.join(lacking)}; the header is {shown[:300]}",
+            f"separate columns with commas, not {separator!r}" if separator else wanted,
+        )
