@@ -15,12 +15,13 @@ __all__ = ["BoxLabeler", "BoxPredictor"]
 class BoxLabeler(nn.Module):
     """Crops, box masks and areas of boxes to mask probabilities.
 
-    The logits of all ``networks`` are averaged; with ``flip`` also those of the mirrored crops.
+    The logits of all ``networks`` are averaged; with ``flip`` also those of the mirrored crops. ``second`` is carried
+    along, for a comparison.
     """
 
-    def __init__(self, networks: list[MaskNetwork], *, flip: bool = False) -> None:
+    def __init__(self, networks: list[MaskNetwork], *, flip: bool = False, second: BoxLabeler | None = None) -> None:
         super().__init__()
-        self.networks, self.flip = nn.ModuleList(networks), flip
+        self.networks, self.flip, self.second = nn.ModuleList(networks), flip, second
 
     def forward(self, image: Tensor, boxmask: Tensor, area: Tensor) -> Tensor:
         """``(B, 3, S, S)`` normalised, ``(B, 1, S, S)`` 0 and 1, ``(B,)`` in pixels, to ``(B, 1, S, S)`` in 0..1."""
@@ -35,21 +36,21 @@ class BoxLabeler(nn.Module):
 
 
 class BoxPredictor(Predictor):
-    """Runs a :class:`BoxLabeler` in torch; with ``second`` also another network, for comparison."""
+    """Runs a :class:`BoxLabeler` in torch, and its ``second`` where it has one."""
 
     runtime = "torch"
 
-    def __init__(self, labeler: BoxLabeler, second: BoxLabeler | None = None) -> None:
-        self.labeler, self.second = labeler.eval(), None if second is None else second.eval()
-        self.network: nn.Module = self.labeler if second is None else nn.ModuleList([labeler, second])
+    def __init__(self, labeler: BoxLabeler) -> None:
+        self.network: nn.Module = labeler.eval()
+        self.labeler = labeler
 
     @torch.inference_mode()
     def predict(self, batch: Batch) -> Outputs:
         """``prob`` ``(B, 1, S, S)``, and ``second`` the same."""
         arguments = batch["image"], batch["boxmask"], batch["area"]
         outputs: dict[str, Tensor] = {"prob": self.labeler(*arguments)}
-        if self.second is not None:
-            outputs["second"] = self.second(*arguments)
+        if self.labeler.second is not None:
+            outputs["second"] = self.labeler.second(*arguments)
         return outputs
 
     def facts(self) -> dict[str, str]:

@@ -155,8 +155,9 @@ class MalRuntime(TaskRuntime):
         use_teacher = inference.use_teacher or evaluate.use_teacher_test
         flip = inference.use_flip or evaluate.use_flip_test
         labeler = _chosen(student, teacher, mixed=mixed, use_teacher=use_teacher, flip=flip)
-        second = BoxLabeler([student if use_teacher and not mixed else teacher])
-        return BoxPredictor(labeler, second if inference.quality else None)
+        if inference.quality:
+            labeler.second = BoxLabeler([student if use_teacher and not mixed else teacher])
+        return BoxPredictor(labeler)
 
     # --- data -----------------------------------------------------------------------------------------------------
 
