@@ -1,7 +1,7 @@
 """From what a spec key names to a path of this machine.
 
 A key may name a file or folder, an archive (``.tar .tar.gz .tgz .zip``) of either, something in such an archive
-(``pairs.zip/pairs.csv``), or the same at an ``s3://``, ``gs://``, ``https://`` or ``http://`` address. Nothing is sent
+(``lists.zip/train.txt``), or the same at an ``s3://``, ``gs://``, ``https://`` or ``http://`` address. Nothing is sent
 over the network for a key that holds no URL.
 """
 

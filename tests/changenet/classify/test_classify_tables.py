@@ -2,8 +2,8 @@
 
 import pytest
 
-from fiducial.data import tables
-from fiducial.data.tables import read_table
+from changenet.classify import tables
+from changenet.classify.tables import read_table
 from fiducial.errors import DatasetError
 
 
