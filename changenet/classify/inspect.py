@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from changenet.classify.compare import check_boards, check_registration, check_repeated_rows, check_splits
+from changenet.classify.compare import (
+    check_boards,
+    check_itself,
+    check_registration,
+    check_repeated_rows,
+    check_splits,
+)
 from changenet.classify.rows import (
     SPLITS,
     PairRow,
@@ -62,6 +68,7 @@ def check_data(spec: ExperimentSpec, splits: Sequence[str], thorough: bool) -> D
             report.problems.extend(error.problems)
     for split, table in tables.items():
         report.facts[split] = _facts(table)
+        report.problems.extend(check_itself(table))
         if split != "infer":
             report.problems.extend(check_labels(table))
             report.problems.extend(check_repeated_rows(table))

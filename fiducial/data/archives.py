@@ -116,6 +116,8 @@ def _damaged(archive: Path, error: Exception) -> SourceError:
     if other and not zipfile.is_zipfile(archive) and not other[0].startswith("gzip"):
         return SourceError(str(archive), f"damaged archive: it is {other[0]}", other[1])
     told = " ".join(str(error).split()) or type(error).__name__
+    if told.startswith("file could not be opened successfully"):  # tarfile lists what every kind of it has to say
+        told = "neither a tar nor a zip file"
     return SourceError(str(archive), f"damaged archive ({told})", "fetch it again")
 
 

@@ -183,6 +183,14 @@ class TestRows:
             (f"{data}/train.csv:27", "2 rows repeat an earlier row: lines 3 and 27, lines 4 and 28"),
         ]
 
+    def test_rows_that_compare_an_image_with_itself(self, spec_of, data):
+        with (data / "val.csv").open("a") as file:
+            file.write("golden,val/../golden/.,PASS,0001,\ngolden/,golden,OPEN,0002,\n")
+        for split in ("test", "infer"):
+            (problem,) = found(check_data(spec_of(), (split,), False), "warning")
+            assert problem.where == f"{data}/val.csv:13"
+            assert problem.found == "2 rows compare an image with itself (first: golden, 0001)"
+
     def test_boards_of_two_splits(self, spec_of, data):
         lines = (data / "train.csv").read_text().splitlines()
         with (data / "val.csv").open("a") as file:
