@@ -79,7 +79,7 @@ def _folders(table: PairTable) -> dict[str, PairRow]:
     first: dict[str, PairRow] = {}
     for row in table.rows:
         first.setdefault(row.input_path, row)
-    return {os.path.normpath(table.images_dir / path): row for path, row in reversed(first.items())}
+    return {os.path.normpath(table.images_dir / path): row for path, row in first.items()}
 
 
 def check_splits(train: PairTable, other: PairTable) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from fiducial.data.files import HEAD, is_folder, what_bytes_are
 from fiducial.data.tar_headers import StrictHeader
@@ -42,6 +42,9 @@ MAX_RATIO = 250
 SMALL_BYTES = 1 << 30
 
 _CHUNK = 1 << 20
+_MOST_BEHIND = 64 << 20
+"""Bytes behind the end of a tar that are read."""
+_COMPRESSED = {b"\x1f\x8b": "r:gz", b"BZh": "r:bz2", b"\xfd7zXZ\0": "r:xz"}
 _UNPACK_YOURSELF = "unpack it yourself and give the folder"
 
 
@@ -91,9 +94,9 @@ def extract(archive: Path, into: Path, *, max_bytes: int = MAX_BYTES, max_member
     try:
         for member in _members(archive, budget):
             target = into / _checked(archive, member)
+            budget.take(member)
             if _is_finder_litter(target.relative_to(into)):
                 continue
-            budget.take(member)
             _enter(archive, member, target if member.kind == "folder" else target.parent, into, parents)
             if member.kind == "file":
                 _check_twin(archive, member, target, written)
@@ -116,8 +119,6 @@ def _damaged(archive: Path, error: Exception) -> SourceError:
     if other and not zipfile.is_zipfile(archive) and not other[0].startswith("gzip"):
         return SourceError(str(archive), f"damaged archive: it is {other[0]}", other[1])
     told = " ".join(str(error).split()) or type(error).__name__
-    if told.startswith("file could not be opened successfully"):  # tarfile lists what every kind of it has to say
-        told = "neither a tar nor a zip file"
     return SourceError(str(archive), f"damaged archive ({told})", "fetch it again")
 
 
@@ -217,13 +218,19 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
         tarfile.BLKTYPE: "a device",
         tarfile.FIFOTYPE: "a named pipe",
     }
-    with tarfile.open(archive, "r:*", tarinfo=StrictHeader) as tar:
+    with archive.open("rb") as file:
+        start = file.read(6)
+    # not "r:*", which tries them all and mixes up what each has to say
+    mode: Any = next((mode for signature, mode in _COMPRESSED.items() if start.startswith(signature)), "r:")
+    with tarfile.open(archive, mode, tarinfo=StrictHeader) as tar:
         for info in tar:
             kind = "file" if info.isreg() else "folder" if info.isdir() else kinds.get(info.type, "of an unknown kind")
             yield _Member(info.name, kind, info.size if info.isreg() else 0, partial(tar.extractfile, info))
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header until the end
-        while tar.fileobj and tar.fileobj.read(_CHUNK):
-            """The checksum of gzip stands behind the last byte."""
+        behind = 0
+        while tar.fileobj and (chunk := tar.fileobj.read(_CHUNK)):  # the checksum of gzip stands behind the last byte
+            if (behind := behind + len(chunk)) > _MOST_BEHIND:
+                raise tarfile.ReadError(f"more than {_MOST_BEHIND >> 20} MiB behind its end")
 
 
 def _zip_members(archive: Path, budget: _Budget) -> Iterator[_Member]:
