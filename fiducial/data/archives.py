@@ -42,6 +42,7 @@ MAX_RATIO = 250
 SMALL_BYTES = 1 << 30
 
 _CHUNK = 1 << 20
+_TAR_MAGIC = slice(257, 262)
 _MOST_BEHIND = 64 << 20
 """Bytes behind the end of a tar that are read."""
 _COMPRESSED = {b"\x1f\x8b": "r:gz", b"BZh": "r:bz2", b"\xfd7zXZ\0": "r:xz"}
@@ -204,13 +205,18 @@ def _check_twin(archive: Path, member: _Member, target: Path, written: dict[str,
 
 
 def _members(archive: Path, budget: _Budget) -> Iterator[_Member]:
-    if zipfile.is_zipfile(archive):
+    with archive.open("rb") as file:
+        head = file.read(HEAD)
+    compressed = next((mode for signature, mode in _COMPRESSED.items() if head.startswith(signature)), None)
+    is_tar = compressed or head[_TAR_MAGIC] == b"ustar"  # a zip is one by its end: a tar's last member may be one
+    if not is_tar and zipfile.is_zipfile(archive):
         yield from _zip_members(archive, budget)
     else:
-        yield from _tar_members(archive)
+        yield from _tar_members(archive, compressed or "r:")
 
 
-def _tar_members(archive: Path) -> Iterator[_Member]:
+def _tar_members(archive: Path, mode: Any) -> Iterator[_Member]:
+    """``mode``: tarfile's for the compression. Its "r:*" tries them all, and mixes up what each has to say."""
     kinds = {
         tarfile.SYMTYPE: "a symbolic link",
         tarfile.LNKTYPE: "a hard link",
@@ -218,10 +224,6 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
         tarfile.BLKTYPE: "a device",
         tarfile.FIFOTYPE: "a named pipe",
     }
-    with archive.open("rb") as file:
-        start = file.read(6)
-    # not "r:*", which tries them all and mixes up what each has to say
-    mode: Any = next((mode for signature, mode in _COMPRESSED.items() if start.startswith(signature)), "r:")
     with tarfile.open(archive, mode, tarinfo=StrictHeader) as tar:
         for info in tar:
             kind = "file" if info.isreg() else "folder" if info.isdir() else kinds.get(info.type, "of an unknown kind")

@@ -108,8 +108,8 @@ class TestFiles:
         (data / "val.csv").write_text(text)
         problems = found(check_data(spec_of(), ("test",), False))
         assert [(p.where, p.found) for p in problems] == [
-            (f"{data}/val.csv:2", "input_path names a file, val/b0/0000_SolderLight.png, as in 5 other rows"),
-            (f"{data}/val.csv:2", "golden_path names a file, golden/0003_WhiteLight.png, as in 5 other rows"),
+            (f"{data}/val.csv:2", "input_path names a file, val/b0/0000_SolderLight.png, as in 2 other rows"),
+            (f"{data}/val.csv:2", "golden_path names a file, golden/0003_WhiteLight.png, as in 2 other rows"),
         ]
         assert problems[0].fix.startswith("write its folder, val/b0: ")
 
@@ -148,10 +148,17 @@ class TestFiles:
             Image.fromarray(grey if bits == 8 else grey.astype(np.uint16) << (bits - 8)).save(path)
         report = check_data(spec_of(), ("test",), thorough)
         dark = [problem for problem in found(report, "warning") if "16 bits" in problem.found]
-        assert len(dark) == (bits in (10, 12, 14))
-        if dark:
-            assert f"values reach {255 << (bits - 8)} of 65535: a camera's {bits} bits" in dark[0].found
-            assert dark[0].fix.startswith(f"multiply them by {1 << (16 - bits)} ")
+        kinds = ["test images", "goldens"] if bits in (10, 12, 14) else []
+        assert len(dark) == len(kinds)
+        for problem, kind in zip(dark, kinds, strict=True):
+            assert (
+                f"{kind} of 16 bits whose values reach {255 << (bits - 8)} of 65535: a camera's {bits}" in problem.found
+            )
+            assert problem.fix.startswith(f"multiply them by {1 << (16 - bits)} ")
+
+    def test_a_file_below_an_object_name(self, spec_of, data):
+        (data / "val.csv").write_text((data / "val.csv").read_text().replace(",0001,", ",0001_WhiteLight.png/x,"))
+        assert "Image file wasn't found" in found(check_data(spec_of(), ("test",), False))[0].found
 
 
 class TestRows:

@@ -160,6 +160,12 @@ class TestLocal:
         with pytest.raises(SourceError, match=told):
             local_path(name if name.startswith(("~", "file:/")) else f"{tmp_path}/{name}", key=KEY)
 
+    def test_names_that_are_no_text_can_be_told(self, tmp_path):
+        (tmp_path / os.fsdecode(b"images\xff")).mkdir()
+        with pytest.raises(SourceError, match="did you mean images") as caught:
+            local_path(str(tmp_path / "images"), key=KEY)
+        assert str(caught.value).encode()
+
     def test_nothing_is_sent_for_a_path(self, tmp_path, monkeypatch):
         monkeypatch.setattr(sources, "fetch", None)  # would fail if called
         assert local_path(str(tmp_path), key=KEY) == tmp_path
