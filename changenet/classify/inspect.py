@@ -214,12 +214,14 @@ def _look_at(item: _Named) -> _Look:
 
 
 def _how_to_find(row: PairRow, path: Path, ext: str) -> str:
+    if not row.object_name.strip():
+        return "object_name is blank: write the first part of the file names"
     if ext and row.object_name.endswith(ext):
         return f"object_name already ends in {ext}: remove it from the CSV"
     return how_to_find(
         path,
         renamed="set dataset.classify.image_ext: {suffix}",
-        folders="check images_dir and the CSV's paths",
+        folders="check images_dir and the CSV's paths, or map a container's folder with --map-path",
         otherwise="check object_name, the lights in input_map, and image_ext",
     )
 

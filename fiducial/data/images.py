@@ -90,12 +90,13 @@ def read_rgb(path: Path | str) -> Image.Image:
 
 
 def check_whole(path: Path | str) -> None:
-    """Raises DatasetError for what is no image, or one that is cut off; damage within shows when it is decoded.
+    """Raises DatasetError for what :func:`to_rgb` refuses, and what is cut off; damage within shows when it is decoded.
 
     Of PNG, JPEG, BMP and WebP only the ends are read.
     """
     path = Path(path)
     with open_image(path) as image:
+        _check_range(image, str(path))
         if not _is_long_enough(path, image):
             image.load()  # says what is wrong, if anything is
 
@@ -179,9 +180,13 @@ def to_rgb(image: Image.Image, *, where: str = "image") -> Image.Image:
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
+    _check_range(image, where)
+    return image.convert("RGB")
+
+
+def _check_range(image: Image.Image, where: str) -> None:
     if image.mode in ("I", "F"):
         raise DatasetError(where, f"pixels of mode {image.mode!r} (32 bits) have no known range", "save as 8 or 16 bit")
-    return image.convert("RGB")
 
 
 class ImageCache(ByteLRU[tuple[str, tuple[int, int] | None, Image.Resampling], npt.NDArray[np.uint8]]):

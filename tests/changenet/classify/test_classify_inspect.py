@@ -72,7 +72,7 @@ class TestFiles:
         (problem,) = found(check_data(spec_of(), ("train", "val"), False))  # one for all 48 files
         assert problem.where == f"{data}/train.csv:2"
         assert problem.found.endswith("train/b0/0000_SolderLight.png, and 47 more below the same folder")
-        assert problem.fix == f"the folder {data}/train does not exist: check images_dir and the CSV's paths"
+        assert problem.fix.startswith(f"the folder {data}/train does not exist: check images_dir and the CSV's paths")
 
     @pytest.mark.parametrize("cut", [True, False])
     def test_damaged_image(self, spec_of, data, cut):  # a quick look sees only that the end is missing
@@ -120,6 +120,8 @@ class TestFiles:
             ("val/b1", " val/b1", "a blank at its beginning"),
             ("0001", "x" * 300, "longer than a name can be"),
             ("0001", "\u00fc1", "accents are other Unicode characters"),
+            ("0001", " ", "object_name is blank"),
+            ("0001", "FOLDER", "it is a folder, not a file"),
             ("0001", "LINK", "a link to nowhere, which is not there"),
             ("0001", "Caps", "there is CAPS_SolderLight.png: capitals count"),
         ],
@@ -129,6 +131,7 @@ class TestFiles:
         lines[2] = lines[2].replace(old, new)
         (data / "val.csv").write_text("\n".join(lines), encoding="utf-8")
         (data / "val/b1/u\u03081_SolderLight.png").touch()
+        (data / "val/b1/FOLDER_SolderLight.png").mkdir()
         (data / "val/b1/CAPS_SolderLight.png").touch()
         (data / "val/b1/LINK_SolderLight.png").symlink_to("nowhere")
         assert cause in found(check_data(spec_of(), ("test",), False))[0].fix
