@@ -80,6 +80,7 @@ def check_data(spec: ExperimentSpec, splits: Sequence[str], thorough: bool) -> D
             sizes = Counter(f"{look.size[0]}x{look.size[1]}" for look in looks.values() if isinstance(look, ImageFacts))
             report.facts[split] = _facts(table, dict(sizes.most_common()))
             report.problems.extend(_check_images(table, present, looks))
+            report.problems.extend(_check_pages(table, present, looks))
             report.problems.extend(check_registration(table))
         else:
             glanced_at = spread(present, LOOKED_AT)
@@ -195,6 +196,17 @@ def _check_images(table: PairTable, present: list[_Named], looks: dict[Path, _Lo
                 shown = ", ".join(f"{width}x{height}" for width, height in sorted(found))
                 text = f"lights of the {what} have different sizes: {shown}"
                 yield Problem(table.where(row), text, "photograph all lights at one size", "warning")
+
+
+def _check_pages(table: PairTable, present: list[_Named], looks: Mapping[Path, _Look]) -> Iterator[Problem]:
+    """Files with several pictures: lights as the pages of one file would be left out without a word."""
+    more = [item for item in present if isinstance(look := looks[item[1]], ImageFacts) and look.has_more_pages]
+    if more:
+        row, path = more[0]
+        found = f"{len(more)} images have several pages, of which the first is read (first: {path})"
+        yield Problem(
+            table.where(row), found, "write each light to a file of its own, and list them in input_map", "warning"
+        )
 
 
 def _check_brightness(table: PairTable, looks: Mapping[Path, _Look]) -> Iterator[Problem]:

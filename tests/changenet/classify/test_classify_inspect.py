@@ -159,6 +159,13 @@ class TestFiles:
             )
             assert problem.fix.startswith(f"multiply them by {1 << (16 - bits)} ")
 
+    def test_several_pages(self, spec_of, data):
+        pages = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+        pages[0].save(data / "val/b1/0001_SolderLight.png", "TIFF", save_all=True, append_images=pages[1:])
+        (problem,) = found(check_data(spec_of(), ("test",), True), "warning")
+        assert problem.where == f"{data}/val.csv:3"
+        assert problem.found.startswith("1 images have several pages, of which the first is read")
+
     def test_a_file_below_an_object_name(self, spec_of, data):
         (data / "val.csv").write_text((data / "val.csv").read_text().replace(",0001,", ",0001_WhiteLight.png/x,"))
         assert "Image file wasn't found" in found(check_data(spec_of(), ("test",), False))[0].found
