@@ -119,7 +119,6 @@ CASES = [
     ),
     ("export", {"export": {"input_channel": 1}}, "export.input_channel", "found 1", "3 colour", "error"),
     ("export", {"export": {"format": "xdl"}}, "export.format", "xdl", "onnx", "error"),
-    ("export", {"export": {"batch_size": 0}}, "export.batch_size", "found 0", "-1", "error"),
     (
         *("export", {"export": {"input_height": 224}}, "export.input_height, input_width"),
         *("the dataset composes 64 x 32", "export.input_height=64 export.input_width=32", "warning"),
