@@ -27,14 +27,17 @@ def check_export(section: Any) -> Iterator[Problem]:
 def check_target(target: Path, *, overwrite: bool) -> Iterator[Problem]:
     """Why a file of this name cannot be written."""
     key, suffix = "export.onnx_file", target.suffix.lower()
+    there = True
     try:
-        folder, there = target.is_dir(), os.path.lexists(target)
+        os.lstat(target)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
     except (OSError, ValueError) as error:  # too long a name, or one with NUL in it
         yield Problem(key, f"cannot write to {str(target)!r} ({error})", f"name a file, model{SUFFIX} say")
         return
     if suffix == ".etlt":
         yield Problem(key, "an encrypted .etlt file: its format is NVIDIA's own", f"write {SUFFIX}")
-    elif folder:
+    elif there and target.is_dir():
         yield Problem(key, f"{target} is a folder", f"name the file: {target / 'model'}{SUFFIX}")
     elif suffix != SUFFIX:
         # what runs a model file goes by its suffix, and a checkpoint must not be written over

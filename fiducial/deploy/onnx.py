@@ -195,11 +195,12 @@ def _compare(
     for batch, wanted in zip(batches, expected, strict=True):
         got = session.run(list(wanted), {name: batch[name].numpy() for name in graph.inputs})
         pairs = zip(wanted.items(), got, strict=True)
-        worst = max(worst, *(_difference(path, name, have, want.numpy()) for (name, want), have in pairs))
+        worst = max(worst, *(difference(path, name, have, want.numpy()) for (name, want), have in pairs))
     return worst
 
 
-def _difference(path: Path, name: str, have: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:
+def difference(path: Path, name: str, have: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:
+    """How far an output is from torch's. Raises: CheckpointError when it is too far, of another shape, or no number."""
     if have.shape != wanted.shape:
         raise CheckpointError(path.name, f"{name} is {have.shape} instead of {wanted.shape}", "report this as a bug")
     error = float(np.abs(have - wanted).max(initial=0.0))

@@ -30,17 +30,14 @@ class SpelledOut(TorchFunctionMode):
 
 
 def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: None = None,
-    dropout_p: float = 0.0,
-    *,
-    scale: float | None = None,
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Attention without a mask; a frozen network drops nothing out."""
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    return (query * factor @ key.transpose(-2, -1)).softmax(-1) @ value
+    """Attention without a mask, spelled out; any other is what it was. A frozen network drops nothing out."""
+    if attn_mask is not None or args or kwargs.get("is_causal") or kwargs.get("enable_gqa"):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
+    scale = kwargs.get("scale")
+    scaled = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    return (scaled @ key.transpose(-2, -1)).softmax(-1) @ value
 
 
 def _unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
