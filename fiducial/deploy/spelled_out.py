@@ -37,7 +37,8 @@ def _attention(
         return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
     scale = kwargs.get("scale")
     scaled = query * (query.shape[-1] ** -0.5 if scale is None else scale)
-    return (scaled @ key.transpose(-2, -1)).softmax(-1) @ value
+    mixed: Tensor = (scaled @ key.transpose(-2, -1)).softmax(-1) @ value
+    return mixed
 
 
 def _unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:

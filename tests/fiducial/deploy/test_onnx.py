@@ -152,6 +152,21 @@ class TestOperatorSets:
         assert not list(tmp_path.iterdir())
 
 
+class TestLargeWeights:
+    @pytest.mark.parametrize("opset", [17, 21])
+    def test_go_into_one_file_beside_the_graph(self, tmp_path, monkeypatch, opset):
+        monkeypatch.setattr("fiducial.deploy.onnx.MAX_BYTES", 100)
+        (tmp_path / "m.onnx.data").write_bytes(b"of an older export")
+        settings = ExportSettings(opset, -1)
+        worst = export_onnx(Attentive(), tmp_path / "m.onnx", IMAGE, settings, card=ModelCard(), samples=[])
+        assert worst < 1e-4
+        assert {file.name for file in tmp_path.iterdir()} == {"m.onnx", "m.onnx.data"}
+        assert (tmp_path / "m.onnx.data").stat().st_size >= 4 * 8 * 48  # the convolution's weights, float32
+        model = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+        named = {e.value for tensor in model.graph.initializer for e in tensor.external_data if e.key == "location"}
+        assert named == {"m.onnx.data"}
+
+
 class TestNothingOfTheMachine:
     @pytest.mark.parametrize("opset", [12, 17, 20, 21])
     @pytest.mark.parametrize("verbose", [False, True])

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from fiducial.backbones.dinov2 import DinoV2Pyramid, DinoV2Shape
-from fiducial.deploy import onnx as deploy
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.onnx import ExportSettings, export_onnx
 from fiducial.prediction import Graph, GraphInput
@@ -53,13 +52,3 @@ def test_nothing_of_the_machine_is_in_a_plugins_graph(network, tmp_path):
     written(network, tmp_path / "model.onnx", "plugin")
     content = (tmp_path / "model.onnx").read_bytes()
     assert not [text for text in (b".py", b"site-packages", str(tmp_path).encode()) if text in content]
-
-
-@pytest.mark.parametrize("opset", [17, pytest.param(21, marks=pytest.mark.slow)])
-def test_weights_beyond_protobufs_limit_go_into_a_file_beside_the_graph(network, tmp_path, monkeypatch, opset):
-    monkeypatch.setattr(deploy, "MAX_BYTES", 1000)
-    (tmp_path / "model.onnx.data").write_bytes(b"of an older export")
-    worst, _ = written(network, tmp_path / "model.onnx", "gather", batch_size=1, opset=opset)
-    assert worst < 1e-4
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
-    assert (tmp_path / "model.onnx.data").stat().st_size > 4 * sum(p.numel() for p in network.parameters()) // 2
