@@ -17,6 +17,7 @@ MAX_BYTES = 2**31
 """Where protobuf ends; larger weights stand beside the file."""
 _TENSORRT = ("nvidia", "trt", "trt.plugins")
 _ENDLESS = ("Loop", "Scan")
+_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def read_onnx(path: Path) -> OnnxFile:
         parts = list(_inside(model))
         nodes = [part for part in parts if part.DESCRIPTOR.name == "NodeProto"]
         tensors = [part for part in parts if part.DESCRIPTOR.name == "TensorProto"]
-        problems = [*_plugins(path, nodes), *_outside(path, tensors)]
+        problems = [*_unfit(path, nodes), *_outside(path, tensors)]
     except Exception as error:  # protobuf's own exceptions
         raise CheckpointError(str(path), f"not an ONNX file: {one_line(error)}", AGAIN) from None
     if not model.graph.output:
@@ -90,7 +91,11 @@ def _inside(message: Any) -> Iterator[Any]:
             raise ValueError(f"{descriptor.name} is not UTF-8")
 
 
-def _plugins(path: Path, nodes: list[Any]) -> Iterator[Problem]:
+def _unfit(path: Path, nodes: list[Any]) -> Iterator[Problem]:
+    """Nodes that onnxruntime cannot run, or that no measurement can be made of; some of these end the process."""
+    drawn = sorted({node.op_type for node in nodes if node.op_type in _RANDOM})
+    if drawn:
+        yield Problem(str(path), f"draws random numbers ({', '.join(drawn)}): it has no one result", AGAIN)
     needed = sorted({node.op_type for node in nodes if node.domain in _TENSORRT})
     if needed:
         found = f"has nodes of TensorRT's plugins ({', '.join(needed)}), which onnxruntime does not run"
