@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fiducial.actions.export_rules import SUFFIX, check_target
+from fiducial.actions.export_rules import SUFFIX, check_target, named_target
 from fiducial.actions.models import open_model
 from fiducial.actions.preflight import preflight
 from fiducial.actions.result import Result
@@ -58,7 +58,7 @@ def export(task: Task[Any], run: Run) -> Result:
 def _target(section: Any, checkpoint_file: Path) -> Path:
     """The file to write; a name that the spec gives was checked before anything else."""
     if section.onnx_file:
-        return Path(section.onnx_file).expanduser()
+        return named_target(section)
     target = checkpoint_file.with_suffix(SUFFIX)
     problems = list(check_target(target, overwrite=section.overwrite))
     if problems:

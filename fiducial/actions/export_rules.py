@@ -10,7 +10,7 @@ from typing import Any
 from fiducial.deploy.opsets import check_opset
 from fiducial.errors import Problem
 
-__all__ = ["check_export", "check_target"]
+__all__ = ["SUFFIX", "check_export", "check_target", "named_target"]
 
 SUFFIX = ".onnx"
 
@@ -21,7 +21,12 @@ def check_export(section: Any) -> Iterator[Problem]:
     if section.batch_size == 0:
         yield Problem("export.batch_size", "found 0", "-1 leaves the batch size open, 1 or more fixes it")
     if section.onnx_file:
-        yield from check_target(Path(section.onnx_file).expanduser(), overwrite=section.overwrite)
+        yield from check_target(named_target(section), overwrite=section.overwrite)
+
+
+def named_target(section: Any) -> Path:
+    """The file that a spec names; ``~`` is the home of whoever there is, else a folder of that name."""
+    return Path(os.path.expanduser(section.onnx_file))  # pathlib's raises for a user there is not
 
 
 def check_target(target: Path, *, overwrite: bool) -> Iterator[Problem]:

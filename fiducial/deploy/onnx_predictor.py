@@ -41,8 +41,11 @@ class OnnxPredictor(Predictor):
 
     def __init__(self, path: Path, runtime: TaskRuntime) -> None:
         self.file, self.graph = read_onnx(Path(path).absolute()), runtime.graph()
+        card, task = ModelCard.of_onnx(self.file), runtime.card().task
+        if card.task not in ("", task):
+            raise CheckpointError(str(path), f"a model of task {card.task}", f"give a model of task {task}")
+        runtime.adopt(card)  # first: what the two contradict each other in is said by the spec's keys
         self._open()
-        runtime.adopt(ModelCard.of_onnx(self.file))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"file": self.file, "graph": self.graph}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiny_task import LINE, Spec
 
-from fiducial.actions.export_rules import check_export, check_target
+from fiducial.actions.export_rules import check_export, check_target, named_target
 from fiducial.actions.preflight import check_rules
 from fiducial.actions.registry import actions_of
 
@@ -56,6 +56,11 @@ class TestSection:
         ).export
         problems = {problem.where: problem.found for problem in check_export(section)}
         assert set(problems) == {"export.opset_version", "export.batch_size", "export.onnx_file"}
+
+    def test_home_of_nobody_is_a_folder(self):
+        section = Spec.model_validate({"export": {"onnx_file": "~nobody-of-this-name/model.onnx"}}).export
+        assert not list(check_export(section))
+        assert named_target(section) == Path("~nobody-of-this-name/model.onnx")
 
     def test_other_actions_do_not_look(self):
         spec = Spec.model_validate({"export": {"opset_version": 99}})
