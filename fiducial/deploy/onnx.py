@@ -163,6 +163,8 @@ def _finish(path: Path, card: ModelCard, opset: int, *, large: bool) -> None:
     entry = model.metadata_props.add()
     entry.key, entry.value = ENTRY, json.dumps(card.plain())
     onnx.save(model, str(path), save_as_external_data=large, location=f"{path.name}.data")
+    for file in path.parent.iterdir():  # onnx hides weights of their own from everybody else
+        file.chmod(path.stat().st_mode)
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # the checker has no common class for what it finds

@@ -162,6 +162,7 @@ class TestLargeWeights:
         assert worst < 1e-4
         assert {file.name for file in tmp_path.iterdir()} == {"m.onnx", "m.onnx.data"}
         assert (tmp_path / "m.onnx.data").stat().st_size >= 4 * 8 * 48  # the convolution's weights, float32
+        assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1  # who may read one, may read both
         model = onnx.load(tmp_path / "m.onnx", load_external_data=False)
         named = {e.value for tensor in model.graph.initializer for e in tensor.external_data if e.key == "location"}
         assert named == {"m.onnx.data"}
