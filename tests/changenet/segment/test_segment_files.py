@@ -10,6 +10,7 @@ import pytest
 from changenet.config import ExperimentSpec
 from changenet.segment.files import read_list, read_split
 from fiducial.errors import DatasetError, SourceError
+from fiducial.spec.path_map import use_path_map
 
 
 def data_of(root, **options):
@@ -40,11 +41,81 @@ class TestReadList:
         (tmp_path / "list.txt").write_text("s\\a.png\ns\\b.png\n")
         assert [name for _, name in read_list(tmp_path / "list.txt", tmp_path)] == ["s/a.png", "s\\b.png"]
 
-    @pytest.mark.parametrize("content", [b"", b"\n \n", b"# nothing\n", b"\xff\xfe\x00"])
-    def test_nothing_to_read(self, tmp_path, content):
+    @pytest.mark.parametrize(
+        ("content", "found"),
+        [
+            (b"", r"list\.txt · cannot be read as a list: an empty file"),
+            (b"\n \n", r"list\.txt · no entries"),
+            (b"# nothing\n", r"list\.txt · no entries"),
+            (b"\xef\xbb\xbf", r"list\.txt · no entries"),
+            (b"\xff\xfea\x00", r"list\.txt · cannot be read as a list: it is UTF-16 text"),
+            (b"a.png\r\n\xe4.png\n", r"list\.txt:2 · cannot be read as a list: byte 0xe4 is not UTF-8"),
+            (b"a.png\nb\0.png\n", r"list\.txt:2 · cannot be read as a list: a NUL character"),
+        ],
+    )
+    def test_nothing_to_read(self, tmp_path, content, found):
         (tmp_path / "list.txt").write_bytes(content)
-        with pytest.raises(DatasetError, match=r"list\.txt"):
+        with pytest.raises(DatasetError, match=found):
             read_list(tmp_path / "list.txt", tmp_path)
+
+    @pytest.mark.parametrize("line", ["# " + 99 * "long ", 300 * "x" + ".png", "/".join(50 * ["a" * 100])])
+    def test_long_lines(self, tmp_path, line):
+        (tmp_path / "list.txt").write_text(f"{line}\na.png\n")
+        assert read_list(tmp_path / "list.txt", tmp_path)[-1] == (2, "a.png")
+
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_line_ends(self, tmp_path, end, make_image):
+        names = ["a.png", "b\u2028c.png", "d\x85e.png"]  # what Python also takes for line ends
+        for name in names:
+            make_image(tmp_path / name, [[0]])
+        (tmp_path / "list.txt").write_bytes(end.join(["", *names, ""]).encode())
+        assert read_list(tmp_path / "list.txt", tmp_path) == [(k + 2, name) for k, name in enumerate(names)]
+
+
+class TestEntriesWithFolders:
+    """TAO joins an entry to both image folders and to the masks' folder: a full path is one file three times."""
+
+    @pytest.fixture
+    def images(self, tmp_path, make_image):
+        make_image(tmp_path / "data" / "A" / "s" / "x.png", [[0]])
+        make_image(tmp_path / "elsewhere" / "x.png", [[0]])
+        return tmp_path / "data" / "A"
+
+    def read(self, images, *lines):
+        path = images.parent / "list.txt"
+        path.write_text("\n".join(lines))
+        return [name for _, name in read_list(path, images)]
+
+    def test_paths_that_lead_into_the_folder(self, images, monkeypatch):
+        paths = [f"{images}/s/x.png", f"{images}/./s/../s/x.png", "../A/s/x.png", "s/../s/x.png", "s/../../A/s/x.png"]
+        assert self.read(images, *paths) == 5 * ["s/x.png"]
+        monkeypatch.chdir(images.parent.parent)  # root_dir: data
+        path = images.parent / "list.txt"
+        assert [name for _, name in read_list(path, images.relative_to(images.parents[1]))] == 5 * ["s/x.png"]
+
+    def test_through_a_link_to_the_data(self, images, tmp_path):
+        (tmp_path / "link").symlink_to(images.parent)
+        assert self.read(tmp_path / "link" / "A", f"{images}/s/x.png") == ["s/x.png"]
+        assert self.read(images, f"{tmp_path}/link/A/s/x.png") == ["s/x.png"]
+
+    def test_a_linked_folder_below_keeps_its_name(self, images, tmp_path):
+        (images / "linked").symlink_to(tmp_path / "elsewhere")
+        assert self.read(images, f"{images}/linked/x.png") == ["linked/x.png"]
+
+    @pytest.mark.parametrize(
+        "entry", ["/elsewhere/x.png", "../B/x.png", "../../elsewhere/x.png", "..", "/", "C:\\data\\A\\x.png", "s/../.."]
+    )
+    def test_all_that_lead_elsewhere_are_refused_together(self, images, entry):
+        with pytest.raises(DatasetError, match="does not lie in") as caught:
+            self.read(images, "s/x.png", entry, entry)
+        assert [problem.where[-2:] for problem in caught.value.problems] == [":2", ":3"]
+
+    def test_folders_of_a_container_are_mapped(self, images):
+        use_path_map({"/workspace": str(images.parents[1])})
+        try:
+            assert self.read(images, "/workspace/data/A/s/x.png") == ["s/x.png"]
+        finally:
+            use_path_map({})
 
 
 class TestReadSplit:
@@ -93,6 +164,15 @@ class TestReadSplit:
     def test_missing_list_names_those_there(self, scene_data):
         with pytest.raises(DatasetError, match=r"holdout\.txt.*test\.txt, train\.txt, val\.txt.*test_split"):
             read_split(data_of(scene_data, test_split="holdout"), "test")
+
+    def test_a_folder_or_a_dangling_link_where_the_list_is_meant(self, scene_data, tmp_path):
+        for folder in "AB":
+            (tmp_path / folder).symlink_to(scene_data / folder)
+        (tmp_path / "list" / "all.txt").mkdir(parents=True)
+        (tmp_path / "list" / "gone.txt").symlink_to("nowhere")
+        for name, found in {"all": "a folder, not a file", "gone": "a link to nowhere", 300 * "x": "longer than"}.items():
+            with pytest.raises(DatasetError, match=found):
+                read_split(data_of(tmp_path, predict_split=name), "infer")
 
     def test_missing_folder_names_those_there(self, scene_data):
         with pytest.raises(SourceError, match=r"no folder 'before'.*there is A, B"):
