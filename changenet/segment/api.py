@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from changenet.config import ExperimentSpec
 from changenet.difference import resize
+from changenet.segment.alignment import check_alignment
 from changenet.segment.counts import IGNORED
-from changenet.segment.geo import GeoFrame, check_alignment
+from changenet.segment.frames import GeoFrame
 from changenet.segment.maps import write_geotiff
 from changenet.segment.masks import palette, write_mask
 from changenet.segment.model import FINAL

@@ -120,11 +120,11 @@ def read_list(path: Path, images_dir: Path) -> list[tuple[int, str]]:
     """Line numbers (from 1) and entries of a list file: names below ``images_dir``.
 
     One entry a line; ``#`` begins a comment. Of several columns the first counts, as in TAO, unless the whole line is
-    the name of a file in ``images_dir``: names may hold spaces. A path that leads into ``images_dir`` (absolute, or
-    through ``..``) is the name of what it leads to; the folders of a container are mapped first.
+    the name of a file in ``images_dir``: names may hold spaces. A path of a container that the path map leads into
+    ``images_dir`` is the name of what is there.
 
-    Raises: DatasetError for an unreadable or empty list, and for every entry that leads elsewhere: both images and the
-        mask would be that one file.
+    Raises: DatasetError for an unreadable or empty list, and for every entry that is another path: joined to the
+        folders, both images and the mask would be one file.
     """
     entries, problems = [], []
     lines = _LINE_END.split(read_text(path, kind="a list", fix="save it as UTF-8 text, one image a line"))
@@ -132,11 +132,15 @@ def read_list(path: Path, images_dir: Path) -> list[tuple[int, str]]:
         text = _entry(line.strip(), images_dir)
         if not text:
             continue
-        if (name := _name_below(images_dir, text)) is not None:
+        path_there = mapped(text)
+        name = text if path_there == text else _name_below(images_dir, path_there)
+        if name and not _leads_out(name):
             entries.append((number, name))
         else:
-            fix = f"write names below {images_dir}, which the other folders have too; or map a container's with --map-path"
-            problems.append(Problem(f"{path}:{number}", f"{text} does not lie in {images_dir}", fix))
+            inside = _name_below(images_dir, path_there)
+            fix = inside or f"names below {images_dir}, or map a container's folders with --map-path"
+            found = f"{text} is a path, which both images and the mask would share"
+            problems.append(Problem(f"{path}:{number}", found, f"write {fix}"))
     if problems:
         raise DatasetError.of(problems)
     if not entries:
@@ -154,13 +158,16 @@ def _entry(line: str, images_dir: Path) -> str:
     return text
 
 
+def _leads_out(name: str) -> bool:
+    """Whether a path is not one below the folder that it is joined to."""
+    first = PurePath(os.path.normpath(name)).parts[:1]
+    return os.path.isabs(name) or bool(_DRIVE.match(name)) or first in ((), ("..",))
+
+
 def _name_below(folder: Path, text: str) -> str | None:
-    """The name below ``folder`` of what an entry leads to; None when that lies elsewhere."""
-    text = mapped(text)
+    """The name below ``folder`` of what a path leads to; None when that lies elsewhere."""
     if _DRIVE.match(text):
         return None
-    if not (os.path.isabs(text) or ".." in PurePath(text).parts):
-        return text
     for real in (os.path.abspath, os.path.realpath):  # the first keeps links within the folder
         target, top = PurePath(real(folder / text)), PurePath(real(folder))
         if target != top and target.is_relative_to(top):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changenet.segment.counts import IGNORED
-from changenet.segment.geo import GeoFrame, load_rasterio, quiet
+from changenet.segment.frames import GeoFrame, load_rasterio, quiet
 from changenet.segment.objects import connected_components
 from fiducial.errors import DatasetError
 

@@ -86,34 +86,51 @@ class TestEntriesWithFolders:
         path.write_text("\n".join(lines))
         return [name for _, name in read_list(path, images)]
 
-    def test_paths_that_lead_into_the_folder(self, images, monkeypatch):
-        paths = [f"{images}/s/x.png", f"{images}/./s/../s/x.png", "../A/s/x.png", "s/../s/x.png", "s/../../A/s/x.png"]
-        assert self.read(images, *paths) == 5 * ["s/x.png"]
-        monkeypatch.chdir(images.parent.parent)  # root_dir: data
-        path = images.parent / "list.txt"
-        assert [name for _, name in read_list(path, images.relative_to(images.parents[1]))] == 5 * ["s/x.png"]
-
-    def test_through_a_link_to_the_data(self, images, tmp_path):
-        (tmp_path / "link").symlink_to(images.parent)
-        assert self.read(tmp_path / "link" / "A", f"{images}/s/x.png") == ["s/x.png"]
-        assert self.read(images, f"{tmp_path}/link/A/s/x.png") == ["s/x.png"]
-
-    def test_a_linked_folder_below_keeps_its_name(self, images, tmp_path):
-        (images / "linked").symlink_to(tmp_path / "elsewhere")
-        assert self.read(images, f"{images}/linked/x.png") == ["linked/x.png"]
+    def test_names_with_dots_stay_names(self, images):
+        entries = ["s/x.png", "./s/x.png", "s/../s/x.png", "...png"]
+        assert self.read(images, *entries) == entries
 
     @pytest.mark.parametrize(
-        "entry", ["/elsewhere/x.png", "../B/x.png", "../../elsewhere/x.png", "..", "/", "C:\\data\\A\\x.png", "s/../.."]
+        ("entry", "fix"),
+        [
+            ("{A}/s/x.png", "write s/x.png"),
+            ("{A}/./s/../s/x.png", "write s/x.png"),
+            ("../A/s/x.png", "write s/x.png"),
+            ("s/../../A/s/x.png", "write s/x.png"),
+            ("{top}/link/A/s/x.png", "write s/x.png"),
+            ("{A}/linked/x.png", "write linked/x.png"),  # a link within the folder is part of the name
+            ("/elsewhere/x.png", "write names below"),
+            ("../B/x.png", "write names below"),
+            ("../../elsewhere/y.png", "write names below"),
+            ("..", "write names below"),
+            (".", "write names below"),
+            ("/", "write names below"),
+            ("s/../..", "write names below"),
+            ("C:\\data\\A\\x.png", "write names below"),
+        ],
     )
-    def test_all_that_lead_elsewhere_are_refused_together(self, images, entry):
-        with pytest.raises(DatasetError, match="does not lie in") as caught:
+    def test_all_that_are_paths_are_refused_together(self, images, tmp_path, entry, fix):
+        (tmp_path / "link").symlink_to(images.parent)
+        (images / "linked").symlink_to(tmp_path / "elsewhere")
+        entry = entry.format(A=images, top=tmp_path)
+        with pytest.raises(DatasetError, match="is a path, which both images and the mask would share") as caught:
             self.read(images, "s/x.png", entry, entry)
         assert [problem.where[-2:] for problem in caught.value.problems] == [":2", ":3"]
+        assert {problem.fix.startswith(fix) for problem in caught.value.problems} == {True}
+
+    def test_a_relative_root(self, images, monkeypatch):
+        monkeypatch.chdir(images.parents[1])
+        path = images.parent / "list.txt"
+        path.write_text(f"{images}/s/x.png\n")
+        with pytest.raises(DatasetError, match=r"write s/x\.png"):
+            read_list(path, images.relative_to(images.parents[1]))
 
     def test_folders_of_a_container_are_mapped(self, images):
         use_path_map({"/workspace": str(images.parents[1])})
         try:
             assert self.read(images, "/workspace/data/A/s/x.png") == ["s/x.png"]
+            with pytest.raises(DatasetError, match="write names below"):
+                self.read(images, "/workspace/data/B/s/x.png")
         finally:
             use_path_map({})
 
@@ -170,7 +187,11 @@ class TestReadSplit:
             (tmp_path / folder).symlink_to(scene_data / folder)
         (tmp_path / "list" / "all.txt").mkdir(parents=True)
         (tmp_path / "list" / "gone.txt").symlink_to("nowhere")
-        for name, found in {"all": "a folder, not a file", "gone": "a link to nowhere", 300 * "x": "longer than"}.items():
+        for name, found in {
+            "all": "a folder, not a file",
+            "gone": "a link to nowhere",
+            300 * "x": "longer than",
+        }.items():
             with pytest.raises(DatasetError, match=found):
                 read_split(data_of(tmp_path, predict_split=name), "infer")
 

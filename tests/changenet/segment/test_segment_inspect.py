@@ -1,5 +1,9 @@
 """What is said of a dataset before the first batch."""
 
+import os
+import re
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,8 +14,8 @@ from changenet.segment.inspect import check_data
 @pytest.fixture
 def root(tmp_path, make_scenes):
     folder = tmp_path / "data"
-    for split, num in {"train": 4, "val": 2, "test": 2}.items():
-        make_scenes(folder, split, num)
+    for seed, (split, num) in enumerate({"train": 4, "val": 2, "test": 2}.items()):
+        make_scenes(folder, split, num, seed=seed)
     return folder
 
 
@@ -38,7 +42,78 @@ def test_missing_files_are_named_with_their_line(root, make_spec):
     assert len(found) == 2
     assert "train.txt:2 · no later image" in found[0]
     assert "train.txt:3 · no mask" in found[1]
-    assert "there is train_2.tiff: set dataset.segment.label_suffix" in found[1]
+    assert "; there is train_2.tiff · set dataset.segment.label_suffix=.tiff" in found[1]
+
+
+def test_a_wrong_root_is_one_line(root, make_spec):
+    (root / "label").rename(root / "elsewhere")
+    (root / "label").mkdir()
+    (root / "label" / "sub").write_text("no folder")
+    assert len(said(make_spec(root))) == 6  # files are named one by one
+    for path in (root / "list").iterdir():
+        path.write_text("".join(f"sub/{name}\n" for name in path.read_text().split()))
+    found = said(make_spec(root))
+    assert len(found) == 6
+    assert "train.txt:1 · no earlier image" in found[0]
+    assert "and 3 more below the same folder" in found[0]
+    assert "sub is a file, not a folder: check the names of the folders" in found[2]
+
+
+@pytest.mark.parametrize(
+    ("renames", "seen"),
+    [
+        ({"B": "{}.jpg"}, "no later image .*; there is train_0.jpg · both images have one name: rename it, or convert"),
+        ({"A": "{}.jpg", "B": "{}.jpg"}, "no earlier image .*; there is train_0.jpg · write its name in the list"),
+        ({"A": "{}.PNG"}, "no earlier image .*; there is train_0.PNG · capitals count"),
+        (
+            {"label": "{}_mask.png"},
+            "no mask .*; there is train_0_mask.png · set dataset.segment.label_suffix=_mask.png",
+        ),
+        ({"label": "{}.bmp"}, "no mask .*; there is train_0.bmp · set dataset.segment.label_suffix=.bmp"),
+        ({"B": "{}x.png"}, "no later image [^;]* · check the list$"),
+    ],
+)
+def test_advice_about_missing_files(root, make_spec, renames, seen):
+    for folder, name in renames.items():
+        for path in list((root / folder).iterdir()):
+            path.rename(path.with_name(name.format(path.stem)))
+    assert re.search(seen, said(make_spec(root))[0])
+
+
+def test_advice_about_names_with_folders_accents_and_links(root, make_spec, make_list):
+    make_list(root, "train", ["A/train_0.png", "Zu\u0308rich.png", "gone.png"])
+    (root / "A" / "Z\u00fcrich.png").write_bytes((root / "A" / "train_0.png").read_bytes())
+    (root / "A" / "gone.png").symlink_to("/mnt/annex/gone.png")
+    found = [text for text in said(make_spec(root)) if "no earlier image" in text]
+    assert len(found) == 3
+    assert "entries are names below A, without that folder" in found[0]
+    assert "it is a link to /mnt/annex/gone.png, which is not there" in found[1]
+    assert "accents are other Unicode characters (composed or not) · rename it, or the entry" in found[2]
+
+
+class TestOneFileForTwo:
+    def test_a_linked_folder(self, root, make_spec):
+        shutil.rmtree(root / "B")
+        (root / "B").symlink_to("A")
+        found = said(make_spec(root), "inference", level="error")
+        assert found == [
+            f"{root}/list/test.txt:1 · both images are one file (and in 1 more pairs): nothing can have changed · "
+            "check the links, and dataset.segment.change_image_folder_name"
+        ]
+        assert said(make_spec(root, dataset__segment__change_image_folder_name="A"), "inference", level="error")
+
+    def test_single_links_are_a_warning(self, root, make_spec):
+        (root / "B" / "test_1.png").unlink()
+        (root / "B" / "test_1.png").symlink_to("../A/test_1.png")
+        assert said(make_spec(root), "inference", level="error") == []
+        (found,) = said(make_spec(root), "inference", level="warning")
+        assert "test.txt:2 · both images are one file: nothing can have changed" in found
+
+    def test_a_mask_is_never_an_image(self, root, make_spec):
+        (root / "label" / "test_1.png").unlink()
+        os.link(root / "B" / "test_1.png", root / "label" / "test_1.png")
+        found = said(make_spec(root), "evaluate", level="error")
+        assert "test.txt:2 · the mask is one of the images, the same file" in found[0]
 
 
 def test_problems_of_all_splits_together(root, make_spec):

@@ -1,0 +1,55 @@
+"""What a TIFF says of itself before its pixels are read. Needs no rasterio."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from fiducial.errors import DatasetError
+
+__all__ = ["BITS_PER_SAMPLE", "GEO_TAGS", "PHOTOMETRIC", "WHITE_IS_ZERO", "directories", "missing_bytes"]
+
+BITS_PER_SAMPLE = 258
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
+GEO_TAGS = (33550, 33922, 34264, 34735)
+"""GeoTIFF: pixel scale, tie points, transformation, keys."""
+_PLACES = ((273, 279), (324, 325))  # where strips, or tiles, begin, and how many bytes each has
+_MAX_DIRECTORIES = 256
+_BIG = 43
+
+
+def directories(path: Path) -> Iterator[ImageFileDirectory_v2]:
+    """The directories of a file, which is closed after the last: the image's, then those of overviews and masks.
+
+    Raises: DatasetError for one that cannot be read.
+    """
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow says of odd tags
+            header = file.read(8)
+            header += file.read(8) if _BIG in header[2:4] else b""
+            directory, seen = ImageFileDirectory_v2(header), set[int]()
+            while directory.next and directory.next not in seen and len(seen) < _MAX_DIRECTORIES:
+                seen.add(directory.next)
+                file.seek(directory.next)
+                directory.load(file)
+                yield directory
+    except Exception as error:  # whatever Pillow stumbles over in damaged bytes
+        found = f"a damaged TIFF ({' '.join(str(error).split()) or type(error).__name__})"
+        raise DatasetError(str(path), found, "copy or export it again") from error
+
+
+def missing_bytes(path: Path) -> int:
+    """How many bytes beyond its end a file's strips and tiles reach. Raises: DatasetError as :func:`directories`."""
+    size = path.stat().st_size
+    furthest = size
+    for directory in directories(path):
+        for at, lengths in _PLACES:
+            begin, length = (np.atleast_1d(np.asarray(directory.get(tag, ()), np.float64)) for tag in (at, lengths))
+            if len(begin) and len(begin) == len(length):
+                furthest = max(furthest, int((begin + length).max()))
+    return furthest - size
