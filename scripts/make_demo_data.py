@@ -6,6 +6,7 @@ The same arguments give the same files, byte for byte.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,7 +28,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--designs", type=int, default=2, help="board designs, each with one golden picture per component"
     )
     classify.add_argument("--size", type=int, default=64, help="side of a tile, pixels")
-    classify.add_argument("--lights", nargs="+", default=["SolderLight", "WhiteLight"], choices=list(boards.LIGHTS))
+    classify.add_argument(
+        "--lights",
+        type=lights,
+        default="SolderLight,WhiteLight",
+        metavar="LIGHT[,LIGHT…]",
+        help=", ".join(boards.LIGHTS),
+    )
     classify.add_argument("--defects", type=float, default=0.17, help="share of defect components, 0..1")
 
     segment = tasks.add_parser("segment", help="aerial scenes, before and after", formatter_class=shows_defaults)
@@ -37,7 +44,25 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for task in (classify, segment):
         task.add_argument("out", type=Path, help="folder to write; it may exist")
         task.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(argv)
+    return parser.parse_args(with_joined_lights(sys.argv[1:] if argv is None else argv))
+
+
+def with_joined_lights(argv: Sequence[str]) -> list[str]:
+    """``--lights A B out`` as ``--lights=A,B out``: an option of several words would take the folder for one."""
+    words: list[str] = []
+    for word in argv:
+        if word in boards.LIGHTS and words and words[-1].split("=")[0] == "--lights":
+            words[-1] += ("," if "=" in words[-1] else "=") + word
+        else:
+            words.append(word)
+    return words
+
+
+def lights(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in boards.LIGHTS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no light: choose from {', '.join(boards.LIGHTS)}")
+    return names
 
 
 def make_classify(args: argparse.Namespace) -> str:

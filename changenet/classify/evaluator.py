@@ -91,7 +91,7 @@ class PairEvaluator(Evaluator[PairResults]):
             if self.stage in ("test", "infer"):
                 raise error
             found = f"{len(rows)} of {len(result.row)} {self.stage} scores are NaN or infinite"
-            LOGGER.warning("%s: no metric is known (first: %s)", found, error.problems[0])
+            LOGGER.warning("%s: no metric is known (first: %s)", found, error.problems[0].where)
             return {name: math.nan for name, metric in METRICS.kpis(self.stage).items() if metric.unit != "loss"}
         if self.stage == "infer":
             return {}

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from fiducial.data.archives import images_root
@@ -170,10 +170,9 @@ def read_pairs(dataset: ClassifyDataset, split: str) -> PairTable:
     if not is_folder(folder):
         found = f"{files.images_dir} is a file, not a folder"
         raise DatasetError(f"{key}.images_dir", found, "name the folder of the images, or an archive of it")
-    samples = [f"{row.input_path}/{row.object_name}" for row in spread(rows, SAMPLES)]
-    if not any(is_folder(folder / row.input_path) for row in rows):
-        folder = unwrapped(folder, key=f"{key}.images_dir")
-    return PairTable(csv_path, images_root(folder, samples), columns, tuple(rows), Layout.of(dataset))
+    samples = [str(PurePosixPath(row.input_path, row.object_name)) for row in spread(rows, SAMPLES)]
+    folder = images_root(unwrapped(folder, key=f"{key}.images_dir"), samples)
+    return PairTable(csv_path, folder, columns, tuple(rows), Layout.of(dataset))
 
 
 def read_csv(path: Path, *, need_label: bool = True) -> tuple[tuple[str, ...], list[PairRow]]:

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from fiducial.data.files import is_folder
+from fiducial.data.files import HEAD, is_folder, what_bytes_are
 from fiducial.data.tar_headers import StrictHeader
 from fiducial.errors import SourceError, UserError
 
@@ -98,6 +98,8 @@ def extract(archive: Path, into: Path, *, max_bytes: int = MAX_BYTES, max_member
             if member.kind == "file":
                 _check_twin(archive, member, target, written)
                 _write(archive, member, target)
+        if not written:
+            raise _damaged(archive, EOFError("no files in it"))
     except UserError:
         raise
     except OSError as error:
@@ -109,6 +111,10 @@ def extract(archive: Path, into: Path, *, max_bytes: int = MAX_BYTES, max_member
 
 
 def _damaged(archive: Path, error: Exception) -> SourceError:
+    with archive.open("rb") as file:
+        other = what_bytes_are(file.read(HEAD))
+    if other and not zipfile.is_zipfile(archive) and not other[0].startswith("gzip"):
+        return SourceError(str(archive), f"damaged archive: it is {other[0]}", other[1])
     told = " ".join(str(error).split()) or type(error).__name__
     return SourceError(str(archive), f"damaged archive ({told})", "fetch it again")
 

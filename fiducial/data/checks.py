@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from fiducial.data.files import is_folder, nearby, odd_name, same_name, why_unreadable
+from fiducial.data.files import IMAGE_SUFFIXES, is_file, is_folder, nearby, odd_name, same_name, why_unreadable
 from fiducial.data.images import check_whole
 from fiducial.errors import SHOWN, Problem, UserError
 
 __all__ = [
     "DARK",
-    "IMAGE_SUFFIXES",
     "Entry",
     "Missing",
     "check_brightness",
@@ -40,7 +39,6 @@ __all__ = [
 
 DARK = 1 << 14
 """16-bit pictures none of which has a value as high hold fewer bits: cameras have 10, 12 or 14."""
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".pgm", ".ppm"))
 _THREADS = 8
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
@@ -108,10 +106,10 @@ def missing_folder(path: Path) -> Path | None:
 
 
 def _not_a_folder(path: Path) -> str:
+    if is_file(path):
+        return f"{path} is a file, not a folder"
     wrong = why_unreadable(path)
-    if wrong and wrong[0] != "no such file":
-        return f"{path} is {wrong[0]}"
-    return f"the folder {path} does not exist" if wrong else f"{path} is a file, not a folder"
+    return f"{path}: {wrong[0]}" if wrong and wrong[0] != "no such file" else f"the folder {path} does not exist"
 
 
 @dataclass(frozen=True)
@@ -213,8 +211,11 @@ def content_of(files: Iterable[Path]) -> bytes | None:
     """A key of what the files hold together; None when one cannot be read."""
     total = hashlib.sha256()
     for path in files:
+        if not is_file(path):
+            return None
         try:
-            total.update(path.read_bytes())
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
         except OSError:
             return None
     return total.digest()

@@ -10,8 +10,18 @@ from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path, PurePath
 
-__all__ = ["is_file", "is_folder", "nearby", "odd_name", "same_name", "what_bytes_are", "why_unreadable"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "is_file",
+    "is_folder",
+    "nearby",
+    "odd_name",
+    "same_name",
+    "what_bytes_are",
+    "why_unreadable",
+]
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".pgm", ".ppm")
 HEAD = 512
 """Bytes at the beginning of a file that tell what it is."""
 _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -30,20 +40,19 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (4, b"ftypmif1", "a HEIC photograph", "convert it to JPEG or PNG"),
     (4, b"ftyp", "a video, or a photograph of a kind that is not read here", "convert it to JPEG or PNG"),
 )
-_UNKNOWN = ("not an image", "remove it, or check how it was written")
 
 
-def what_bytes_are(head: bytes) -> tuple[str, str]:
-    """What a file that is no image seems to be by its first :data:`HEAD` bytes, and what to do."""
+def what_bytes_are(head: bytes) -> tuple[str, str] | None:
+    """What a file that is not what it should be is by its first :data:`HEAD` bytes, and what to do; None: unknown."""
     for offset, signature, found, fix in _SIGNATURES:
         if head[offset:].startswith(signature):
-            return f"not an image but {found}", fix
+            return found, fix
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")):
-        return "not an image but a web page, an error message perhaps", "fetch it again, and look at it in a browser"
+        return "a web page, an error message perhaps", "fetch it again, and look at it in a browser"
     if head and not head.strip(b"\0"):
-        return "not an image but zeros", "copy it again: the disk or the transfer lost its content"
-    return _UNKNOWN
+        return "zeros", "copy it again: the disk or the transfer lost its content"
+    return None
 
 
 def why_unreadable(path: Path) -> tuple[str, str] | None:

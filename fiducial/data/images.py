@@ -39,6 +39,7 @@ MAX_PIXELS = 1 << 29
 _LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 """What stands at the end of a whole file, unless something is attached to it."""
 _TAIL = 4096
+_UNKNOWN = ("not an image", "remove it, or check how it was written")
 
 
 @contextmanager
@@ -63,7 +64,9 @@ def open_image(path: Path | str) -> Iterator[ImageFile.ImageFile]:
         raise DatasetError(str(path), f"more than {MAX_PIXELS:,} pixels", "cut it into tiles") from error
     except UnidentifiedImageError as error:
         with path.open("rb") as file:
-            raise DatasetError(str(path), *what_bytes_are(file.read(HEAD))) from error
+            other = what_bytes_are(file.read(HEAD))
+        found, fix = (f"not an image but {other[0]}", other[1]) if other else _UNKNOWN
+        raise DatasetError(str(path), found, fix) from error
     except Exception as error:  # whatever Pillow's decoders stumble over in damaged bytes
         told = " ".join(str(error).split()) or type(error).__name__
         raise DatasetError(str(path), f"an image that cannot be read ({told})", "copy or export it again") from error

@@ -29,4 +29,8 @@ def as_rgb(picture: Picture) -> Image.Image:
         picture = Image.fromarray(picture)
     if not isinstance(picture, Image.Image):
         raise DatasetError("image", f"{type(picture).__name__}", "give a path, a PIL image or a uint8 array")
+    try:
+        picture.load()
+    except Exception as error:  # a file that Pillow has opened, and whose damage shows now
+        raise DatasetError("image", f"an image that cannot be read ({error})", "copy or export it again") from error
     return to_rgb(picture)

@@ -113,7 +113,7 @@ def fetch(url: str, *, key: str, cache: Cache) -> Fetched:
 def _sound(record: dict[str, Any]) -> dict[str, Any]:
     """A record as :func:`fetch` writes it; nothing in place of one that is damaged: then all is fetched again."""
     objects, single = record.get("objects"), record.get("single")
-    if not isinstance(objects, dict) or not (single is None or single in objects):
+    if not isinstance(objects, dict) or not (single is None or single in list(objects)):
         return {}
     told = [entry.get(name) for entry in objects.values() if isinstance(entry, dict) for name in ("version", "sha256")]
     return record if len(told) == 2 * len(objects) and all(isinstance(text, str) for text in told) else {}

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from fiducial.data.archives import archive_stem, extract, safe_relative
 from fiducial.data.cache import Cache, default_cache_dir, digest
-from fiducial.data.files import is_file, is_folder, odd_name, why_unreadable
+from fiducial.data.files import IMAGE_SUFFIXES, is_file, is_folder, odd_name, why_unreadable
 from fiducial.data.remote import Fetched, fetch, is_remote, public_url
 from fiducial.errors import SourceError
 
@@ -77,14 +77,16 @@ def local_file(value: str, *, key: str, suffix: str, cache_dir: str | Path | Non
 
 
 def unwrapped(folder: Path, *, key: str, cache_dir: str | Path | None = None) -> Path:
-    """``folder``; but where it has no folders and one archive, what that unpacks to, which is logged.
+    """``folder``; but where it has one archive, no folders and no images, what that unpacks to, which is logged.
 
     So data sets are handed on: ``images.tar.gz`` beside the list of its images.
     """
     try:
         entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
         archives = [entry.path for entry in entries if entry.is_file() and archive_stem(entry.name)]
-        if len(archives) != 1 or any(entry.is_dir() for entry in entries):
+        if len(archives) != 1 or any(
+            entry.is_dir() or entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries
+        ):
             return folder
     except OSError:  # may not be read, or is no folder: what reads it says so
         return folder
@@ -167,7 +169,7 @@ def _local_digest(path: Path, cache: Cache) -> str:
     stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
     with cache.lock(name):
         record = cache.read(name)
-        if record.get("stamp") != stamp:
+        if record.get("stamp") != stamp or not isinstance(record.get("sha256"), str):
             record = {"stamp": stamp, "sha256": digest(path)}
             cache.write(name, record)
         return str(record["sha256"])

@@ -98,8 +98,8 @@ class Reporter(Callback):
         """The module's KPIs of a stage, logged: they are gathered already, the same numbers on each rank."""
         kpis = pl_module.kpis(stage) if isinstance(pl_module, TrainingModule) else {}
         for name, value in kpis.items():
-            if isinstance(value, str) or value is None or value != value:
-                continue
+            if isinstance(value, str) or value is None:
+                continue  # but NaN is logged: else a monitor would find the number of an earlier epoch under the name
             names = self.metrics.logged(name, stage)
             for other in names:
                 pl_module.log(other, value, sync_dist=False, batch_size=1)

@@ -232,3 +232,26 @@ class TestPaint:
         point = np.zeros((21, 21), np.float32)
         point[10, 10] = 1
         assert paint.blur(point, 1.0)[10, 10] == pytest.approx(1 / (2 * np.pi), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("words", "lights"),
+    [
+        (["--lights", "UniformLight", "out"], ["UniformLight"]),
+        (["--lights", "UniformLight", "WhiteLight", "out"], ["UniformLight", "WhiteLight"]),
+        (["--lights", "UniformLight,WhiteLight", "out"], ["UniformLight", "WhiteLight"]),
+        (["--lights=UniformLight", "WhiteLight", "out", "--seed", "3"], ["UniformLight", "WhiteLight"]),
+        (["out", "--lights", "WhiteLight", "--parts", "4"], ["WhiteLight"]),
+        (["out"], ["SolderLight", "WhiteLight"]),
+    ],
+)
+def test_the_folder_is_no_light(words, lights):
+    arguments = make_demo_data.parse_arguments(["classify", *words])
+    assert (arguments.lights, arguments.out) == (lights, Path("out"))
+
+
+@pytest.mark.parametrize("words", [["--lights", "Blacklight", "out"], ["--lights", "WhiteLight,", "out"]])
+def test_a_light_that_is_none(words, capsys):
+    with pytest.raises(SystemExit):
+        make_demo_data.parse_arguments(["classify", *words])
+    assert "is no light: choose from" in capsys.readouterr().err

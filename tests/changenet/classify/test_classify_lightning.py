@@ -1,5 +1,6 @@
 """The training loop's own decisions, and both sides of ``compat``."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,14 @@ from torch import nn
 from changenet.classify.evaluator import PairEvaluator
 from changenet.classify.lightning import ClassifyModule
 from changenet.classify.losses import contrastive_loss
+from changenet.classify.metric_names import METRICS
 from changenet.classify.runtime import ClassifyRuntime
 from changenet.classify.transform import CLIP, IMAGENET
 from fiducial.checkpoints.reading import Checkpoint
 from fiducial.deploy.card import ModelCard
 from fiducial.errors import CheckpointError, Problem
+from fiducial.run.callbacks import Reporter
+from fiducial.run.status import StatusWriter
 from fiducial.training.module import TrainingPlan
 from fiducial.training.optim import OptimizerRecipe
 
@@ -109,6 +113,16 @@ class TestKpis:
         trained.kpis("val")
         trained.validation_step(batch([0.9, 0.9], [0, 1]), 0)
         assert trained.kpis("val")["val_acc"] == 50.0
+
+    def test_what_is_not_known_hides_the_number_of_an_earlier_epoch(self, monkeypatch, tmp_path):
+        trained, logged = module(), {}
+        monkeypatch.setattr(trained, "log", lambda name, value, **_: logged.update({name: value}))
+        reporter = Reporter(StatusWriter(tmp_path), METRICS)
+        for scores in ([0.1, 0.9], [0.1, float("nan")]):
+            trained.validation_step(batch(scores, [0, 1]), 0)
+            reporter._kpis(trained, "val")
+        assert math.isnan(logged["val_auroc"])
+        assert math.isnan(reporter.latest["val_auroc"])
 
 
 class TestCheckpoint:

@@ -7,7 +7,8 @@ import pytest
 
 from changenet.classify.config import ClassifyDataset
 from changenet.classify.rows import Layout, check_labels, named_files, read_csv, read_pairs
-from fiducial.errors import DatasetError
+from fiducial.errors import DatasetError, UserError
+from fiducial.spec.path_map import use_path_map
 
 HEADER = "input_path,golden_path,label,object_name"
 
@@ -64,6 +65,10 @@ class TestReadCsv:
         assert read_csv(path, need_label=False)[1][0].label == -1
         with pytest.raises(DatasetError, match="no column label"):
             read_csv(path)
+
+    def test_a_column_that_is_there_twice(self, tmp_path):
+        with pytest.raises(DatasetError, match="column 'label' is there 2 times"):
+            read_csv(csv_at(tmp_path, f"{HEADER},label\na,b,MISSING,1,PASS\n"))
 
     def test_short_and_long_lines_are_all_named(self, tmp_path):
         path = csv_at(tmp_path, f"{HEADER}\na,b,PASS\na,b,PASS,1\na,b,PASS,1,extra\n")
@@ -143,6 +148,56 @@ class TestReadPairs:
         files = {"csv_path": str(tmp_path / "pairs.csv"), "images_dir": str(tmp_path / f"images.{suffix}")}
         table = read_pairs(dataset(tmp_path, test_dataset=files, image_ext=".png"), "test")
         assert all(path.is_file() for path in (*table.test_files(table.rows[0]), *table.golden_files(table.rows[0])))
+
+    def test_the_csv_in_an_archive(self, tmp_path, make_image, monkeypatch):
+        monkeypatch.setenv("FIDUCIAL_CACHE", str(tmp_path / "cache"))
+        make_image(tmp_path / "in/U1.png", [[[1, 2, 3]]])
+        path = csv_at(tmp_path, f"{HEADER}\nin,in,PASS,U1\n")
+        for kind, suffix in {"zip": "zip", "gztar": "tar.gz", "tar": "tar"}.items():
+            (tmp_path / kind).mkdir()
+            shutil.copy(path, tmp_path / kind / "rows.csv")
+            packed = shutil.make_archive(str(tmp_path / f"pairs-{kind}"), kind, tmp_path / kind)
+            assert packed.endswith(suffix)
+            for name in (packed, f"{packed}/rows.csv"):
+                files = {"csv_path": name, "images_dir": str(tmp_path)}
+                table = read_pairs(dataset(tmp_path, test_dataset=files, image_ext=".png"), "test")
+                assert table.test_files(table.rows[0]) == (tmp_path / "in/U1.png",)
+
+    def test_a_folder_that_only_holds_the_archive_of_the_images(self, tmp_path, make_image, monkeypatch):
+        monkeypatch.setenv("FIDUCIAL_CACHE", str(tmp_path / "cache"))
+        make_image(tmp_path / "packed/images/in/U1.png", [[[1, 2, 3]]])
+        (tmp_path / "data").mkdir()
+        shutil.make_archive(str(tmp_path / "data/images"), "gztar", tmp_path / "packed")
+        csv_at(tmp_path / "data", f"{HEADER}\nin,in,PASS,U1\n")
+        table = read_pairs(dataset(tmp_path / "data", image_ext=".png"), "test")
+        assert table.test_files(table.rows[0])[0].is_file()
+
+    def test_one_missing_image_does_not_bring_the_others_from_elsewhere(self, tmp_path, make_image):
+        for name in ("U2", "U3"):
+            make_image(tmp_path / "in" / f"{name}.png", [[[1, 2, 3]]])
+        for name in ("U1", "U2", "U3"):
+            make_image(tmp_path / "old/in" / f"{name}.png", [[[9, 9, 9]]])
+        csv_at(tmp_path, f"{HEADER}\n" + "".join(f"in,in,PASS,U{n}\n" for n in (1, 2, 3)))
+        assert read_pairs(dataset(tmp_path, image_ext=".png"), "test").images_dir == tmp_path
+
+    @pytest.mark.parametrize("column", ["csv_path", "images_dir"])
+    def test_a_file_where_a_folder_is_meant_and_the_other_way(self, tmp_path, column):
+        path = csv_at(tmp_path, f"{HEADER}\na,b,PASS,1\n")
+        swapped = {"csv_path": str(path), "images_dir": str(tmp_path)}
+        swapped[column] = swapped["images_dir" if column == "csv_path" else "csv_path"]
+        with pytest.raises(UserError, match=f"dataset.classify.test_dataset.{column} · .* is a f"):
+            read_pairs(dataset(tmp_path, test_dataset=swapped), "test")
+
+    def test_folders_of_a_container_are_mapped_and_the_cells_stay(self, tmp_path):
+        csv_at(tmp_path, f"{HEADER}\n/data/in,/data/gold,PASS,U1\n")
+        try:
+            use_path_map({"/data": str(tmp_path)})
+            table = read_pairs(dataset(tmp_path), "test")
+        finally:
+            use_path_map({})
+        assert table.test_files(table.rows[0]) == (tmp_path / "in/U1.jpg",)
+        assert table.golden_files(table.rows[0]) == (tmp_path / "gold/U1.jpg",)
+        assert table.rows[0].fields["input_path"] == "/data/in"
 
     def test_several_goldens_are_listed_once_and_sorted(self, tmp_path, make_image):
         for name in ("b_White", "b_Solder", "a_White", "a_Solder"):

@@ -91,9 +91,10 @@ class TestExtract:
                 extract(tmp_path / "cut", tmp_path / "out")
 
     def test_no_archive_at_all(self, tmp_path, name):
-        (tmp_path / name).write_bytes(b"<html>404</html>" * 100)
-        with pytest.raises(SourceError, match="damaged archive"):
-            extract(tmp_path / name, tmp_path / "out")
+        for content, told in {b"<html>404</html>" * 100: "a web page", bytes(999): "zeros", b"hello" * 200: ""}.items():
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(SourceError, match=f"damaged archive.*{told}"):
+                extract(tmp_path / name, tmp_path / "out")
 
     def test_finder_litter_is_left_out(self, tmp_path, name):
         extract(

@@ -11,6 +11,8 @@ from PIL import Image
 
 from fiducial.data.checks import (
     Entry,
+    Missing,
+    check_brightness,
     check_count,
     check_overlap,
     check_repeats,
@@ -18,7 +20,9 @@ from fiducial.data.checks import (
     content_of,
     how_to_find,
     in_threads,
+    missing_files,
     problems_at,
+    shortened,
     spread,
 )
 from fiducial.errors import DatasetError, Problem
@@ -87,6 +91,23 @@ class TestHowToFind:
         found = how_to_find(tmp_path / "x" / "a.png", **self.WORDS)
         assert found == f"the folder {tmp_path / 'x'} does not exist: check the root"
 
+    def test_a_file_where_a_folder_is_meant(self, tmp_path):
+        (tmp_path / "x").touch()
+        found = how_to_find(tmp_path / "x" / "y" / "a.png", **self.WORDS)
+        assert found == f"{tmp_path / 'x'} is a file, not a folder: check the root"
+
+    def test_folders_that_exist_explain_nothing(self, tmp_path):
+        folder = tmp_path / " odd\\folder "
+        folder.mkdir()
+        assert how_to_find(folder / "a.png", **self.WORDS) == "check the list"
+        assert "backslashes" in how_to_find(folder / "b\\a.png", **self.WORDS)
+
+    def test_other_capitals_and_other_kinds_of_file(self, tmp_path):
+        (tmp_path / "a.txt").touch()
+        assert how_to_find(tmp_path / "a.png", **self.WORDS) == "check the list"
+        (tmp_path / "A.PNG").touch()
+        assert how_to_find(tmp_path / "a.png", **self.WORDS) == "there is A.PNG: capitals count"
+
     def test_unexplained(self, tmp_path):
         assert how_to_find(tmp_path / "a.png", **self.WORDS) == "check the list"
 
@@ -142,3 +163,52 @@ class TestContentOf:
 @pytest.mark.parametrize("word", ["CSV", "pair", "golden", "light", "dataset.", "train."])
 def test_says_nothing_of_a_network(word):
     assert word not in Path(sys.modules["fiducial.data.checks"].__file__).read_text(encoding="utf-8")
+
+    def test_what_is_no_file_is_not_read(self, tmp_path):
+        (tmp_path / "a").symlink_to("/dev/zero")
+        assert content_of([tmp_path / "a"]) is content_of([tmp_path / "a\0"]) is None
+
+
+class TestMissingFiles:
+    def test_one_problem_for_a_missing_folder(self, tmp_path):
+        (tmp_path / "here").mkdir()
+        names = ["gone/a/1", "gone/b/2", "here/3", "gone/4", "here/5"]
+        found = missing_files(
+            [Missing(f"list:{n}", tmp_path / name, "look") for n, name in enumerate(names)], "no {path}"
+        )
+        assert [(problem.where, problem.found) for problem in found] == [
+            ("list:0", f"no {tmp_path}/gone/a/1, and 2 more below the same folder"),
+            ("list:2", f"no {tmp_path}/here/3"),
+            ("list:4", f"no {tmp_path}/here/5"),
+        ]
+
+
+class TestShortened:
+    def test_many_with_one_fix_are_counted(self):
+        many = [Problem(f"list:{n}", "bad", "mend it") for n in range(601)]
+        other = [Problem("list:9", "worse", "throw it away"), Problem("list:9", "odd", "mend it", "warning")]
+        kept = shortened([*many, *other])
+        assert [problem.where for problem in kept] == [f"list:{n}" for n in (*range(10), 9, 9)]
+        assert kept[9].found == "bad (and 591 more like these)"
+
+    @pytest.mark.parametrize("num", [1, 10, 11])
+    def test_few_are_all_told(self, num):
+        problems = [Problem(f"list:{n}", "bad", "mend it") for n in range(num)]
+        assert shortened(problems) == problems
+
+
+class TestBrightness:
+    def check(self, *values):
+        return list(check_brightness("list", values, "images"))
+
+    @pytest.mark.parametrize(
+        ("highest", "bits", "factor"), [(900, 10, 64), (4095, 12, 16), (9000, 14, 4), (200, 8, 256)]
+    )
+    def test_bits_of_a_camera(self, highest, bits, factor):
+        (problem,) = self.check(None, 5, highest, 7)
+        assert f"3 images of 16 bits whose values reach {highest} of 65535: a camera's {bits} bits" in problem.found
+        assert problem.fix.startswith(f"multiply them by {factor} ")
+
+    @pytest.mark.parametrize("values", [(), (None,), (1 << 14, 3), (65535,), (0, 0)])
+    def test_nothing_to_say(self, values):
+        assert self.check(*values) == []

@@ -1,13 +1,15 @@
 import multiprocessing
 import pickle
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fiducial.data import images
-from fiducial.data.images import ImageCache, check_whole, nearby, read_image, read_rgb
+from fiducial.data.images import ImageCache, check_whole, image_facts, nearby, open_image, read_image, read_rgb
 from fiducial.errors import DatasetError
 
 
@@ -95,7 +97,7 @@ class TestUnreadable:
         with pytest.raises(DatasetError, match=rf"photo\{suffix} · (an image that cannot be read|not an image)"):
             read_rgb(path)
 
-    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
+    @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp", ".gif", ".ppm", ".jp2"])
     def test_a_glance_at_the_end(self, photo, suffix):
         path = photo[0].with_suffix(suffix)
         Image.fromarray(photo[1]).save(path)
@@ -103,10 +105,9 @@ class TestUnreadable:
         check_whole(path)
         path.write_bytes(whole + b"attached" * 1000)  # as some cameras do
         check_whole(path)
-        if suffix != ".bmp":
-            path.write_bytes(whole[:-600])
-            with pytest.raises(DatasetError, match=rf"photo\{suffix} · an image that cannot be read"):
-                check_whole(path)
+        path.write_bytes(whole[:-600])
+        with pytest.raises(DatasetError, match=rf"photo\{suffix} · an image that cannot be read"):
+            check_whole(path)
         path.write_bytes(b"")
         with pytest.raises(DatasetError, match="an empty file"):
             check_whole(path)
@@ -182,3 +183,69 @@ class TestImageCache:
     def test_negative_bound(self):
         with pytest.raises(ValueError, match="max_bytes"):
             ImageCache(-1)
+
+
+class TestFormats:
+    """What is in the file counts, whatever it is called, and no program is started for it."""
+
+    @pytest.mark.parametrize("read", [read_rgb, check_whole, image_facts])
+    def test_postscript_is_not_run(self, tmp_path, monkeypatch, read):
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin/gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/RUN\n")
+        (tmp_path / "bin/gs").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+        (tmp_path / "x.jpg").write_bytes(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+        )
+        with pytest.raises(DatasetError, match=r"x\.jpg · not an image but a PostScript program"):
+            read(tmp_path / "x.jpg")
+        assert not (tmp_path / "RUN").exists()
+
+    @pytest.mark.parametrize("kind", ["PCX", "TGA", "ICO", "SGI", "XBM"])
+    def test_others_that_pillow_knows(self, tmp_path, kind):
+        Image.new("1" if kind == "XBM" else "L", (32, 32)).save(tmp_path / "x.png", kind)
+        with pytest.raises(DatasetError, match="not an image"):
+            check_whole(tmp_path / "x.png")
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            (b"<!DOCTYPE html>404", "a web page"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer"),
+            (bytes(5000), "zeros"),
+            (b"\0\0\0\x18ftypheic" + bytes(99), "a HEIC photograph"),
+        ],
+    )
+    def test_a_glance_names_what_it_is(self, tmp_path, content, told):
+        (tmp_path / "x.jpg").write_bytes(content)
+        with pytest.raises(DatasetError, match=f"not an image but {told}"):
+            check_whole(tmp_path / "x.jpg")
+
+    def test_no_file_at_all(self, tmp_path):
+        for path, told in {"/dev/zero": "a device", str(tmp_path): "a folder", f"{tmp_path}/a\0b": "NUL"}.items():
+            with pytest.raises(DatasetError, match=told):
+                read_rgb(path)
+
+    def test_what_is_done_with_a_damaged_image_is_told_of_it(self, tmp_path):
+        Image.new("L", (9, 9)).save(tmp_path / "x.png")
+        told = pytest.raises(DatasetError, match=r"x\.png · an image that cannot be read")
+        with told, open_image(tmp_path / "x.png") as image:
+            image.seek(5)
+
+
+class TestFacts:
+    @pytest.mark.parametrize("suffix", [".png", ".tif"])
+    def test_sixteen_bits_of_grey(self, tmp_path, suffix):
+        Image.fromarray(np.array([[0, 4095, 7]], np.uint16)).save(tmp_path / f"x{suffix}")
+        facts = image_facts(tmp_path / f"x{suffix}")
+        assert (facts.size, facts.brightest) == ((3, 1), 4095)
+
+    def test_sixteen_bits_of_each_colour(self, tmp_path):
+        rows = struct.pack(">B6H", 0, 100, 4095, 0, 3, 0, 0)
+        chunks = {b"IHDR": struct.pack(">2I5B", 2, 1, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+        packed = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks.items())
+        (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+        assert image_facts(tmp_path / "x.png").brightest == 4095
+
+    def test_eight_bits(self, photo):
+        assert image_facts(photo[0]).brightest is None

@@ -1,6 +1,7 @@
 """Sources against real servers on this machine: an S3 server (moto), and a web server that counts requests."""
 
 import base64
+import gzip
 import http.server
 import io
 import json
@@ -20,7 +21,7 @@ import pytest
 from fiducial.data import sources
 from fiducial.data.cache import Cache, default_cache_dir, digest
 from fiducial.data.remote import is_remote, public_url, redact
-from fiducial.data.sources import local_path
+from fiducial.data.sources import local_file, local_path, unwrapped
 from fiducial.errors import MissingDependencyError, SourceError
 
 KEY = "dataset.classify.train_dataset.images_dir"
@@ -40,6 +41,16 @@ def tar_gz(files):
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return raw.getvalue()
+
+
+def pack(path, files):
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as box:
+            for name, data in files.items():
+                box.writestr(name, data)
+    else:
+        packed = tar_gz(files)
+        path.write_bytes(gzip.decompress(packed) if path.suffix == ".tar" else packed)
 
 
 def contents(folder):
@@ -125,6 +136,27 @@ class TestLocal:
         with pytest.raises(SourceError, match="an empty path"):
             local_path(" ", key=KEY)
 
+    @pytest.mark.parametrize(
+        ("name", "told"),
+        [
+            ("a\0b", "NUL"),
+            ("x" * 300, "a name longer than the disk takes"),
+            ("link", "a link to nowhere, which is not there"),
+            ("circle", "a link to itself"),
+            ("pipe", "a device or a pipe"),
+            ("data\\images", "backslashes"),
+            ("file/images", r"file is a file, not a folder"),
+            ("~nobody-is-called-this/x", "no file or folder"),
+        ],
+    )
+    def test_names_that_lead_nowhere(self, tmp_path, name, told):
+        (tmp_path / "file").touch()
+        (tmp_path / "link").symlink_to("nowhere")
+        (tmp_path / "circle").symlink_to("circle")
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(SourceError, match=told):
+            local_path(name if name.startswith("~") else f"{tmp_path}/{name}", key=KEY)
+
     def test_nothing_is_sent_for_a_path(self, tmp_path, monkeypatch):
         monkeypatch.setattr(sources, "fetch", None)  # would fail if called
         assert local_path(str(tmp_path), key=KEY) == tmp_path
@@ -186,6 +218,46 @@ class TestLocalArchive:
         assert local_path(str(tmp_path / "train.tar.gz"), key=KEY) == tmp_path / "train"
         assert "is gone" in caplog.text
 
+    @pytest.mark.parametrize("name", ["x.tar.gz", "x.zip", "x.tar"])
+    def test_something_in_an_archive(self, tmp_path, name):
+        pack(tmp_path / name, {"lists/rows.csv": b"rows", "lists/other.csv": b"", "a.png": b"x"})
+        assert local_path(f"{tmp_path / name}/lists/rows.csv", key=KEY).read_bytes() == b"rows"
+        assert local_path(f"{tmp_path / name}/lists", key=KEY).is_dir()
+        with pytest.raises(SourceError, match=r"no 'lists/row.csv' in the archive .* it holds lists/rows\.csv"):
+            local_path(f"{tmp_path / name}/lists/row.csv", key=KEY)
+        with pytest.raises(SourceError, match=r"no '\.\./secret' in the archive"):
+            local_path(f"{tmp_path / name}/../secret", key=KEY)
+
+    def test_the_one_file_of_an_archive(self, tmp_path):
+        pack(tmp_path / "one.zip", {"in/rows.csv": b"rows", "a.png": b"x"})
+        assert local_file(str(tmp_path / "one.zip"), key=KEY, suffix=".csv").read_bytes() == b"rows"
+        assert local_file(f"{tmp_path}/one.zip/in/rows.csv", key=KEY, suffix=".csv").read_bytes() == b"rows"
+        pack(tmp_path / "none.tar", {"a.png": b"x"})
+        with pytest.raises(SourceError, match=r"no \*\.csv file in .*none\.tar"):
+            local_file(str(tmp_path / "none.tar"), key=KEY, suffix=".csv")
+        pack(tmp_path / "two.tar.gz", {"a.csv": b"", "b/c.csv": b""})
+        with pytest.raises(SourceError, match=r"2 \*\.csv files in .*: a\.csv, b/c\.csv · name one: <archive>/<file>"):
+            local_file(str(tmp_path / "two.tar.gz"), key=KEY, suffix=".csv")
+        (tmp_path / "rows.csv").touch()
+        with pytest.raises(SourceError, match=r"is a folder, not a file \(it holds rows\.csv\)"):
+            local_file(str(tmp_path), key=KEY, suffix=".csv")
+
+    def test_a_folder_that_only_holds_an_archive(self, tmp_path, caplog):
+        caplog.set_level(logging.INFO, "fiducial")
+        folder = tmp_path / "data"
+        folder.mkdir()
+        assert unwrapped(folder, key=KEY) == folder
+        pack(folder / "images.tar.gz", {"boards/a.png": b"x"})
+        (folder / "dataset.csv").touch()
+        assert contents(unwrapped(folder, key=KEY)) == {"boards/a.png": b"x"}
+        assert "holds an archive alone" in caplog.text
+        (folder / "boards").mkdir()
+        assert unwrapped(folder, key=KEY) == folder
+        (folder / "boards").rmdir()
+        pack(folder / "more.zip", {})
+        assert unwrapped(folder, key=KEY) == folder
+        assert unwrapped(folder / "dataset.csv", key=KEY) == folder / "dataset.csv"
+
     def test_leftovers_of_a_crash_do_no_harm(self, tmp_path, cache_dir):
         (tmp_path / "x.tgz").write_bytes(tar_gz({"a": b"1"}))
         leftover = cache_dir / "partial" / f"unpacked-{digest(tmp_path / 'x.tgz')}"
@@ -235,6 +307,27 @@ class TestWeb:
         paths = {local_path(f"{web.url}/x.csv", key=KEY) for _ in range(2)}
         assert len(paths) == 1  # the same content
         assert len(web.gets()) == 2
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            {"objects": None},
+            {"objects": []},
+            {"objects": {"x.bin": None}},
+            {"objects": {"x.bin": {"version": 3, "sha256": None}}},
+            {"objects": {"x.bin": {}}},
+            {"single": "other"},
+            {"single": ["x"]},
+            {"tree": None},
+            {"tree": 3},
+        ],
+    )
+    def test_a_damaged_record_is_as_good_as_none(self, web, cache_dir, damage):
+        web.files["/x.bin"] = b"abc"
+        local_path(f"{web.url}/x.bin", key=KEY)
+        (record,) = (cache_dir / "records").iterdir()
+        record.write_text(json.dumps(json.loads(record.read_text()) | damage))
+        assert local_path(f"{web.url}/x.bin", key=KEY).read_bytes() == b"abc"
 
     def test_two_urls_with_the_same_content_share_one_blob(self, web, cache_dir):
         web.files["/a.csv"] = web.files["/b.csv"] = b"same"

@@ -1,0 +1,73 @@
+"""Plain vision transformers of ViT-MAE and DeiT: one feature map at the stride of a patch.
+
+The blocks are timm's. Keys of the files that MAE, DeiT and timm publish are this module's own; only the position
+table is resampled to the size of the image, in every forward, as timm does it.
+"""
+
+from __future__ import annotations
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from fiducial.backbones.vit_names import ViTSize, parse_vit
+
+__all__ = ["ViTEncoder", "build_vit"]
+
+
+_TABLE_SIDE = 224
+"""Published position tables are those of images of this side."""
+
+
+class ViTEncoder(VisionTransformer):
+    """timm's transformer, giving the tokens as a map.
+
+    ``freeze``: stages by number, 0 the patch embedding and 1… the blocks. Frozen stages stay in evaluation mode.
+    """
+
+    def __init__(self, size: ViTSize, patch: int, *, drop_path: float = 0.0, activation_checkpointing: bool = False):
+        super().__init__(
+            img_size=_TABLE_SIDE,
+            patch_size=patch,
+            embed_dim=size.dim,
+            depth=size.depth,
+            num_heads=size.heads,
+            num_classes=1000,  # unused, but part of every published file and of TAO's checkpoints
+            drop_path_rate=drop_path,
+            dynamic_img_size=True,
+        )
+        self.patch, self.frozen = patch, frozenset[int]()
+        self.set_grad_checkpointing(activation_checkpointing)
+
+    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # timm's own takes an attention mask
+        """``(B, 3, H, W)``, sides divisible by the patch, to ``(B, D, H/patch, W/patch)``.
+
+        Raises: ValueError for other sides.
+        """
+        height, width = image.shape[-2:]
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"an image of {height} x {width} for patches of {self.patch}: sides must be multiples")
+        tokens: Tensor = self.forward_features(image)[:, 1:]
+        return tokens.transpose(1, 2).reshape(len(image), -1, height // self.patch, width // self.patch)
+
+    def freeze(self, stages: frozenset[int]) -> frozenset[int]:
+        """Keep these stages as they are while training; returns the numbers that no stage has."""
+        self.frozen = stages & frozenset(range(len(self.blocks) + 1))
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+        self.train(self.training)
+        return stages - self.frozen
+
+    def train(self, mode: bool = True) -> ViTEncoder:
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        return self
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        return [self.patch_embed if stage == 0 else self.blocks[stage - 1] for stage in sorted(self.frozen)]
+
+
+def build_vit(arch: str, *, drop_path: float = 0.0, activation_checkpointing: bool = False) -> ViTEncoder:
+    """The untrained encoder of a name such as ``vit-mae-base/16``. Raises: ValueError for an unknown name."""
+    size, patch = parse_vit(arch)
+    return ViTEncoder(size, patch, drop_path=drop_path, activation_checkpointing=activation_checkpointing)

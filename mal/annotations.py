@@ -1,0 +1,331 @@
+"""Boxes and their pictures from annotation files: COCO's JSON, YOLO's text, Pascal VOC's XML. No torch.
+
+Whatever the format, the result is COCO's: a tree with ``images``, ``annotations`` and ``categories``, in which every
+annotation keeps its place. What cannot be used stays in it, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fiducial.errors import DatasetError, Problem
+from mal.crop import Corners
+from mal.formats import read_folder
+
+__all__ = ["Annotations", "Box", "Picture", "Rules", "Selection", "read_annotations", "select"]
+
+FORMATS = ("coco", "yolo", "voc")
+_TABLES = ("images", "annotations", "categories")
+_REACHING_OUT = 0.5
+"""Share of boxes beyond their image from which corners are taken for ``x, y, width, height``."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One row of ``images``."""
+
+    id: Any
+    file: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Box:
+    """One annotation. ``row`` is its place in the file, ``picture`` and ``category`` those in their tables.
+
+    ``corners`` are the box's as given, floats in pixels; ``prompt`` says whether it was a point.
+    """
+
+    row: int
+    id: Any
+    picture: int
+    category: int
+    corners: Corners
+    crowd: bool = False
+    prompt: str = "box"
+
+    @property
+    def area(self) -> float:
+        x0, y0, x1, y1 = self.corners
+        return (x1 - x0) * (y1 - y0)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The content of an annotation file. ``unusable``: why, of the rows that are no boxes."""
+
+    path: Path
+    tree: Mapping[str, Any]
+    pictures: tuple[Picture, ...]
+    boxes: tuple[Box, ...]
+    unusable: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The annotations as they stand in the file."""
+        rows: Sequence[Mapping[str, Any]] = self.tree["annotations"]
+        return rows
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the categories, in the order of the file."""
+        return [str(category.get("name", category["id"])) for category in self.tree["categories"]]
+
+    def has_mask(self, box: Box) -> bool:
+        """Whether the annotation says which pixels are the object's."""
+        return bool(self.rows[box.row].get("segmentation"))
+
+    def mask(self, box: Box) -> NDArray[np.uint8]:
+        """Its mask in the whole picture, 0 or 1, ``(height, width)``. Raises: DatasetError when it is no mask."""
+        from pycocotools import mask as coco_mask
+
+        picture, found = self.pictures[box.picture], self.rows[box.row].get("segmentation")
+        size = picture.height, picture.width
+        try:
+            if isinstance(found, list) and found:
+                rle = coco_mask.merge(coco_mask.frPyObjects([[float(n) for n in part] for part in found], *size))
+            elif isinstance(found, dict) and isinstance(found["counts"], list):
+                rle = coco_mask.frPyObjects(_checked_runs(found, size), *size)
+            elif isinstance(found, dict) and tuple(found["size"]) == size:
+                rle = {"size": list(size), "counts": str(found["counts"]).encode("ascii")}
+            else:
+                raise ValueError("neither polygons nor run lengths of the picture's size")
+            decoded: NDArray[np.uint8] = coco_mask.decode(rle)
+        except (ValueError, TypeError, KeyError, IndexError, UnicodeError) as error:
+            where = f"{self.path}: annotation {box.id}"
+            raise DatasetError(where, f"its segmentation is no mask ({error})", "mend it, or leave it out") from None
+        return decoded
+
+
+def _checked_runs(found: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Run lengths that fill the picture exactly: the decoder does not look."""
+    counts = [int(run) for run in found["counts"]]
+    if min(counts, default=-1) < 0 or sum(counts) != math.prod(size) or tuple(found["size"]) != size:
+        raise ValueError("run lengths that do not fill the picture")
+    return {"size": list(size), "counts": counts}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which boxes are used. ``clip``: cut boxes to their picture, else those that leave it are not used (TAO).
+
+    Areas are strictly between ``min_area`` and ``max_area``, sides strictly above ``min_side``, all in pixels.
+    ``crowd``: whether boxes around several objects are used.
+    """
+
+    clip: bool = True
+    min_area: float = 0.0
+    max_area: float = math.inf
+    min_side: float = 0.0
+    crowd: bool = True
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The boxes that are used; how many of them were ``clipped``; by row, why others are ``left_out``."""
+
+    boxes: tuple[Box, ...]
+    clipped: int
+    left_out: Mapping[int, str]
+
+    def reasons(self) -> dict[str, int]:
+        """How often each reason was one."""
+        return dict(Counter(self.left_out.values()).most_common())
+
+
+def select(annotations: Annotations, rules: Rules) -> Selection:
+    """Which boxes of a file are used, and why the others are not."""
+    used, clipped, left_out = [], 0, dict(annotations.unusable)
+    for box in annotations.boxes:
+        picture = annotations.pictures[box.picture]
+        inside = _cut(box.corners, picture)
+        beyond = inside != box.corners
+        corners = inside if rules.clip else box.corners
+        reason = _reason(corners, box.crowd, beyond and not rules.clip, rules)
+        if reason:
+            left_out[box.row] = reason
+            continue
+        clipped += beyond
+        used.append(Box(box.row, box.id, box.picture, box.category, corners, box.crowd, box.prompt))
+    return Selection(tuple(used), clipped, left_out)
+
+
+def _cut(corners: Corners, picture: Picture) -> Corners:
+    x0, y0, x1, y1 = corners
+    return max(x0, 0.0), max(y0, 0.0), min(x1, float(picture.width)), min(y1, float(picture.height))
+
+
+def _reason(corners: Corners, crowd: bool, leaves: bool, rules: Rules) -> str:
+    width, height = corners[2] - corners[0], corners[3] - corners[1]
+    if leaves:
+        return "reaches beyond its picture"
+    if width <= 0 or height <= 0:
+        return "has no area in its picture"
+    if crowd and not rules.crowd:
+        return "is a crowd"
+    if width <= rules.min_side or height <= rules.min_side:
+        return f"is at most {rules.min_side:g} pixels wide or high"
+    if width * height <= rules.min_area:
+        return f"is not larger than {rules.min_area:g} square pixels"
+    if width * height >= rules.max_area:
+        return f"is not smaller than {rules.max_area:g} square pixels"
+    return ""
+
+
+def read_annotations(
+    path: Path, *, images: Path | None = None, kind: str = "coco", point_size: float | None = None
+) -> Annotations:
+    """Read an annotation file, or a folder of them.
+
+    ``kind``: coco, yolo or voc; a folder is read by what lies in it. ``images``: where the pictures are; needed where
+    the format does not hold their sizes. ``point_size``: the side of the box that a point means, in pixels; without it
+    a fifth of the picture's shorter side.
+
+    Raises: DatasetError listing everything that makes the file unusable.
+    """
+    tree = read_folder(path, images) if path.is_dir() or kind != "coco" else _read_coco(path)
+    problems = [Problem(str(path), f"has no list {name!r}", _COCO) for name in _TABLES if not _is_table(tree.get(name))]
+    if problems:
+        raise DatasetError.of(problems)
+    pictures, found = _pictures(tree["images"], path)
+    problems.extend(found)
+    categories = [category.get("id") for category in tree["categories"]]
+    problems.extend(_repeated(categories, path, "categories"))
+    if problems:
+        raise DatasetError.of(problems)
+    places = {picture.id: place for place, picture in enumerate(pictures)}
+    names = {name: place for place, name in enumerate(categories)}
+    boxes, unusable = [], {}
+    for row, annotation in enumerate(tree["annotations"]):
+        found_box = _box(row, annotation, places, names, pictures, point_size)
+        if isinstance(found_box, Box):
+            boxes.append(found_box)
+        else:
+            unusable[row] = found_box
+    return Annotations(path, tree, tuple(pictures), tuple(boxes), unusable)
+
+
+_COCO = "a COCO file has images, annotations and categories, each a list of objects"
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
+
+
+def _read_coco(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DatasetError(str(path), f"cannot be read ({error.strerror or error})", "check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(str(path), f"no JSON ({error})", "export the annotations again") from None
+    if not isinstance(tree, dict):
+        raise DatasetError(str(path), f"a JSON {type(tree).__name__}, no object", _COCO)
+    return tree
+
+
+def _pictures(rows: Sequence[Mapping[str, Any]], path: Path) -> tuple[list[Picture], list[Problem]]:
+    pictures, problems = [], list(_repeated([row.get("id") for row in rows], path, "images"))
+    for place, row in enumerate(rows):
+        name, width, height = row.get("file_name"), row.get("width"), row.get("height")
+        if not isinstance(name, str) or not name or "\0" in name:
+            problems.append(Problem(f"{path}: images[{place}]", f"file_name is {name!r}", "give the picture's file"))
+        elif not _is_size(width) or not _is_size(height):
+            found = f"width {width!r}, height {height!r}"
+            problems.append(Problem(f"{path}: {name}", found, "give the picture's size in pixels"))
+        else:
+            pictures.append(Picture(row.get("id"), name, int(width), int(height)))  # type: ignore[arg-type]
+    return pictures, problems
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def _repeated(ids: Sequence[Any], path: Path, table: str) -> Iterator[Problem]:
+    hashable = [i for i in ids if isinstance(i, (int, str))]
+    if len(hashable) < len(ids):
+        yield Problem(f"{path}: {table}", "some have no id", "give each a number")
+    twice = [i for i, count in Counter(hashable).items() if count > 1]
+    if twice:
+        shown = ", ".join(map(str, twice[:3]))
+        yield Problem(f"{path}: {table}", f"{len(twice)} ids stand twice (first: {shown})", "give each its own id")
+
+
+def _box(
+    row: int,
+    annotation: Mapping[str, Any],
+    places: Mapping[Any, int],
+    names: Mapping[Any, int],
+    pictures: Sequence[Picture],
+    point_size: float | None,
+) -> Box | str:
+    """The box of an annotation, or why it has none."""
+    image, category = annotation.get("image_id"), annotation.get("category_id")
+    if not isinstance(image, (int, str)) or image not in places:
+        return "its image_id is none of the images"
+    if not isinstance(category, (int, str)) or category not in names:
+        return "its category_id is none of the categories"
+    picture, prompt = pictures[places[image]], "box"
+    corners = _corners(annotation.get("bbox"))
+    if corners is None and "bbox" not in annotation:
+        corners, prompt = _around_point(annotation, picture, point_size), "point"
+    if corners is None:
+        return "its bbox is not x, y, width, height"
+    if corners[2] <= corners[0] or corners[3] <= corners[1]:
+        return "its box is empty"
+    crowd = bool(annotation.get("iscrowd"))
+    return Box(row, annotation.get("id", row), places[image], names[category], corners, crowd, prompt)
+
+
+def _corners(bbox: Any) -> Corners | None:
+    numbers = _numbers(bbox)
+    if numbers is None or len(numbers) != 4:
+        return None
+    x, y, width, height = numbers
+    return x, y, x + width, y + height
+
+
+def _numbers(values: Any) -> list[float] | None:
+    if not isinstance(values, (list, tuple)):
+        return None
+    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or abs(v) > 1e9 or v != v for v in values):
+        return None
+    return [float(v) for v in values]
+
+
+def _around_point(annotation: Mapping[str, Any], picture: Picture, size: float | None) -> Corners | None:
+    """The box of a point prompt: the tight one of the visible keypoints, at least ``size`` on each side."""
+    numbers = _numbers(annotation.get("point")) or _numbers(annotation.get("keypoints"))
+    if not numbers:
+        return None
+    step = 2 if "point" in annotation else 3  # keypoints are x, y, visibility
+    points = [numbers[i : i + step] for i in range(0, len(numbers) - step + 1, step)]
+    points = [point for point in points if step == 2 or point[2] > 0]
+    if not points:
+        return None
+    side = size or min(picture.width, picture.height) / 5
+    lows, highs = [min(p[i] for p in points) for i in (0, 1)], [max(p[i] for p in points) for i in (0, 1)]
+    wider = [max(0.0, side - (high - low)) / 2 for low, high in zip(lows, highs, strict=True)]
+    return lows[0] - wider[0], lows[1] - wider[1], highs[0] + wider[0], highs[1] + wider[1]
+
+
+def looks_like_corners(annotations: Annotations) -> bool:
+    """Whether most boxes would fit their picture as ``x0, y0, x1, y1`` and do not as ``x, y, width, height``."""
+    boxes = [box for box in annotations.boxes if box.prompt == "box"]
+    out = 0
+    for box in boxes:
+        picture, (x, y, right, bottom) = annotations.pictures[box.picture], box.corners
+        beyond = right > picture.width + 1 or bottom > picture.height + 1
+        out += beyond and x < right - x <= picture.width and y < bottom - y <= picture.height
+    return bool(boxes) and out / len(boxes) > _REACHING_OUT

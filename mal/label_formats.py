@@ -1,0 +1,174 @@
+"""Masks in the files that labelling tools read: polygons in COCO, YOLO, CVAT and Label Studio, and masks as PNG."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mal.annotations import Box, Picture
+from mal.results import Labelled, Results
+
+__all__ = ["WRITERS", "decoded", "polygons"]
+
+Polygon = list[tuple[float, float]]
+
+
+def decoded(found: Labelled) -> NDArray[np.bool_]:
+    """The mask of the whole picture."""
+    from pycocotools import mask as coco_mask
+
+    mask: NDArray[np.bool_] = coco_mask.decode(dict(found.rle)) != 0
+    return mask
+
+
+def polygons(mask: NDArray[np.bool_]) -> list[Polygon]:
+    """The outer contours of a mask, largest first, as corners ``(x, y)`` in pixels; holes are not told.
+
+    Contours run midway between pixels inside and outside; the corner of the picture is (0, 0), its end (W, H).
+    """
+    from contourpy import FillType, contour_generator
+
+    if not mask.any():
+        return []
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    y, x = rows[0], columns[0]
+    window = np.pad(mask[y : rows[-1] + 1, x : columns[-1] + 1].astype(float), 1)
+    filled = contour_generator(z=window, fill_type=FillType.OuterOffset).filled(0.5, 2.0)
+    outer = [points[: offsets[1] - 1] for points, offsets in zip(*filled, strict=True)]
+    shifted = [points + np.array([x - 0.5, y - 0.5]) for points in outer]
+    shifted.sort(key=_shoelace, reverse=True)
+    return [[(float(px), float(py)) for px, py in points] for points in shifted if len(points) > 2]
+
+
+def _shoelace(points: NDArray[np.float64]) -> float:
+    x, y = points.T
+    return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+
+
+def _by_picture(results: Results) -> Iterator[tuple[Picture, list[tuple[Box, Labelled]]]]:
+    groups: dict[int, list[tuple[Box, Labelled]]] = {}
+    for found in results.labelled:
+        box = results.box(found)
+        groups.setdefault(box.picture, []).append((box, found))
+    for place, picture in enumerate(results.annotations.pictures):
+        yield picture, groups.get(place, [])
+
+
+def _coco_polygons(folder: Path, results: Results) -> list[Path]:
+    """``labels_polygons.json``: COCO with ``segmentation`` as polygons."""
+    annotations = results.annotations
+    rows = []
+    for found in results.labelled:
+        box = results.box(found)
+        flat = [[round(n, 2) for point in polygon for n in point] for polygon in polygons(decoded(found))]
+        row = {**annotations.rows[box.row], "segmentation": flat, "area": found.mask_area, "iscrowd": 0}
+        rows.append(row)
+    return [_json(folder / "labels_polygons.json", {**annotations.tree, "annotations": rows})]
+
+
+def _yolo(folder: Path, results: Results) -> list[Path]:
+    """``yolo/``: ``class x y x y …`` as shares of the picture, one line for each mask; ``classes.txt``."""
+    target = folder / "yolo"
+    names = results.annotations.class_names
+    written = [_text(target / "classes.txt", "".join(f"{name}\n" for name in names))]
+    for picture, items in _by_picture(results):
+        lines = []
+        for box, found in items:
+            for polygon in polygons(decoded(found))[:1]:  # a line holds one polygon: the largest
+                shares = [n for x, y in polygon for n in (x / picture.width, y / picture.height)]
+                lines.append(f"{box.category} " + " ".join(f"{n:.6f}" for n in shares))
+        written.append(_text(target / _stem(picture, ".txt"), "".join(f"{line}\n" for line in lines)))
+    return written
+
+
+def _png(folder: Path, results: Results) -> list[Path]:
+    """``masks/``: of each picture one 16-bit PNG with the number of the object, 1 and up, in its pixels."""
+    from PIL import Image
+
+    written = []
+    for picture, items in _by_picture(results):
+        instances = np.zeros((picture.height, picture.width), np.uint16)
+        for number, (_, found) in enumerate(items, 1):
+            instances[decoded(found)] = number
+        path = folder / "masks" / _stem(picture, ".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(instances).save(path)
+        written.append(path)
+    return written
+
+
+def _cvat(folder: Path, results: Results) -> list[Path]:
+    """``cvat.xml``: "CVAT for images 1.1", polygons."""
+    names = results.annotations.class_names
+    lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "  <version>1.1</version>"]
+    for number, (picture, items) in enumerate(_by_picture(results)):
+        size = f'width="{picture.width}" height="{picture.height}"'
+        lines.append(f'  <image id="{number}" name={quoteattr(picture.file)} {size}>')
+        for group, (box, found) in enumerate(items, 1):
+            for polygon in polygons(decoded(found)):
+                points = ";".join(f"{x:.2f},{y:.2f}" for x, y in polygon)
+                label = quoteattr(names[box.category])
+                lines.append(
+                    f'    <polygon label={label} source="auto" occluded="0" points="{points}" z_order="0" '
+                    f'group_id="{group}"></polygon>'
+                )
+        lines.append("  </image>")
+    return [_text(folder / "cvat.xml", "\n".join([*lines, "</annotations>", ""]))]
+
+
+def _label_studio(folder: Path, results: Results) -> list[Path]:
+    """``label_studio.json``: tasks with predictions, polygons in percent of the picture."""
+    names, tasks = results.annotations.class_names, []
+    for picture, items in _by_picture(results):
+        shapes = []
+        for box, found in items:
+            for part, polygon in enumerate(polygons(decoded(found))):
+                points = [[round(100 * x / picture.width, 4), round(100 * y / picture.height, 4)] for x, y in polygon]
+                shapes.append(
+                    {
+                        "id": f"{box.row}-{part}",
+                        "type": "polygonlabels",
+                        "from_name": "label",
+                        "to_name": "image",
+                        "original_width": picture.width,
+                        "original_height": picture.height,
+                        "image_rotation": 0,
+                        "value": {"points": points, "closed": True, "polygonlabels": [names[box.category]]},
+                    }
+                )
+        scores = [found.quality.score for _, found in items if found.quality is not None]
+        prediction = {"model_version": "mal", "score": min(scores, default=0.0), "result": shapes}
+        tasks.append({"data": {"image": picture.file}, "predictions": [prediction]})
+    return [_json(folder / "label_studio.json", tasks)]
+
+
+WRITERS: dict[str, Callable[[Path, Results], Sequence[Path]]] = {
+    "coco_polygons": _coco_polygons,
+    "yolo": _yolo,
+    "png": _png,
+    "cvat": _cvat,
+    "label_studio": _label_studio,
+}
+"""What ``inference.formats`` adds to TAO's own file."""
+
+
+def _stem(picture: Picture, suffix: str) -> str:
+    """The file of a picture below a folder of results, folders of its name included, never outside."""
+    parts = [part for part in PurePosixPath(picture.file.replace("\\", "/")).parts if part not in ("/", "..", ".")]
+    return str(PurePosixPath(*parts).with_suffix(suffix))
+
+
+def _text(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _json(path: Path, tree: Any) -> Path:
+    return _text(path, json.dumps(tree, ensure_ascii=False))

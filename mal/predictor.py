@@ -1,0 +1,57 @@
+"""What runs in evaluation: student, teacher or both, on crops, to probabilities within their boxes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fiducial.prediction import Batch, Outputs, Predictor
+from mal.decode import mask_prob
+from mal.model import MaskNetwork
+
+__all__ = ["BoxLabeler", "BoxPredictor"]
+
+
+class BoxLabeler(nn.Module):
+    """Crops, box masks and areas of boxes to mask probabilities.
+
+    The logits of all ``networks`` are averaged; with ``flip`` also those of the mirrored crops. ``second`` is carried
+    along, for a comparison.
+    """
+
+    def __init__(self, networks: list[MaskNetwork], *, flip: bool = False, second: BoxLabeler | None = None) -> None:
+        super().__init__()
+        self.networks, self.flip, self.second = nn.ModuleList(networks), flip, second
+
+    def forward(self, image: Tensor, boxmask: Tensor, area: Tensor) -> Tensor:
+        """``(B, 3, S, S)`` normalised, ``(B, 1, S, S)`` 0 and 1, ``(B,)`` in pixels, to ``(B, 1, S, S)`` in 0..1."""
+        return mask_prob(self.logits(image, area), boxmask)
+
+    def logits(self, image: Tensor, area: Tensor) -> Tensor:
+        """Before they are resized."""
+        found = [network(image, area) for network in self.networks]
+        if self.flip:
+            found += [network(image.flip(3), area).flip(3) for network in self.networks]
+        return torch.stack(found).mean(0) if len(found) > 1 else found[0]
+
+
+class BoxPredictor(Predictor):
+    """Runs a :class:`BoxLabeler` in torch, and its ``second`` where it has one."""
+
+    runtime = "torch"
+
+    def __init__(self, labeler: BoxLabeler) -> None:
+        self.network: nn.Module = labeler.eval()
+        self.labeler = labeler
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch) -> Outputs:
+        """``prob`` ``(B, 1, S, S)``, and ``second`` the same."""
+        arguments = batch["image"], batch["boxmask"], batch["area"]
+        outputs: dict[str, Tensor] = {"prob": self.labeler(*arguments)}
+        if self.labeler.second is not None:
+            outputs["second"] = self.labeler.second(*arguments)
+        return outputs
+
+    def facts(self) -> dict[str, str]:
+        return {"networks": str(len(self.labeler.networks)), "flip": str(self.labeler.flip)}

@@ -1,0 +1,78 @@
+"""Which annotations and pictures the parts of a spec's dataset are. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fiducial.data.archives import images_root
+from fiducial.data.sources import local_path
+from fiducial.errors import DatasetError
+from mal.annotations import Annotations, Rules, Selection, read_annotations, select
+
+if TYPE_CHECKING:
+    from mal.config import ExperimentSpec
+
+__all__ = ["KEYS", "Split", "read_split", "rules_of"]
+
+KEYS = {
+    "train": ("dataset.train_ann_path", "dataset.train_img_dir"),
+    "val": ("dataset.val_ann_path", "dataset.val_img_dir"),
+    "infer": ("inference.ann_path", "inference.img_dir"),
+}
+"""Of each split, the spec keys of its annotations and its pictures."""
+_TAO_LARGEST = 1e9
+_SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Split:
+    """Annotations, the boxes of them that are used, and the folder of the pictures."""
+
+    annotations: Annotations
+    selection: Selection
+    images: Path
+
+
+def values_of(spec: ExperimentSpec, name: str) -> tuple[str, str]:
+    """What the spec says for the keys of a split."""
+    data = spec.dataset
+    return {
+        "train": (data.train_ann_path, data.train_img_dir),
+        "val": (data.val_ann_path, data.val_img_dir),
+        "infer": (spec.inference.ann_path, spec.inference.img_dir),
+    }[name]
+
+
+def rules_of(spec: ExperimentSpec, name: str) -> Rules:
+    """Which boxes of a split are used: those of reasonable size to train on and to measure, all of them to label."""
+    tao = spec.compat == "tao"
+    if name == "train":
+        data = spec.dataset
+        return Rules(not tao, data.min_obj_size, data.max_obj_size, min_side=2.0, crowd=tao)
+    if name == "val":
+        return Rules(not tao, 0.0, _TAO_LARGEST, min_side=2.0, crowd=tao)
+    return Rules(clip=False, max_area=_TAO_LARGEST, min_side=2.0) if tao else Rules()
+
+
+def read_split(spec: ExperimentSpec, name: str) -> Split:
+    """Read a split. Raises: UserError naming what is missing or cannot be read."""
+    (ann_key, img_key), (ann_path, img_dir) = KEYS[name], values_of(spec, name)
+    missing = [key for key, value in ((ann_key, ann_path), (img_key, img_dir)) if not value]
+    if missing:
+        raise DatasetError(" and ".join(missing), "not set", "name the annotations and the folder of their pictures")
+    file, images = local_path(ann_path, key=ann_key), local_path(img_dir, key=img_key)
+    if not images.is_dir():
+        raise DatasetError(img_key, f"{images} is no folder", "give a folder, or an archive of one")
+    annotations = read_annotations(file, images=images, kind=spec.dataset.type, point_size=spec.dataset.point_size)
+    names = [picture.file for picture in annotations.pictures[:_SAMPLES]]
+    root = images_root(images, names) if names else images
+    return Split(annotations, select(annotations, rules_of(spec, name)), root)
+
+
+def files_of(split: Split) -> Iterator[Path]:
+    """The pictures of the boxes that are used."""
+    for place in sorted({box.picture for box in split.selection.boxes}):
+        yield split.images / split.annotations.pictures[place].file
