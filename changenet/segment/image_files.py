@@ -112,6 +112,11 @@ class ImageFiles:
         changed = int(((mask > 0) & (mask != IGNORED)).sum())
         return ImageRecord(image.index, changed, int((mask != IGNORED).sum()), result)
 
+    def where(self, index: int) -> str:
+        """Where an image is listed, and its file, for messages."""
+        pair = self.split.pairs[index]
+        return f"{self.split.where(pair)}: {pair.before}"
+
     def mask_path(self, index: int) -> Path:
         """Where the mask of an image is."""
         name = self.names[index]

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 
 from changenet.segment.files import ScenePair, Split
-from fiducial.data.checks import IMAGE_SUFFIXES, Missing, how_to_find, in_threads, missing_files
-from fiducial.data.files import is_file, is_folder
+from fiducial.data.checks import Missing, how_to_find, in_threads, missing_files
+from fiducial.data.files import IMAGE_SUFFIXES, is_file, is_folder
 from fiducial.errors import Problem
 
 __all__ = ["check_distinct", "check_files"]

@@ -91,7 +91,8 @@ def _driver(path: Path) -> str:
     head = _head(path)
     if driver := _DRIVERS.get(_kind(head)):
         return driver
-    raise DatasetError(str(path), *what_bytes_are(head))
+    found, fix = what_bytes_are(head) or ("something else", "check how it was written")
+    raise DatasetError(str(path), f"not a raster but {found}", fix)
 
 
 def _head(path: Path) -> bytes:

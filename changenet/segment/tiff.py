@@ -37,6 +37,8 @@ def directories(path: Path) -> Iterator[ImageFileDirectory_v2]:
                 seen.add(directory.next)
                 file.seek(directory.next)
                 directory.load(file)
+                if not len(directory):
+                    raise ValueError("a directory that is cut off")
                 yield directory
     except Exception as error:  # whatever Pillow stumbles over in damaged bytes
         found = f"a damaged TIFF ({' '.join(str(error).split()) or type(error).__name__})"

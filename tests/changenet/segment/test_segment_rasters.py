@@ -149,7 +149,7 @@ class TestReadRaster:
 
     def test_bad_files(self, tmp_path):
         (tmp_path / "bad.tif").write_bytes(b"no raster")
-        with pytest.raises(DatasetError, match="not an image"):
+        with pytest.raises(DatasetError, match="not a raster"):
             read_raster(tmp_path / "bad.tif")
         with pytest.raises(DatasetError, match="no such file"):
             read_info(tmp_path / "gone.tif")
