@@ -293,8 +293,6 @@ def _bands(file: Any, bands: Sequence[int] | None, path: Path) -> list[int]:
             raise DatasetError(str(path), found, "name one or three in dataset.segment.raster.bands")
         return list(bands)
     meaning = [interpretation.name for interpretation in file.colorinterp]
-    if "cyan" in meaning:
-        raise DatasetError(str(path), "colours for printing (CMYK)", "convert it to RGB")
     if {"red", "green", "blue"} <= set(meaning):
         return [meaning.index(name) + 1 for name in ("red", "green", "blue")]
     colours = [k + 1 for k, name in enumerate(meaning) if name != "alpha"]

@@ -3,6 +3,9 @@
 import os
 import re
 import shutil
+import struct
+import zlib
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -235,6 +238,103 @@ class TestDeepPixels:
         assert "uint16 pixels · set dataset.segment.raster.percentiles, or .scaling" in found[0]
         raster = {"percentiles": [2, 98]}
         assert said(make_spec(root, dataset__segment__raster=raster), thorough=thorough, level="error") == []
+
+
+def png_bomb(side):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("thorough", [True, False])
+@pytest.mark.parametrize("folder", ["A", "B", "label"])
+def test_bombs_are_one_line(root, make_spec, folder, thorough):
+    (root / folder / "train_1.png").write_bytes(png_bomb(60_000))
+    found = said(make_spec(root), thorough=thorough, level="error")
+    assert found
+    assert all("train.txt:2" in text and f"{folder}/train_1.png: more than" in text for text in found)
+
+
+def test_what_cannot_be_opened_is_named_where_it_is_listed(root, make_spec):
+    (root / "A" / "train_0.png").write_text("version https://git-lfs.github.com/spec/v1")
+    (root / "label" / "train_1.png").write_bytes(b"")
+    (root / "B" / "train_2.png").write_text("<html>")
+    for thorough in (True, False):
+        found = said(make_spec(root), thorough=thorough, level="error")
+        for line, text in ((1, "git-lfs"), (2, "an empty file"), (3, "a web page")):
+            assert any(f"train.txt:{line}" in said_of and text in said_of for said_of in found)
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+class TestTiffs:
+    """The same reader for images and masks."""
+
+    @pytest.fixture
+    def tiffs(self, root, make_list):
+        pytest.importorskip("rasterio")
+        for folder in ("A", "B", "label"):
+            for path in list((root / folder).iterdir()):
+                Image.open(path).save(path.with_suffix(".tif"))
+                path.unlink()
+        for split, num in {"train": 4, "val": 2, "test": 2}.items():
+            make_list(root, split, [f"{split}_{i}.tif" for i in range(num)])
+        return root
+
+    @staticmethod
+    def write_masks(root, change, **more):
+        rasterio = pytest.importorskip("rasterio")
+        for path in (root / "label").glob("*.tif"):
+            values = change((np.asarray(Image.open(path)) > 0).astype(np.uint8))
+            profile = {"driver": "GTiff", "count": 1, "height": 32, "width": 32, "dtype": values.dtype.name}
+            with rasterio.open(path, "w", **profile, **more) as file:
+                file.write(values, 1)
+
+    SUFFIX: ClassVar = {"dataset__segment__label_suffix": ".tif"}
+    IDS: ClassVar = {**SUFFIX, "dataset__segment__label_transform": "None"}
+
+    @pytest.mark.parametrize("folder", ["A", "B", "label"])
+    def test_cut_off(self, tiffs, make_spec, folder):
+        assert said(make_spec(tiffs, **self.SUFFIX)) == []
+        path = tiffs / folder / "train_1.tif"
+        content = path.read_bytes()
+        path.write_bytes(content[: content.index(b"II") + 8] + content[8:-400])
+        found = said(make_spec(tiffs, **self.SUFFIX), level="error")
+        assert found
+        assert all("train.txt:2" in text for text in found)
+
+    def test_no_data_is_ignored(self, tiffs, make_spec):
+        def change(mask):
+            values = mask.astype(np.float32)
+            values[16:] = np.nan
+            return values
+
+        self.write_masks(tiffs, change)
+        report = check_data(make_spec(tiffs, **self.IDS), ("train",), True)
+        assert [problem for problem in report.problems if problem.level == "error"] == []
+        assert report.facts["train"].labels["ignored"] == "50.00%"
+
+    def test_a_declared_number_is_no_class(self, tiffs, make_spec):
+        self.write_masks(tiffs, lambda mask: np.where(np.arange(32)[:, None] < 8, 99, mask).astype(np.uint8), nodata=99)
+        assert said(make_spec(tiffs, **self.IDS), level="error") == []
+
+    def test_declared_0_counts_as_unchanged_and_is_said(self, tiffs, make_spec):
+        self.write_masks(tiffs, lambda mask: 255 * mask, nodata=0)
+        found = said(make_spec(tiffs, **self.SUFFIX))
+        assert len(found) == 2  # one for each split
+        assert "train.txt · 4 masks declare 0 to mean no data" in found[0]
+        assert "it counts as unchanged" in found[0]
+
+    def test_declared_255_is_a_contradiction_under_norm(self, tiffs, make_spec):
+        self.write_masks(tiffs, lambda mask: 255 * mask, nodata=255)
+        found = said(make_spec(tiffs, **self.SUFFIX), level="error")
+        assert len(found) == 6
+        assert "declares 255 to mean no data" in found[0]
+
+    def test_fractions(self, tiffs, make_spec):
+        self.write_masks(tiffs, lambda mask: mask * np.float32(0.5))
+        assert "fractions (0.5, and 143 more)" in said(make_spec(tiffs, **self.IDS), level="error")[0]
 
 
 def test_entries_listed_twice(root, make_spec, make_list):

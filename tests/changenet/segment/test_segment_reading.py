@@ -1,5 +1,7 @@
 """Pairs as they are read."""
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,29 @@ class TestRasters:
         assert (scene.label == 255).sum() == 1
         assert scene.label[0, 0] == 255
         assert (~reader.valid(pair)).sum() == 1
+
+    def test_masks_keep_what_has_no_data(self, tmp_path):
+        values = np.zeros((1, 4, 4), np.float32)
+        values[0, 0], values[0, 1] = np.nan, 1
+        label = geo_write(tmp_path / "m.tif", values)
+        picture = geo_write(tmp_path / "a.tif", np.full((3, 4, 4), 9, np.uint8))
+        scene = SceneReader(LabelEncoding(False, 2)).scene(ScenePair("x", 1, picture, picture, label))
+        assert scene.label[:3, 0].tolist() == [255, 1, 0]
+
+    def test_mosaics_of_files_below_the_root(self, tmp_path):
+        rasterio = pytest.importorskip("rasterio")
+        importlib.import_module("rasterio.shutil")
+        (tmp_path / "data" / "A").mkdir(parents=True)
+        tile = geo_write(tmp_path / "data" / "tiles" / "t.tif", np.full((3, 4, 4), 9, np.uint8))
+        rasterio.shutil.copy(tile, tmp_path / "data" / "A" / "x.vrt", driver="VRT")
+        path = tmp_path / "data" / "A" / "x.vrt"
+        reader = SceneReader(NORM, root=tmp_path / "data")
+        assert (reader.picture(path)[0] == 9).all()
+        assert reader.size(path) == (4, 4)
+        reader.check(path, decode=True)
+        for read in (SceneReader(NORM).picture, SceneReader(NORM).size, SceneReader(NORM).mask):
+            with pytest.raises(DatasetError, match="lies outside"):
+                read(path)
 
     def test_16_bits_without_a_scaling(self, tmp_path):
         path = geo_write(tmp_path / "a.tif", np.full((3, 4, 4), 1000, dtype=np.uint16))
