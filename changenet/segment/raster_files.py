@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from changenet.segment.frames import load_rasterio, quiet
 from changenet.segment.mosaics import sources_of
+from changenet.segment.tiff import WARNINGS
 from fiducial.data.files import HEAD, is_file, what_bytes_are, why_unreadable
 from fiducial.data.images import MAX_PIXELS
 from fiducial.errors import DatasetError, UserError
@@ -32,7 +32,6 @@ _DRIVERS = {
     b"\xff\xd8\xff": "JPEG",
 }
 """How a file begins: GDAL's driver for it."""
-_OPENING = Lock()  # filters of warnings are of the whole process
 _SIDECARS = (".ovr", ".msk")
 _SPARSE = 256
 """Pixels for each byte of a file above which one of more than :data:`MAX_PIXELS` is taken for a decompression bomb."""
@@ -54,7 +53,7 @@ def opened(path: Path, *, root: Path | None = None) -> Iterator[Any]:
     if driver == "VRT":
         size += sum(_checked(source, source.stat().st_mtime_ns) for source in sources_of(path, root))
     try:
-        with _OPENING, quiet(rasterio):
+        with WARNINGS, quiet(rasterio):
             dataset = rasterio.open(str(path.absolute()), driver=driver)
         with dataset as file:
             if file.width * file.height > max(MAX_PIXELS, _SPARSE * size):

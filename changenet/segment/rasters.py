@@ -229,7 +229,7 @@ def wants_rasterio(path: Path) -> bool:
     except MissingDependencyError:
         if path.suffix.lower() == ".vrt":
             raise
-        tags: Mapping[int, Any] = next(directories(path), {}) if path.suffix.lower() in TIFF else {}
+        tags: Mapping[int, Any] = next(iter(directories(path)), {}) if path.suffix.lower() in TIFF else {}
         if max(np.atleast_1d(tags.get(BITS_PER_SAMPLE, 8))) > 8:
             raise
         if any(tag in tags for tag in GEO_TAGS):

@@ -3,46 +3,50 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from fiducial.errors import DatasetError
 
-__all__ = ["BITS_PER_SAMPLE", "GEO_TAGS", "PHOTOMETRIC", "WHITE_IS_ZERO", "directories", "missing_bytes"]
+__all__ = ["BITS_PER_SAMPLE", "GEO_TAGS", "PHOTOMETRIC", "WARNINGS", "WHITE_IS_ZERO", "directories", "missing_bytes"]
 
 BITS_PER_SAMPLE = 258
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 GEO_TAGS = (33550, 33922, 34264, 34735)
 """GeoTIFF: pixel scale, tie points, transformation, keys."""
+WARNINGS = Lock()
+"""To be held by a thread that changes which warnings are shown: that is one setting of the whole process."""
 _PLACES = ((273, 279), (324, 325))  # where strips, or tiles, begin, and how many bytes each has
 _MAX_DIRECTORIES = 256
 _BIG = 43
 
 
-def directories(path: Path) -> Iterator[ImageFileDirectory_v2]:
-    """The directories of a file, which is closed after the last: the image's, then those of overviews and masks.
+def directories(path: Path) -> list[ImageFileDirectory_v2]:
+    """The directories of a file: the image's, then those of overviews and masks.
 
     Raises: DatasetError for one that cannot be read.
     """
+    found: dict[int, ImageFileDirectory_v2] = {}
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
+        with path.open("rb") as file, WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow says of odd tags
             header = file.read(8)
             header += file.read(8) if _BIG in header[2:4] else b""
-            directory, seen = ImageFileDirectory_v2(header), set[int]()
-            while directory.next and directory.next not in seen and len(seen) < _MAX_DIRECTORIES:
-                seen.add(directory.next)
-                file.seek(directory.next)
+            place = ImageFileDirectory_v2(header).next
+            while place and place not in found and len(found) < _MAX_DIRECTORIES:
+                found[place] = directory = ImageFileDirectory_v2(header)
+                file.seek(place)
                 directory.load(file)
                 if not len(directory):
                     raise ValueError("a directory that is cut off")
-                yield directory
+                place = directory.next
     except Exception as error:  # whatever Pillow stumbles over in damaged bytes
-        found = f"a damaged TIFF ({' '.join(str(error).split()) or type(error).__name__})"
-        raise DatasetError(str(path), found, "copy or export it again") from error
+        told = f"a damaged TIFF ({' '.join(str(error).split()) or type(error).__name__})"
+        raise DatasetError(str(path), told, "copy or export it again") from error
+    return list(found.values())
 
 
 def missing_bytes(path: Path) -> int:
