@@ -90,7 +90,7 @@ def _driver(path: Path) -> str:
     head = _head(path)
     if driver := _DRIVERS.get(_kind(head)):
         return driver
-    found, fix = what_bytes_are(head) or ("something else", "check how it was written")
+    found, fix = what_bytes_are(head) or ("something else", "name it after its format, or convert it to TIFF")
     raise DatasetError(str(path), f"not a raster but {found}", fix)
 
 

@@ -50,7 +50,13 @@ def directories(path: Path) -> list[ImageFileDirectory_v2]:
 
 
 def missing_bytes(path: Path) -> int:
-    """How many bytes beyond its end a file's strips and tiles reach. Raises: DatasetError as :func:`directories`."""
+    """How many bytes beyond its end the strips and tiles of a file reach; 0 for other formats, whatever it is called.
+
+    Raises: DatasetError as :func:`directories`.
+    """
+    with path.open("rb") as file:
+        if file.read(2) not in (b"II", b"MM"):
+            return 0
     size = path.stat().st_size
     furthest = size
     for directory in directories(path):

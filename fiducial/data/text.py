@@ -16,7 +16,7 @@ MAX_BYTES = 1 << 30
 def read_text(path: Path, *, kind: str, fix: str) -> str:
     """The UTF-8 text of a file, with or without a byte order mark; line ends as they are.
 
-    ``kind`` is what it is to be read as (``CSV``), ``fix`` what to do when it is something else.
+    ``kind`` is what it is to be read as (``a list``), ``fix`` what to do when it is something else.
     Raises: DatasetError naming the file, and the line where there is one.
     """
     cannot = f"cannot be read as {kind}"

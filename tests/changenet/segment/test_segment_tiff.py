@@ -56,13 +56,17 @@ def test_overviews_are_looked_at(tmp_path):
     assert missing_bytes(path) > 0
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"II*\0", b"II*\0\x08\0\0\0", b"II*\0\xff\xff\xff\x7f\x01", b"no tiff at all"]
-)
+@pytest.mark.parametrize("content", [b"II", b"II*\0", b"II*\0\x08\0\0\0", b"II*\0\xff\xff\xff\x7f\x01"])
 def test_damaged_headers(tmp_path, content):
     (tmp_path / "a.tif").write_bytes(content)
     with pytest.raises(DatasetError, match=r"a\.tif · a damaged TIFF"):
         missing_bytes(tmp_path / "a.tif")
+
+
+def test_other_formats_are_none(tmp_path):
+    for content in (b"", b"\x89PNG", b"no tiff at all"):
+        (tmp_path / "a.tif").write_bytes(content)
+        assert missing_bytes(tmp_path / "a.tif") == 0
 
 
 def test_directories_in_a_circle(tmp_path):
