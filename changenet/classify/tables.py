@@ -9,13 +9,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fiducial.data.files import why_unreadable
+from fiducial.data.text import read_text
 from fiducial.errors import DatasetError, Problem
 
 __all__ = ["Table", "TableRow", "read_table"]
 
-MAX_BYTES = 1 << 30
-"""Size (1 GiB) above which a file is not taken for a table."""
 _CLOSE = "close it, or double a quote that is part of the text"
 _FIX = "save it as comma-separated UTF-8"
 
@@ -45,7 +43,7 @@ def read_table(path: Path, *, needed: Sequence[str], one_line: Collection[str] =
     Raises: DatasetError naming the file and the lines, all of them: for what is no UTF-8 text, columns that are missing
         or there twice, rows of another length, a quote that is not closed, and a table without rows.
     """
-    lines = list(io.StringIO(_text(path), newline=""))
+    lines = list(io.StringIO(read_text(path, kind="CSV", fix=_FIX), newline=""))
     records = _Records(path, lines)
     header = next(records, (1, []))[1]
     if records.is_open_quote or any("\n" in cell or "\r" in cell for cell in header):
@@ -104,29 +102,6 @@ class _Records(Iterator[tuple[int, list[str]]]):
         except csv.Error as error:
             return "unexpected end" in str(error)
         return False
-
-
-def _text(path: Path) -> str:
-    if wrong := why_unreadable(path):
-        raise DatasetError(str(path), f"cannot be read as CSV: {wrong[0]}", wrong[1])
-    if path.stat().st_size > MAX_BYTES:
-        found = f"cannot be read as CSV: {path.stat().st_size / 2**30:.1f} GiB"
-        raise DatasetError(str(path), found, f"split it: a table has at most {MAX_BYTES / 2**30:.0f} GiB")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(str(path), f"cannot be read as CSV: {error}", "copy it to another disk") from error
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DatasetError(str(path), "cannot be read as CSV: it is UTF-16 text", _FIX)
-    if b"\0" in data:
-        where = f"{path}:{data.count(10, 0, data.index(0)) + 1}"
-        raise DatasetError(where, "cannot be read as CSV: a NUL character", "write the file anew as plain text")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        found = f"cannot be read as CSV: byte 0x{error.object[error.start]:02x} is not UTF-8"
-        raise DatasetError(f"{path}:{line}", found, _FIX) from None
 
 
 def _check_header(path: Path, header: Sequence[str], columns: Sequence[str], needed: Sequence[str]) -> None:

@@ -19,14 +19,16 @@ from torch import Tensor, nn
 
 from changenet.config import ExperimentSpec
 from changenet.difference import resize
+from changenet.segment.alignment import check_alignment
 from changenet.segment.counts import IGNORED
-from changenet.segment.geo import GeoFrame, check_alignment
+from changenet.segment.frames import GeoFrame
 from changenet.segment.maps import write_geotiff
 from changenet.segment.masks import palette, write_mask
 from changenet.segment.model import FINAL
 from changenet.segment.rasters import TIFF, read_info
 from changenet.segment.reading import Pixels, Scene, SceneReader
 from changenet.segment.runtime import SegmentRuntime
+from changenet.segment.soundness import is_unsound, unsound
 from changenet.segment.tiles import Window, blend, cut, windows
 from changenet.segment.transform import resized
 from fiducial.data.pictures import Picture, as_rgb
@@ -118,7 +120,8 @@ class ChangeDetector:
         training without ``dataset.segment.windows`` resizes them. Smaller ones are enlarged, or mirrored to the size of
         a window where the model was trained on windows.
 
-        Raises: DatasetError when a picture cannot be read, or the two do not cover the same pixels.
+        Raises: DatasetError when a picture cannot be read, or the two do not cover the same pixels; MetricError when
+            outputs of the model are NaN or infinite.
         """
         frame = _common_frame(before, after)
         (before_pixels, valid), (after_pixels, also_valid) = self._read(before), self._read(after)
@@ -127,10 +130,11 @@ class ChangeDetector:
             found = f"{size[0]} × {size[1]} and {after_size[0]} × {after_size[1]} pixels"
             raise DatasetError("pictures", found, "give two of one size")
         scene = Scene(before_pixels, after_pixels, None)
+        where = f"{_name(before)} and {_name(after)}"
         if tiled and (self._data.windows.enable or max(size) > self._data.img_size):
-            prob_KHW = self._in_windows(scene, batch_size)
+            prob_KHW = self._in_windows(scene, batch_size, where)
         else:
-            prob_KHW = self._resized(scene)
+            prob_KHW = self._resized(scene, where)
         mask = prob_KHW.argmax(0).astype(np.uint8)
         for known in (valid, also_valid):
             if known is not None:
@@ -142,13 +146,13 @@ class ChangeDetector:
             return self._reader.picture(Path(picture))
         return np.asarray(as_rgb(picture)), None
 
-    def _resized(self, scene: Scene) -> NDArray[np.float32]:
+    def _resized(self, scene: Scene, where: str) -> NDArray[np.float32]:
         size = scene.before.shape[:2]
-        logit_1KSS = self._predict([resized(scene, self._data.img_size)])
+        logit_1KSS = self._predict([resized(scene, self._data.img_size)], where)
         prob: NDArray[np.float32] = resize(logit_1KSS, size)[0].softmax(0).cpu().numpy()
         return prob
 
-    def _in_windows(self, scene: Scene, batch_size: int) -> NDArray[np.float32]:
+    def _in_windows(self, scene: Scene, batch_size: int, where: str) -> NDArray[np.float32]:
         (height, width), side = scene.before.shape[:2], self._data.img_size
         if not self._warned:
             LOGGER.warning(
@@ -164,18 +168,25 @@ class ChangeDetector:
         def parts() -> Iterator[tuple[Window, NDArray[np.float32]]]:
             for start in range(0, len(cover), batch_size):
                 some = cover[start : start + batch_size]
-                logit_BKSS = self._predict([_window_of(scene, window) for window in some])
+                logit_BKSS = self._predict([_window_of(scene, window) for window in some], where)
                 yield from zip(some, logit_BKSS.softmax(1).cpu().numpy(), strict=True)
 
         return blend(parts(), self._data.num_classes, height, width)
 
-    def _predict(self, scenes: Sequence[Scene]) -> Tensor:
+    def _predict(self, scenes: Sequence[Scene], where: str) -> Tensor:
         device = self._predictor.device
         batch = {
             "A": torch.stack([self._normalize(scene.before) for scene in scenes]).to(device),
             "B": torch.stack([self._normalize(scene.after) for scene in scenes]).to(device),
         }
-        return self._predictor.predict(batch)[FINAL].float()
+        logit_BKSS = self._predictor.predict(batch)[FINAL].float()
+        if is_unsound(logit_BKSS).any():
+            raise unsound([where])
+        return logit_BKSS
+
+
+def _name(picture: Picture) -> str:
+    return str(picture) if isinstance(picture, (str, Path)) else type(picture).__name__
 
 
 def _window_of(scene: Scene, window: Window) -> Scene:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from changenet.segment.counts import IGNORED
 from changenet.segment.files import Split
-from changenet.segment.reading import Scene, SceneReader, image_size
+from changenet.segment.reading import Scene, SceneReader
 from changenet.segment.tiles import Window, cut, draw_window, windows
 from changenet.segment.transform import SceneAugment, resized
 from fiducial.data.normalization import Normalization
@@ -123,7 +123,7 @@ class SceneDataset(Dataset[dict[str, Any]]):
                 yield from [(index, None)] * self.windowing.per_image
             else:
                 overlap = 0 if self.drawn else self.windowing.overlap
-                cover = windows(*image_size(pair.before), self.side, overlap)
+                cover = windows(*self.reader.size(pair.before), self.side, overlap)
                 yield from ((index, None if self.drawn else window) for window in cover)
 
     def _draw(self, scene: Scene, rng: np.random.Generator) -> Window:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from changenet.segment.metrics import confusion, summary
 from changenet.segment.model import FINAL
 from changenet.segment.outputs import SegmentResults, object_kpis, write_evaluation, write_inference
 from changenet.segment.reading import Pixels
+from changenet.segment.soundness import is_unsound, unsound
 from changenet.segment.tiles import Blend, Window
 from fiducial.errors import MetricError
 from fiducial.metric_table import Stage
@@ -40,6 +42,8 @@ class SegmentEvaluator(Evaluator[SegmentResults]):
     Without ``files``, pixels are counted where the logits are. With them, each image is handed over as soon as it is
     finished, to be written in threads, so that the network need not wait. Windows of an image must come one after the
     other, on one rank; their probabilities are blended (not in training, whose windows are drawn at random).
+
+    Outputs that are not numbers end ``evaluate`` and ``inference``; in training they make the metrics NaN.
     """
 
     def __init__(self, stage: Stage, num_classes: int, *, files: ImageFiles | None = None) -> None:
@@ -49,12 +53,17 @@ class SegmentEvaluator(Evaluator[SegmentResults]):
         self._pending: deque[Future[ImageRecord]] = deque()
         self._records: list[ImageRecord] = []
         self._matrix: Tensor | None = None
+        self._num_unsound: Tensor | int = 0
         self._open: _OpenImage | None = None
 
     @torch.no_grad()
     def update(self, outputs: Outputs, batch: Batch, *, source: int = 0) -> None:
-        """Take a batch of logits ``(B, K, S, S)``."""
+        """Take a batch of logits ``(B, K, S, S)``.
+
+        Raises: MetricError naming the images whose logits are NaN or infinite, in ``evaluate`` and ``inference``.
+        """
         logit_BKSS = outputs[FINAL].detach()
+        self._look(is_unsound(logit_BKSS), batch)
         in_windows = "corner" in batch and self.stage != "train"
         if self.files is None and not in_windows:
             self._count(confusion(logit_BKSS.argmax(1), batch["L"], self.num_classes).sum(0))
@@ -82,19 +91,23 @@ class SegmentEvaluator(Evaluator[SegmentResults]):
         self._open = None  # of the few batches that are tried before training
         self._wait(0)
         matrix = None if self._matrix is None else self._matrix.cpu().numpy()
-        ranks = gather((matrix, self._records))
-        self._matrix, self._records = None, []
-        counted = [part for part, _ in ranks if part is not None]
-        records = sorted((record for _, part in ranks for record in part), key=lambda record: record.index)
+        ranks = gather((matrix, self._records, int(self._num_unsound)))
+        self._matrix, self._records, self._num_unsound = None, [], 0
+        counted = [part for part, _, _ in ranks if part is not None]
+        records = sorted((record for _, part, _ in ranks for record in part), key=lambda record: record.index)
         if not records and self.files is not None:
             raise MetricError("evaluation", "no images were predicted", "check the list of the split")
         counted += [record.result.confusion for record in records if record.result is not None]
-        return SegmentResults(np.sum(counted, axis=0) if counted else None, records)
+        num_unsound = sum(number for _, _, number in ranks)
+        return SegmentResults(np.sum(counted, axis=0) if counted else None, records, num_unsound)
 
     def kpis(self, result: SegmentResults) -> Kpis:
         if result.matrix is None or self.stage == "infer":
             return {}
         kpis: Kpis = {f"{self.stage}_{name}": value for name, value in summary(result.matrix).items()}
+        if result.num_unsound:
+            LOGGER.warning("%d outputs of the model were NaN or infinite: no metric is known", result.num_unsound)
+            return dict.fromkeys(kpis, math.nan)
         if self.stage == "test":
             kpis |= object_kpis(result.objects)
         return kpis
@@ -115,6 +128,15 @@ class SegmentEvaluator(Evaluator[SegmentResults]):
         LOGGER.info("%d images: %s", len(result.records), ", ".join(f"{name} {kpis[name]:.4f}" for name in names))
         LOGGER.info("report: %s", folder / "report.html")
         return written
+
+    def _look(self, is_bad_B: Tensor, batch: Batch) -> None:
+        if self.stage in ("train", "val"):  # not asked for yet: the device need not wait
+            self._num_unsound = self._num_unsound + is_bad_B.sum()
+        elif is_bad_B.any():
+            indices = batch["index"][is_bad_B.to(batch["index"].device)].tolist()
+            raise unsound(
+                self.files.where(index) if self.files else f"image {index}" for index in dict.fromkeys(indices)
+            )
 
     def _count(self, matrix_KK: Tensor) -> None:
         self._matrix = matrix_KK if self._matrix is None else self._matrix + matrix_KK

@@ -5,14 +5,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from fiducial.data.archives import ARCHIVE_SUFFIXES, archive_stem
+from fiducial.data.files import is_file, is_folder, why_unreadable
 from fiducial.data.sources import local_path
-from fiducial.errors import DatasetError, SourceError
+from fiducial.data.text import read_text
+from fiducial.errors import DatasetError, Problem, SourceError
+from fiducial.spec.path_map import mapped
 
 if TYPE_CHECKING:
     from changenet.segment.config import SegmentDataset
@@ -26,6 +31,8 @@ _ROOT_KEY = "dataset.segment.root_dir"
 _MAX_DEPTH = 3
 _REQUIRED = 3
 """Parts without which a folder is no data set: the list and the images."""
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_LINE_END = re.compile("\r\n|\r|\n")  # str.splitlines also breaks at characters that names may hold
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class ScenePair:
     """One line of a list: two images of one place, and the mask of what changed."""
 
     name: str
-    """The entry as the list has it."""
+    """The entry: the name of both images, below their folders."""
     line: int
     before: Path
     after: Path
@@ -47,6 +54,8 @@ class Split:
 
     list_path: Path
     pairs: tuple[ScenePair, ...]
+    root: Path | None = None
+    """The folder of the whole data set; None where its parts came from archives of their own."""
 
     def where(self, pair: ScenePair) -> str:
         """File and line, for messages."""
@@ -82,11 +91,8 @@ def read_split(data: SegmentDataset, split: str) -> Split:
     lists, before, after, *masks = _parts(root_dir, names, key)
     labels = masks[0] if masks else None
     list_path = lists / f"{list_name}.txt"
-    if not list_path.is_file():
-        there = ", ".join(sorted(path.name for path in lists.glob("*.txt"))) or "no list at all"
-        raise DatasetError(
-            str(list_path), f"no such list; there is {there}", f"check dataset.segment.{SPLITS.get(split, 'root_dir')}"
-        )
+    if not is_file(list_path):
+        raise _no_list(list_path, split)
     pairs = tuple(
         ScenePair(
             name,
@@ -97,40 +103,91 @@ def read_split(data: SegmentDataset, split: str) -> Split:
         )
         for line, name in read_list(list_path, before)
     )
-    return Split(list_path, pairs)
+    root = lists.parent if {lists.parent} == {before.parent, after.parent} else None
+    return Split(list_path, pairs, root)
+
+
+def _no_list(path: Path, split: str) -> DatasetError:
+    fix = f"check dataset.segment.{SPLITS.get(split, 'root_dir')}"
+    wrong = why_unreadable(path)
+    if wrong and wrong[0] != "no such file":
+        return DatasetError(str(path), f"no list, but {wrong[0]}", fix)
+    there = ", ".join(name for name in _names_in(path.parent) if name.endswith(".txt")) or "no list at all"
+    return DatasetError(str(path), f"no such list; there is {there}", fix)
 
 
 def read_list(path: Path, images_dir: Path) -> list[tuple[int, str]]:
-    """Line numbers (from 1) and entries of a list file.
+    """Line numbers (from 1) and entries of a list file: names below ``images_dir``.
 
     One entry a line; ``#`` begins a comment. Of several columns the first counts, as in TAO, unless the whole line is
-    the name of a file in ``images_dir``: names may hold spaces.
+    the name of a file in ``images_dir``: names may hold spaces. A path of a container that the path map leads into
+    ``images_dir`` is the name of what is there.
 
-    Raises: DatasetError for an unreadable or empty list.
+    Raises: DatasetError for an unreadable or empty list, and for every entry that is another path: joined to the
+        folders, both images and the mask would be one file.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(str(path), f"cannot be read: {error}", "save it as UTF-8 text, one image a line") from None
-    entries = []
+    entries, problems = [], []
+    lines = _LINE_END.split(read_text(path, kind="a list", fix="save it as UTF-8 text, one image a line"))
     for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not (text and (images_dir / text).is_file()):
-            text = (text.partition("#")[0].split() or [""])[0]
-        if "\\" in text and not (images_dir / text).is_file():  # written on Windows
-            text = text.replace("\\", "/")
-        if text:
-            entries.append((number, text))
+        text = _entry(line.strip(), images_dir)
+        if not text:
+            continue
+        path_there = mapped(text)
+        name = text if path_there == text else _name_below(images_dir, path_there)
+        if name and not _leads_out(name):
+            entries.append((number, name))
+        else:
+            inside = _name_below(images_dir, path_there)
+            fix = inside or f"names below {images_dir}, or map a container's folders with --map-path"
+            found = f"{text} is a path, which both images and the mask would share"
+            problems.append(Problem(f"{path}:{number}", found, f"write {fix}"))
+    if problems:
+        raise DatasetError.of(problems)
     if not entries:
         raise DatasetError(str(path), "no entries", "write one image name a line")
     return entries
+
+
+def _entry(line: str, images_dir: Path) -> str:
+    """The entry in a line, "" where there is none."""
+    if line and is_file(images_dir / line):
+        return line
+    text = (line.partition("#")[0].split() or [""])[0]
+    if "\\" in text and not is_file(images_dir / text):  # written on Windows
+        return text.replace("\\", "/")
+    return text
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a path is not one below the folder that it is joined to."""
+    first = PurePath(os.path.normpath(name)).parts[:1]
+    return os.path.isabs(name) or bool(_DRIVE.match(name)) or first in ((), ("..",))
+
+
+def _name_below(folder: Path, text: str) -> str | None:
+    """The name below ``folder`` of what a path leads to; None when that lies elsewhere."""
+    if _DRIVE.match(text):
+        return None
+    for real in (os.path.abspath, os.path.realpath):  # the first keeps links within the folder
+        target, top = PurePath(real(folder / text)), PurePath(real(folder))
+        if target != top and target.is_relative_to(top):
+            return target.relative_to(top).as_posix()
+    return None
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Names in a folder, sorted; none where it may not be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except (OSError, ValueError):
+        return []
 
 
 def _label_path(folder: Path, name: str, suffix: str) -> Path:
     """TAO's name of the mask (``.jpg`` replaced by the suffix), else the image's stem with the suffix."""
     path = folder / name.replace(".jpg", suffix)
     by_stem = folder / f"{PurePath(name).with_suffix('').as_posix()}{suffix}"
-    return path if path.is_file() or not by_stem.is_file() else by_stem
+    return path if is_file(path) or not is_file(by_stem) else by_stem
 
 
 def _parts(root_dir: str, names: list[str], key: str) -> list[Path]:
@@ -138,8 +195,10 @@ def _parts(root_dir: str, names: list[str], key: str) -> list[Path]:
     if _is_web_folder(root_dir):  # which cannot be listed, but what it must hold is known
         return [_within(local_path(_below(root_dir, f"{name}.tar.gz"), key=key), name) for name in names]
     folder = local_path(root_dir, key=key)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise SourceError(f"{key} ({folder})", "a file, and no archive", _FIX)
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise SourceError(f"{key} ({folder})", "a folder that may not be read", "give this user the right to read it")
     root = _dataset_root(folder, names[:_REQUIRED])
     return [_part(root, name, key) for name in names]
 
@@ -155,7 +214,7 @@ def _below(url: str, name: str) -> str:
 
 def _within(unpacked: Path, name: str) -> Path:
     """Where an archive of one part has its files: at the top, or in a folder of the part's name."""
-    return unpacked / name if (unpacked / name).is_dir() else unpacked
+    return unpacked / name if is_folder(unpacked / name) else unpacked
 
 
 def _dataset_root(folder: Path, parts: list[str]) -> Path:
@@ -165,22 +224,22 @@ def _dataset_root(folder: Path, parts: list[str]) -> Path:
         for candidate in level:
             if all(_find_part(candidate, name) for name in parts):
                 return candidate
-        level = sorted(child for parent in level for child in parent.iterdir() if child.is_dir())
+        level = [parent / name for parent in level for name in _names_in(parent) if is_folder(parent / name)]
     return folder
 
 
 def _find_part(root: Path, name: str) -> Path | None:
     """The folder or archive of this name."""
     candidates = [root / name, *(root / f"{name}{suffix}" for suffix in ARCHIVE_SUFFIXES)]
-    return next((path for path in candidates if path.exists()), None)
+    return next((path for path in candidates if is_file(path) or is_folder(path)), None)
 
 
 def _part(root: Path, name: str, key: str) -> Path:
     found = _find_part(root, name)
     if found is None:
-        there = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+        there = ", ".join(_names_in(root)[:8]) or "nothing"
         raise SourceError(f"{key} ({root})", f"no folder {name!r} and no {name}.tar.gz; there is {there}", _FIX)
-    return found if found.is_dir() else _within(local_path(str(found), key=key), name)
+    return found if is_folder(found) else _within(local_path(str(found), key=key), name)
 
 
 _FIX = "root_dir holds the folders A, B, list and label, or the names that dataset.segment.*_folder_name say"

@@ -27,7 +27,7 @@ from changenet.segment.masks import (
 )
 from changenet.segment.metrics import confusion
 from changenet.segment.objects import match_objects
-from changenet.segment.rasters import TIFF, read_info
+from changenet.segment.rasters import is_raster
 from changenet.segment.reading import Pixels, SceneReader
 from changenet.segment.report import Views
 
@@ -88,7 +88,7 @@ class ImageFiles:
     def __call__(self, image: Predicted) -> ImageRecord:
         pair, outputs = self.split.pairs[image.index], self.data.outputs
         mask = image.mask
-        if pair.before.suffix.lower() in TIFF:
+        if is_raster(pair.before):
             valid = self.reader.valid(pair)
             if valid is not None and valid.shape == mask.shape:
                 mask = np.where(valid, mask, np.uint8(IGNORED))
@@ -112,6 +112,11 @@ class ImageFiles:
         changed = int(((mask > 0) & (mask != IGNORED)).sum())
         return ImageRecord(image.index, changed, int((mask != IGNORED).sum()), result)
 
+    def where(self, index: int) -> str:
+        """Where an image is listed, and its file, for messages."""
+        pair = self.split.pairs[index]
+        return f"{self.split.where(pair)}: {pair.before}"
+
     def mask_path(self, index: int) -> Path:
         """Where the mask of an image is."""
         name = self.names[index]
@@ -130,9 +135,9 @@ class ImageFiles:
     def _write_map(self, index: int, mask: Pixels, prob: NDArray[np.float32] | None) -> None:
         """Mask and probability as GeoTIFF, and polygons, where the image says where it lies and has the mask's size."""
         path = self.split.pairs[index].before
-        if path.suffix.lower() not in TIFF:
+        if not is_raster(path):
             return
-        info = read_info(path)
+        info = self.reader.info(path)
         if info.frame is None or (info.height, info.width) != mask.shape:
             return
         name = self.names[index]

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from changenet.segment.alignment import check_alignment
+from changenet.segment.encoding import LabelEncoding, Mask
 from changenet.segment.files import ScenePair, Split, read_split
-from changenet.segment.geo import check_alignment
-from changenet.segment.rasters import RASTER_FIX, TIFF, read_info
-from changenet.segment.reading import LabelEncoding, SceneReader, image_size, mask_values
+from changenet.segment.presence import check_distinct, check_files
+from changenet.segment.rasters import RASTER_FIX, is_raster
+from changenet.segment.reading import SceneReader
 from fiducial.data.checks import (
+    DARK,
     Entry,
     check_count,
     check_overlap,
     check_repeats,
-    how_to_find,
+    content_of,
     in_threads,
     problems_at,
     spread,
 )
-from fiducial.data.images import read_image
-from fiducial.errors import DatasetError, Problem, UserError
+from fiducial.errors import Problem, UserError
 from fiducial.task import DataReport, SplitFacts
 
 if TYPE_CHECKING:
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 
 SCANNED = 500
 """Pairs of a split whose masks and sizes every action looks at, spread evenly; ``check`` looks at all."""
-DARK = 1 << 13
-"""16-bit pictures none of which has a value as high hold fewer bits: cameras have 12, say."""
 MAX_BETWEEN = 1e-3
 """Part of the pixels of ``norm`` masks that may be neither 0 nor 255 before a warning."""
 
@@ -56,15 +56,17 @@ def check_data(spec: ExperimentSpec, wanted: Sequence[str], thorough: bool) -> D
         except UserError as error:
             report.problems.extend(p for p in error.problems if p not in report.problems)
     for name, split in splits.items():
-        present, problems = _check_files(split)
+        reader = SceneReader.of(data, cached=False, root=split.root)
+        present, problems = check_files(split)
         report.problems.extend(problems)
+        report.problems.extend(check_distinct(split, present))
         looked_at = present if thorough else spread(present, SCANNED)
         labels: dict[str, str] = {}
         details: dict[str, Any] = {"list": str(split.list_path)}
-        report.problems.extend(_check_sizes(split, looked_at, must_agree=data.windows.enable))
-        report.problems.extend(_check_pictures(split, looked_at, SceneReader.of(data, cached=False), decode=thorough))
+        report.problems.extend(_check_sizes(split, looked_at, reader, must_agree=data.windows.enable))
+        report.problems.extend(_check_pictures(split, looked_at, reader, decode=thorough))
         if any(pair.label for pair in looked_at):
-            labels, problems = _check_masks(split, looked_at, LabelEncoding.of(data))
+            labels, problems = _check_masks(split, looked_at, reader)
             details["masks read"] = len(looked_at)
             report.problems.extend(problems)
         report.facts[name] = SplitFacts(len(split.pairs), "rows", labels=labels, details=details)
@@ -74,7 +76,7 @@ def check_data(spec: ExperimentSpec, wanted: Sequence[str], thorough: bool) -> D
             report.problems.extend(check_repeats(str(split.list_path), split.names))
     for name in ("val", "test"):
         if "train" in splits and thorough and (other := splits.get(name) or _other(data, name)):
-            both = _by_earlier_image(splits["train"]), _by_earlier_image(other)
+            both = _by_content(splits["train"]), _by_content(other)
             report.problems.extend(check_overlap(*both, "{name} is also in {where}"))
     return report
 
@@ -86,46 +88,20 @@ def _other(data: Any, name: str) -> Split | None:
         return None  # not what this action is about; its own check names it
 
 
-def _check_files(split: Split) -> tuple[list[ScenePair], list[Problem]]:
-    """The pairs whose files are all there, and a problem for every file that is not."""
-    files = [path for pair in split.pairs for path in (pair.before, pair.after, pair.label) if path]
-    is_there = dict(zip(files, in_threads(Path.is_file, files), strict=True))
-    present, problems = [], []
-    for pair in split.pairs:
-        missing = [
-            (what, path)
-            for what, path in (("earlier image", pair.before), ("later image", pair.after), ("mask", pair.label))
-            if path and not is_there[path]
-        ]
-        problems += [
-            Problem(split.where(pair), f"no {what} {path}", _how_to_find(what, path)) for what, path in missing
-        ]
-        if not missing:
-            present.append(pair)
-    return present, problems
-
-
-def _how_to_find(what: str, path: Path) -> str:
-    is_mask = what == "mask"
-    return how_to_find(
-        path,
-        renamed="set dataset.segment.label_suffix" if is_mask else "write its name in the list",
-        folders="check the names of the folders under root_dir",
-        otherwise="check the list" + (" and dataset.segment.label_suffix" if is_mask else ""),
-    )
-
-
-def _check_sizes(split: Split, pairs: Sequence[ScenePair], *, must_agree: bool) -> Iterator[Problem]:
+def _check_sizes(
+    split: Split, pairs: Sequence[ScenePair], reader: SceneReader, *, must_agree: bool
+) -> Iterator[Problem]:
     """Images and masks of one pair that differ in size; rasters that do not cover the same ground."""
 
     def look(pair: ScenePair) -> list[Problem]:
         paths = [path for path in (pair.before, pair.after, pair.label) if path]
         try:
-            if any(path.suffix.lower() in TIFF for path in paths):
-                return list(check_alignment([read_info(path) for path in paths]))
-            sizes = [image_size(path) for path in paths]
+            infos = [reader.info(path) for path in paths]
+            if any(map(is_raster, paths)):
+                return list(check_alignment(infos))
         except UserError as error:
             return problems_at(split.where(pair), error)
+        sizes = [(info.height, info.width) for info in infos]
         if len(set(sizes)) == 1:
             return []
         named = zip(("earlier", "later", "mask"), sizes, strict=False)
@@ -158,37 +134,40 @@ def _check_pictures(
         deep += highest
     if deep and max(deep) < DARK:
         found = f"{len(deep)} pictures of 16 bits whose values reach {max(deep)} of 65535: all but black to the network"
-        yield Problem(str(split.list_path), found, f"{RASTER_FIX}: [0, {max(deep)}]")
+        yield Problem(str(split.list_path), found, f"{RASTER_FIX}: [0, {max(deep)}] (colours as TIFF)")
 
 
-def _check_masks(
-    split: Split, pairs: Sequence[ScenePair], encoding: LabelEncoding
-) -> tuple[dict[str, str], list[Problem]]:
+def _check_masks(split: Split, pairs: Sequence[ScenePair], reader: SceneReader) -> tuple[dict[str, str], list[Problem]]:
     """Which share of the masks each class takes, and every mask that does not mean what the spec says."""
+    encoding = reader.encoding
 
-    def look(pair: ScenePair) -> NDArray[np.int64] | DatasetError:
+    def look(pair: ScenePair) -> _MaskFacts | UserError:
         assert pair.label is not None
         try:
-            values = mask_values(read_image(pair.label), where=str(pair.label))
-        except DatasetError as error:
+            mask = reader.mask(pair.label)
+        except UserError as error:
             return error
-        return np.bincount(values.ravel(), minlength=256)
+        return _MaskFacts(mask.counts_256, mask.values.size, encoding.problem_of(mask), _hides_0(mask))
 
-    total, problems = np.zeros(256, dtype=np.int64), []
+    total, problems, num_pixels = np.zeros(256, dtype=np.int64), [], 0
     soft: list[ScenePair] = []
     blank: list[ScenePair] = []
-    for pair, counts in zip(pairs, in_threads(look, pairs), strict=True):
-        if isinstance(counts, DatasetError):
-            problems += problems_at(split.where(pair), counts)
+    hidden: list[ScenePair] = []
+    for pair, facts in zip(pairs, in_threads(look, pairs), strict=True):
+        if isinstance(facts, UserError):
+            problems += problems_at(split.where(pair), facts)
             continue
-        total += counts
-        if wrong := encoding.problem(counts):
-            problems.append(Problem(split.where(pair), f"mask {pair.label}: {wrong[0]}", wrong[1]))
-        elif encoding.num_between(counts):
+        total += facts.counts_256
+        num_pixels += facts.num_pixels
+        hidden += [pair] if facts.hides_0 else []
+        if facts.wrong:
+            problems.append(Problem(split.where(pair), f"mask {pair.label}: {facts.wrong[0]}", facts.wrong[1]))
+        elif encoding.num_between(facts.counts_256):
             soft.append(pair)
-            blank += [] if counts[255] else [pair]
+            blank += [] if facts.counts_256[255] else [pair]
+    where = str(split.list_path)
     if not problems and (wrong := encoding.problem_of_all(total)):
-        problems.append(Problem(str(split.list_path), wrong[0], wrong[1]))
+        problems.append(Problem(where, wrong[0], wrong[1]))
     between = encoding.num_between(total)
     if soft and (between > MAX_BETWEEN * total.sum() or blank):
         found = (
@@ -196,32 +175,44 @@ def _check_masks(
             f"{(blank or soft)[0].label}); these pixels count as unchanged"
             + (f": all of them in {len(blank)} masks without any 255" if blank else "")
         )
-        problems.append(
-            Problem(str(split.list_path), found, "write masks of 0 and 255, without smooth edges", "warning")
-        )
+        problems.append(Problem(where, found, "write masks of 0 and 255, without smooth edges", "warning"))
+    if hidden:
+        found = f"{len(hidden)} masks declare 0 to mean no data (first: {hidden[0].label}); it counts as unchanged"
+        problems.append(Problem(where, found, "declare another number where pixels should not count", "warning"))
     if not problems and not _changed(total, encoding):
         found = f"no changed pixel in the {len(pairs)} masks looked at"
-        problems.append(
-            Problem(str(split.list_path), found, "check the masks: nothing can be learnt or found", "warning")
-        )
-    return _shares(total, encoding), problems
+        problems.append(Problem(where, found, "check the masks: nothing can be learnt or found", "warning"))
+    return _shares(total, num_pixels, encoding), problems
+
+
+@dataclass(frozen=True)
+class _MaskFacts:
+    counts_256: NDArray[np.int64]
+    num_pixels: int
+    wrong: tuple[str, str] | None
+    hides_0: bool
+
+
+def _hides_0(mask: Mask) -> bool:
+    return mask.nodata == 0 and bool(mask.counts_256[0])
 
 
 def _changed(total_256: NDArray[np.int64], encoding: LabelEncoding) -> int:
     return int(total_256[255] if encoding.norm else total_256[1 : encoding.num_classes].sum())
 
 
-def _shares(total_256: NDArray[np.int64], encoding: LabelEncoding) -> dict[str, str]:
+def _shares(total_256: NDArray[np.int64], num_pixels: int, encoding: LabelEncoding) -> dict[str, str]:
     """Share of the pixels of each class."""
-    pixels = int(total_256.sum())
-    if not pixels:
+    if not num_pixels:
         return {}
+    known = int(total_256.sum())
     if encoding.norm:
-        shares = {"unchanged": pixels - int(total_256[255]), "changed": int(total_256[255])}
+        shares = {"unchanged": known - int(total_256[255]), "changed": int(total_256[255])}
     else:
         shares = {str(k): int(total_256[k]) for k in range(encoding.num_classes)}
-        shares |= {"ignored": int(total_256[255])} if total_256[255] and encoding.num_classes <= 255 else {}
-    return {name: f"{count / pixels:.2%}" for name, count in shares.items()}
+    ignored = num_pixels - known + (int(total_256[255]) if not encoding.norm and encoding.num_classes <= 255 else 0)
+    shares |= {"ignored": ignored} if ignored else {}
+    return {name: f"{count / num_pixels:.2%}" for name, count in shares.items()}
 
 
 def _check_count(split: Split, spec: ExperimentSpec) -> Iterator[Problem]:
@@ -240,6 +231,8 @@ def _check_count(split: Split, spec: ExperimentSpec) -> Iterator[Problem]:
     )
 
 
-def _by_earlier_image(split: Split) -> Iterator[Entry]:
-    for pair in split.pairs:
-        yield Entry(split.where(pair), pair.name, pair.before)
+def _by_content(split: Split) -> Iterator[Entry]:
+    """The pairs of a split; those whose images are the same byte for byte are one."""
+    contents = in_threads(lambda pair: content_of((pair.before, pair.after)), split.pairs)
+    for pair, content in zip(split.pairs, contents, strict=True):
+        yield Entry(split.where(pair), pair.name, content)

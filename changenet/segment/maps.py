@@ -12,13 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changenet.segment.counts import IGNORED
-from changenet.segment.geo import GeoFrame, load_rasterio, quiet
+from changenet.segment.frames import GeoFrame, load_rasterio, quiet
 from changenet.segment.objects import connected_components
 from fiducial.errors import DatasetError
 
 __all__ = ["polygons", "write_geotiff", "write_polygons"]
 
-_EQUAL_AREA = "EPSG:6933"
+_EQUAL_AREA = "+proj=laea +lat_0={} +lon_0={} +datum=WGS84 +units=m"
+"""Keeps areas, and is whole but for the point opposite its centre: no edge at 180° or at the poles."""
+_CELL = 5
+"""Degrees of longitude and latitude by which areas share a centre."""
 _WGS84 = "EPSG:4326"
 
 
@@ -62,10 +65,12 @@ def polygons(
     A feature is a connected component of one class, as in :mod:`changenet.segment.objects`, of ``min_area`` pixels or
     more; parts that touch by a corner only are parts of a MultiPolygon, so that every geometry is valid.
     Properties: ``id`` from 1, ``class``, ``name``, ``pixels``, ``area`` in square map units, and ``area_m2`` on the
-    ground, measured in the equal-area projection EPSG:6933 (a map in feet, degrees or Mercator metres tells another).
+    ground, measured in an equal-area projection (a map in feet, degrees or Mercator metres tells another); it is left
+    out where the map has no place on earth.
 
     Coordinates are the raster's own, with the ``crs`` member that GIS programs read, or with ``wgs84`` longitude and
-    latitude as RFC 7946 wants them; without a frame, columns and rows.
+    latitude as RFC 7946 wants them, cut at 180°; without a frame, columns and rows. Outlines run counterclockwise (with
+    the first coordinate to the right and the second upwards), holes clockwise.
     Raises: DatasetError when ``wgs84`` is asked for and the frame states no coordinate system.
     """
     rasterio = load_rasterio()
@@ -83,12 +88,12 @@ def polygons(
             properties.append(about)
             geometries.append(geometry)
     if on_earth and geometries:
-        for about, flat in zip(properties, rasterio.warp.transform_geom(crs, _EQUAL_AREA, geometries), strict=True):
-            about["area_m2"] = _flat_area(flat)
+        for about, on_ground in zip(properties, _ground_areas(rasterio, crs, geometries), strict=True):
+            about |= {} if on_ground is None else {"area_m2": on_ground}
         if wgs84:
-            geometries = rasterio.warp.transform_geom(crs, _WGS84, geometries)
+            geometries = _in_wgs84(rasterio, crs, geometries)
     features = [
-        {"type": "Feature", "properties": about, "geometry": _plain(geometry)}
+        {"type": "Feature", "properties": about, "geometry": _turned(geometry)}
         for about, geometry in zip(properties, geometries, strict=True)
     ]
     collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
@@ -127,22 +132,77 @@ def _urn(crs: Any) -> str:
     return f"urn:ogc:def:crs:EPSG::{code}" if code else str(crs.to_wkt())
 
 
+def _ground_areas(rasterio: ModuleType, crs: Any, geometries: Sequence[dict[str, Any]]) -> list[float | None]:
+    """Square metres of each geometry; None for those that the coordinate system has no place on earth for."""
+    areas: list[float | None] = [None] * len(geometries)
+    for flat, members in _by_centre(rasterio, crs, geometries).items():
+        for i, geometry in _moved(rasterio, crs, flat, {i: geometries[i] for i in members}).items():
+            area = _flat_area(geometry)
+            areas[i] = area if np.isfinite(area) else None
+    return areas
+
+
+def _in_wgs84(rasterio: ModuleType, crs: Any, geometries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Longitude and latitude. Raises: DatasetError where the coordinate system has no place on earth for some."""
+    placed: dict[int, dict[str, Any]] = {}
+    for flat, members in _by_centre(rasterio, crs, geometries).items():
+        # by way of a flat map, since longitudes beyond 180° would stay as they are
+        there = _moved(rasterio, crs, flat, {i: geometries[i] for i in members})
+        placed |= _moved(rasterio, flat, _WGS84, there)
+    if len(placed) < len(geometries):
+        raise DatasetError("polygons", "coordinates beyond their coordinate system", "keep the map's coordinates")
+    return [placed[i] for i in range(len(geometries))]
+
+
+def _by_centre(rasterio: ModuleType, crs: Any, geometries: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    """The places of the geometries in their sequence, by an equal-area map around them."""
+    x, y = zip(*(_outlines(geometry)[0][0][0] for geometry in geometries), strict=True)
+    try:
+        longitudes, latitudes = rasterio.warp.transform(crs, _WGS84, x, y)
+    except Exception:  # GDAL's errors have no public names
+        return {}
+    maps: dict[str, list[int]] = {}
+    for i, (lon, lat) in enumerate(zip(longitudes, latitudes, strict=True)):
+        if np.isfinite([lon, lat]).all():
+            maps.setdefault(_EQUAL_AREA.format(*(_CELL * round(at / _CELL) for at in (lat, lon))), []).append(i)
+    return maps
+
+
+def _moved(rasterio: ModuleType, source: Any, target: Any, geometries: dict[int, Any]) -> dict[int, dict[str, Any]]:
+    """The geometries in other coordinates, under their numbers; none where these do not reach."""
+    try:
+        moved = rasterio.warp.transform_geom(source, target, list(geometries.values()))
+    except Exception:  # as above
+        return {}
+    return dict(zip(geometries, moved, strict=True))
+
+
+def _outlines(geometry: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+    """The polygons of a geometry, each its outline and then its holes."""
+    outlines: Sequence[Sequence[Any]] = geometry["coordinates"]
+    return outlines if geometry["type"] == "MultiPolygon" else [outlines]  # type: ignore[list-item]
+
+
 def _flat_area(geometry: Mapping[str, Any]) -> float:
-    """Area of a polygon, or of several; the rings of each are its outline and its holes."""
-    polygons = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
-    return sum(_ring_area(outline) - sum(map(_ring_area, holes)) for outline, *holes in polygons)
+    return sum(
+        abs(_ring_area(outline)) - sum(abs(_ring_area(hole)) for hole in holes)
+        for outline, *holes in _outlines(geometry)
+    )
 
 
 def _ring_area(ring: Sequence[Sequence[float]]) -> float:
+    """Above 0 where the ring runs counterclockwise."""
     x, y = (np.array(values) for values in zip(*ring, strict=True))
     x, y = x - x[0], y - y[0]  # coordinates are millions of metres, fields a few: keep the digits
-    return float(abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2)
+    return float((np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2)
 
 
-def _plain(geometry: Mapping[str, Any]) -> dict[str, Any]:
-    """A GeoJSON geometry of dicts and lists."""
+def _turned(geometry: Mapping[str, Any]) -> dict[str, Any]:
+    """A GeoJSON geometry of dicts and lists, its outlines counterclockwise and its holes clockwise."""
+    parts = [[_ring(ring, 1 if i == 0 else -1) for i, ring in enumerate(rings)] for rings in _outlines(geometry)]
+    return {"type": geometry["type"], "coordinates": parts if geometry["type"] == "MultiPolygon" else parts[0]}
 
-    def listed(value: Any) -> Any:
-        return [listed(item) for item in value] if isinstance(value, list | tuple) else value
 
-    return {"type": geometry["type"], "coordinates": listed(geometry["coordinates"])}
+def _ring(ring: Sequence[Sequence[float]], sign: int) -> list[list[float]]:
+    points = [list(point) for point in ring]
+    return points if sign * _ring_area(ring) >= 0 else points[::-1]

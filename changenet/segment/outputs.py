@@ -27,10 +27,12 @@ _STAGE_OF = {"Eval metrics generated.": "val_", "Train metrics generated.": "tra
 
 @dataclass(frozen=True)
 class SegmentResults:
-    """The confusion matrix of all pixels, int64 ``(K, K)``, None without masks; the images whose files are written."""
+    """The confusion matrix of all pixels, int64 ``(K, K)``, None without masks; the images whose files are written;
+    the outputs of training that were no numbers."""
 
     matrix: NDArray[np.int64] | None
     records: Sequence[ImageRecord] = ()
+    num_unsound: int = 0
 
     @property
     def objects(self) -> ObjectCounts:

@@ -1,4 +1,4 @@
-"""Reading rasters, or windows of them, as 8-bit RGB with a stated scaling.
+"""Reading rasters, or windows of them: pictures as 8-bit RGB with a stated scaling, masks as the numbers they hold.
 
 Needs rasterio (extra ``geo``) for all but plain 8-bit pictures, which :mod:`fiducial.data.images` reads.
 """
@@ -6,8 +6,7 @@ Needs rasterio (extra ``geo``) for all but plain 8-bit pictures, which :mod:`fid
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,23 +14,41 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageMode, UnidentifiedImageError
+from PIL import ImageMode
 
-from changenet.segment.geo import GeoFrame, RasterInfo, load_rasterio, quiet
+from changenet.segment.frames import GeoFrame, RasterInfo, load_rasterio, place_of
+from changenet.segment.raster_files import TIFF, is_raster, opened
+from changenet.segment.tiff import BITS_PER_SAMPLE, GEO_TAGS, directories, missing_bytes
 from changenet.segment.tiles import Window
-from fiducial.data.images import read_image
+from fiducial.data.files import is_file, why_unreadable
+from fiducial.data.images import has_16_bits, open_image, read_image
 from fiducial.errors import DatasetError, MissingDependencyError
 
-__all__ = ["RASTER_FIX", "TIFF", "Percentiles", "Raster", "Scaling", "read_info", "read_raster", "resolve_scaling"]
+__all__ = [
+    "RASTER_FIX",
+    "TIFF",
+    "Numbers",
+    "Percentiles",
+    "Raster",
+    "Scaling",
+    "check_raster",
+    "is_raster",
+    "read_info",
+    "read_numbers",
+    "read_raster",
+    "resolve_scaling",
+    "wants_rasterio",
+]
 
 log = logging.getLogger("fiducial")
 
-TIFF = (".tif", ".tiff")
 RASTER_FIX = "set dataset.segment.raster.percentiles, or .scaling"
 """What to do about pixels of more than 8 bits."""
-_GEO_TAGS = (33550, 33922, 34264, 34735)  # GeoTIFF: pixel scale, tie points, transformation, keys
-_BITS_PER_SAMPLE = 258
+MASK_FIX = "write one channel of 8 bits: 0 and 255, or class numbers"
+"""What to do about a mask that is none."""
+_MOST_BANDS = 4
 _SAMPLE_SIDE = 2048  # percentiles come from at most this many pixels squared
+_AT_ONCE = 1 << 24  # pixels that a check decodes at a time
 
 
 @dataclass(frozen=True)
@@ -59,17 +76,18 @@ class Raster:
     frame: GeoFrame | None
 
 
-def read_info(path: Path) -> RasterInfo:
+def read_info(path: Path, *, root: Path | None = None) -> RasterInfo:
     """The header only. Raises: DatasetError when it cannot be read; MissingDependencyError, see :func:`read_raster`."""
-    if not _wants_rasterio(path):
+    if not wants_rasterio(path):
         return _plain_info(path)
-    with _opened(path) as file:
-        return RasterInfo(path, file.height, file.width, file.count, file.dtypes[0], _frame(file))
+    with opened(path, root=root) as file:
+        return RasterInfo(path, file.height, file.width, file.count, file.dtypes[0], *place_of(file))
 
 
 def read_raster(
     path: Path,
     *,
+    root: Path | None = None,
     scaling: tuple[float, float] | None = None,
     bands: Sequence[int] | None = None,
     window: Window | None = None,
@@ -80,21 +98,24 @@ def read_raster(
     it the pixels must be 8-bit and stay as they are: what deeper pixels mean is never guessed. Percentiles are made
     values of by :func:`resolve_scaling`. ``bands``: one or three band numbers from 1 (red, green, blue); None takes the
     bands that the file marks as such, else its first three, or its only one. ``window`` may reach over the right and
-    lower border; what comes back is what lies inside.
+    lower border; what comes back is what lies inside. ``root`` is the folder of the data set, whose files a VRT may
+    name. Pictures of 1, 2 or 4 bits are spread over 0..255, and where 0 means white they are inverted, as in TAO.
 
     No data: pixels that the file's nodata value, mask or alpha band declares empty, or that are not finite, in any of
     the chosen bands; of unsigned numbers in all of them, because one band may well be 0 or saturated. They are 0.
     Raises: DatasetError naming the file; MissingDependencyError for deep or multi-band TIFFs without rasterio.
     """
     frame = None
-    if _wants_rasterio(path):
-        with _opened(path) as file:
+    if wants_rasterio(path):
+        with opened(path, root=root) as file:
             chosen = _bands(file, bands, path)
             box = window and _inside(window, file.height, file.width)
             values, valid = file.read(chosen, window=box), _has_data(file, chosen, window=box)
             if _has_palette(file):
                 values = _looked_up(values[0], file.colormap(1))
-            frame = _frame(file)
+            elif scaling is None and values.dtype == np.uint8:
+                values = _as_shown(file, values)
+            frame = place_of(file)[0]
     else:
         values, valid = _read_plain(path)
         if window:
@@ -109,7 +130,7 @@ def read_raster(
 
 
 def resolve_scaling(
-    path: Path, scaling: Scaling | None, bands: Sequence[int] | None = None
+    path: Path, scaling: Scaling | None, bands: Sequence[int] | None = None, *, root: Path | None = None
 ) -> tuple[float, float] | None:
     """``scaling`` as two values for :func:`read_raster`.
 
@@ -119,15 +140,17 @@ def resolve_scaling(
     """
     if not isinstance(scaling, Percentiles):
         return scaling
-    return _percentiles(path, scaling, None if bands is None else tuple(bands), path.stat().st_mtime_ns)
+    if wrong := why_unreadable(path):
+        raise DatasetError(str(path), *wrong)
+    return _percentiles(path, scaling, None if bands is None else tuple(bands), root, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=65536)
 def _percentiles(
-    path: Path, percentiles: Percentiles, bands: tuple[int, ...] | None, changed: int
+    path: Path, percentiles: Percentiles, bands: tuple[int, ...] | None, root: Path | None, changed: int
 ) -> tuple[float, float]:
-    if _wants_rasterio(path):
-        with _opened(path) as file:
+    if wants_rasterio(path):
+        with opened(path, root=root) as file:
             chosen = _bands(file, bands, path)
             shape = (min(file.height, _SAMPLE_SIDE), min(file.width, _SAMPLE_SIDE))
             values = file.read(chosen, out_shape=(len(chosen), *shape))
@@ -145,28 +168,74 @@ def _percentiles(
     return low, high
 
 
-def _wants_rasterio(path: Path) -> bool:
-    """Whether the file is one for rasterio. Without it, a TIFF that Pillow reads whole is read, and said so."""
-    if path.suffix.lower() not in TIFF or not path.is_file():
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers ``(H, W)`` of a raster that is no picture, as they are stored; ``valid`` where there are some.
+
+    ``nodata``: the number that the file declares to mean none.
+    """
+
+    values: NDArray[Any]
+    valid: NDArray[np.bool_]
+    nodata: float | None
+
+
+def read_numbers(path: Path, *, root: Path | None = None) -> Numbers:
+    """The one band of a raster, or several that are the same. Needs rasterio.
+
+    A declared ``nodata`` of 0 is not followed: in masks, 0 is the class that nothing happened in, and programs that
+    burn polygons into rasters declare it by default.
+    Raises: DatasetError naming the file, for colours and complex numbers too.
+    """
+    with opened(path, root=root) as file:
+        bands = [band for band, meaning in enumerate(file.colorinterp, start=1) if meaning.name != "alpha"]
+        if not 0 < len(bands) <= _MOST_BANDS or "complex" in file.dtypes[bands[0] - 1]:
+            found = f"{len(bands)} bands of {file.dtypes[0]}"
+            raise DatasetError(str(path), found, MASK_FIX)
+        values, nodata = file.read(bands[0]), file.nodatavals[bands[0] - 1]
+        valid = np.ones(values.shape, dtype=bool) if nodata == 0 else file.read_masks(bands[0]) > 0
+        if any(not np.array_equal(values, file.read(band), equal_nan=True) for band in bands[1:]):
+            raise DatasetError(str(path), f"a colour picture ({len(bands)} bands)", MASK_FIX)
+    if values.dtype.kind == "f":
+        valid &= ~np.isnan(values)
+    return Numbers(values, valid, nodata)
+
+
+def check_raster(
+    path: Path, scaling: Scaling | None, bands: Sequence[int] | None, *, decode: bool, root: Path | None = None
+) -> None:
+    """Raises what :func:`read_raster` would raise, as far as it shows without decoding; ``decode`` all of it, too."""
+    if path.suffix.lower() in TIFF and (missing := missing_bytes(path)):
+        raise DatasetError(str(path), f"a TIFF that is cut off ({missing:,} bytes are missing)", "copy it again")
+    with opened(path, root=root) as file:
+        chosen = _bands(file, bands, path)
+        if scaling is None and file.dtypes[chosen[0] - 1] != "uint8":
+            raise DatasetError(str(path), f"{file.dtypes[chosen[0] - 1]} pixels", RASTER_FIX)
+        step = max(1, _AT_ONCE // file.width)
+        for top in range(0, file.height, step) if decode else ():
+            rows = _inside(Window(top, 0, step, file.width), file.height, file.width)
+            file.read(chosen, window=rows)
+            _has_data(file, chosen, window=rows)
+    if decode:
+        resolve_scaling(path, scaling, bands, root=root)
+
+
+def wants_rasterio(path: Path) -> bool:
+    """Whether a file is one for rasterio. Without it, a picture that Pillow reads whole is read, and said so."""
+    if not is_raster(path) or not is_file(path):
         return False
     try:
         load_rasterio()
     except MissingDependencyError:
-        tags = _tiff_tags(path)
-        if max(tags.get(_BITS_PER_SAMPLE, (16,))) > 8:
+        if path.suffix.lower() == ".vrt":
             raise
-        if any(tag in tags for tag in _GEO_TAGS):
+        tags: Mapping[int, Any] = next(iter(directories(path)), {}) if path.suffix.lower() in TIFF else {}
+        if max(np.atleast_1d(tags.get(BITS_PER_SAMPLE, 8))) > 8:
+            raise
+        if any(tag in tags for tag in GEO_TAGS):
             _say_once(f"{path.parent}: coordinates of the TIFFs are left out; pip install 'fiducial[geo]' keeps them")
         return False
     return True
-
-
-def _tiff_tags(path: Path) -> Mapping[int, Any]:
-    try:
-        with Image.open(path) as image:
-            return dict(getattr(image, "tag_v2", {}))
-    except UnidentifiedImageError:  # of a kind that Pillow does not know, such as 16 bits for each of three colours
-        return {}
 
 
 @lru_cache(maxsize=256)
@@ -175,11 +244,7 @@ def _say_once(message: str) -> None:
 
 
 def _plain_info(path: Path) -> RasterInfo:
-    try:
-        image: Image.Image = Image.open(path)
-    except (OSError, Image.DecompressionBombError):  # reading it whole says what is wrong, or that nothing is
-        image = read_image(path)
-    with image:
+    with open_image(path) as image:
         dtype = np.dtype(ImageMode.getmode(image.mode).typestr).name
         return RasterInfo(path, image.height, image.width, len(image.getbands()), dtype, None)
 
@@ -187,6 +252,9 @@ def _plain_info(path: Path) -> RasterInfo:
 def _read_plain(path: Path) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Values ``(C, H, W)``, one band where pixels are deep, else red, green and blue; and where alpha is not 0."""
     image = read_image(path)
+    if len(image.getbands()) > 1 and has_16_bits(path):
+        found = "16 bits in each of several channels, of which only the higher 8 can be read"
+        raise DatasetError(str(path), found, "save it as TIFF")
     deep = image.mode.startswith("I") or image.mode == "F"
     values = np.asarray(image)[None] if deep else np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     valid = np.ones(values.shape[1:], dtype=bool)
@@ -230,7 +298,17 @@ def _bands(file: Any, bands: Sequence[int] | None, path: Path) -> list[int]:
     colours = [k + 1 for k, name in enumerate(meaning) if name != "alpha"]
     if len(colours) == 2:
         raise DatasetError(str(path), "two bands", "name one or three in dataset.segment.raster.bands")
+    if not colours or "complex" in file.dtypes[colours[0] - 1]:
+        raise DatasetError(str(path), f"{len(colours)} bands of {file.dtypes[0]}", "save it as RGB, or as one band")
     return colours[:3]
+
+
+def _as_shown(file: Any, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels of a picture as levels of grey, where the file has fewer than 8 bits, or counts from white."""
+    about, band = file.tags(ns="IMAGE_STRUCTURE"), file.tags(1, ns="IMAGE_STRUCTURE")
+    highest = 2 ** min(int(band.get("NBITS", 8)), 8) - 1
+    levels = values if highest == 255 else (values.astype(np.uint16) * 255 // highest).astype(np.uint8)
+    return 255 - levels if about.get("MINISWHITE") == "YES" else levels
 
 
 def _has_palette(file: Any) -> bool:
@@ -246,19 +324,3 @@ def _inside(window: Window, height: int, width: int) -> tuple[tuple[int, int], t
     """The window's rows and columns as rasterio wants them."""
     bottom, right = window.top + window.height, window.left + window.width
     return (window.top, min(bottom, height)), (window.left, min(right, width))
-
-
-def _frame(file: Any) -> GeoFrame | None:
-    if file.crs is None and file.transform.is_identity:
-        return None
-    return GeoFrame(file.crs.to_wkt() if file.crs else "", tuple(file.transform)[:6])
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    rasterio = load_rasterio()
-    try:
-        with quiet(rasterio), rasterio.open(path) as file:
-            yield file
-    except rasterio.errors.RasterioIOError as error:
-        raise DatasetError(str(path), f"a raster that cannot be read ({error})", "copy or export it again") from error

@@ -138,9 +138,10 @@ class SegmentRuntime(ChangeNetRuntime):
         if cut.enable:
             overlap = 0 if name == "val" else round(cut.overlap * data.img_size)
             windowing = Windowing(overlap, cut.per_image, cut.on_change)
+        split = self.split(name)
         return SceneDataset(
-            self.split(name),
-            SceneReader.of(data),
+            split,
+            SceneReader.of(data, root=split.root),
             self.normalization_for(training=training),
             side=data.img_size,
             augment=SceneAugment(data.augmentation, tao) if training else None,
@@ -253,11 +254,12 @@ class SegmentRuntime(ChangeNetRuntime):
             "size": self.data.img_size,
             "backbone": self.spec.model.backbone.type,
         }
+        split = self.split(stage)
         return ImageFiles(
             folder,
             self.data,
-            self.split(stage),
-            SceneReader.of(self.data, cached=False),
+            split,
+            SceneReader.of(self.data, cached=False, root=split.root),
             show=lambda index: self.data.outputs.pictures and index // batch % every == 0,
             facts=facts,
         )

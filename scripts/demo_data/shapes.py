@@ -53,7 +53,8 @@ def moon(rng: np.random.Generator) -> Points:
     return np.concatenate([outer, inner]) - np.array([0.5, 0.0])
 
 
-KINDS: dict[str, Callable[[np.random.Generator], Points]] = {"leaf": leaf, "star": star, "bracket": bracket, "moon": moon}
+Draw = Callable[[np.random.Generator], Points]
+KINDS: dict[str, Draw] = {"leaf": leaf, "star": star, "bracket": bracket, "moon": moon}
 
 
 def make_shapes(folder: Path, *, pictures: int, shapes: int, size: int, seed: int) -> dict[str, int]:

@@ -80,7 +80,7 @@ class TestRefused:
         }.items():
             with pytest.raises(DatasetError, match=f"cannot be read as CSV: {found}"):
                 read_table(tables.Path(path), needed=())
-        monkeypatch.setattr(tables, "MAX_BYTES", 3)
+        monkeypatch.setattr("fiducial.data.text.MAX_BYTES", 3)
         (tmp_path / "t.csv").write_text("a,b\n")
         with pytest.raises(DatasetError, match="split it"):
             read_table(tmp_path / "t.csv", needed=())

@@ -17,7 +17,7 @@ from changenet.segment.model import ChangeSegmenter
 from changenet.segment.runtime import SegmentRuntime
 from changenet.segment.tiles import blend, cut, windows
 from fiducial.deploy.onnx import ExportSettings, export_onnx
-from fiducial.errors import CheckpointError, DatasetError
+from fiducial.errors import CheckpointError, DatasetError, MetricError
 from fiducial.spec.compose import to_yaml
 from fiducial.spec.knob import plain
 
@@ -225,6 +225,16 @@ class TestPictures:
             image.save(path)
         for pair in (images, paths, map(str, paths), (images[0], str(paths[1]))):
             assert np.array_equal(detector.detect(*pair).probability, expected)
+
+    @pytest.mark.parametrize("tiled", [True, False])
+    def test_what_is_no_number_is_never_unchanged(self, network, tmp_path, tiled):
+        broken = copy.deepcopy(network)
+        broken.state_dict()["decoder.linear_c4.proj.weight"].fill_(torch.nan)
+        detector = changenet.load_detector(save(broken, tiny_spec(), tmp_path))
+        before, after = pictures(SIDE, 2 * SIDE)
+        Image.fromarray(before).save(tmp_path / "old.png")
+        with pytest.raises(MetricError, match=r"old\.png and ndarray · outputs of the model are NaN or infinite"):
+            detector.detect(tmp_path / "old.png", after, tiled=tiled)
 
     def test_missing_and_wrong_ones_are_named(self, detector):
         before, _ = pictures(8, 8)

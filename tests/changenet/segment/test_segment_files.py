@@ -10,6 +10,7 @@ import pytest
 from changenet.config import ExperimentSpec
 from changenet.segment.files import read_list, read_split
 from fiducial.errors import DatasetError, SourceError
+from fiducial.spec.path_map import use_path_map
 
 
 def data_of(root, **options):
@@ -40,11 +41,98 @@ class TestReadList:
         (tmp_path / "list.txt").write_text("s\\a.png\ns\\b.png\n")
         assert [name for _, name in read_list(tmp_path / "list.txt", tmp_path)] == ["s/a.png", "s\\b.png"]
 
-    @pytest.mark.parametrize("content", [b"", b"\n \n", b"# nothing\n", b"\xff\xfe\x00"])
-    def test_nothing_to_read(self, tmp_path, content):
+    @pytest.mark.parametrize(
+        ("content", "found"),
+        [
+            (b"", r"list\.txt · cannot be read as a list: an empty file"),
+            (b"\n \n", r"list\.txt · no entries"),
+            (b"# nothing\n", r"list\.txt · no entries"),
+            (b"\xef\xbb\xbf", r"list\.txt · no entries"),
+            (b"\xff\xfea\x00", r"list\.txt · cannot be read as a list: it is UTF-16 text"),
+            (b"a.png\r\n\xe4.png\n", r"list\.txt:2 · cannot be read as a list: byte 0xe4 is not UTF-8"),
+            (b"a.png\nb\0.png\n", r"list\.txt:2 · cannot be read as a list: a NUL character"),
+        ],
+    )
+    def test_nothing_to_read(self, tmp_path, content, found):
         (tmp_path / "list.txt").write_bytes(content)
-        with pytest.raises(DatasetError, match=r"list\.txt"):
+        with pytest.raises(DatasetError, match=found):
             read_list(tmp_path / "list.txt", tmp_path)
+
+    @pytest.mark.parametrize("line", ["# " + 99 * "long ", 300 * "x" + ".png", "/".join(50 * ["a" * 100])])
+    def test_long_lines(self, tmp_path, line):
+        (tmp_path / "list.txt").write_text(f"{line}\na.png\n")
+        assert read_list(tmp_path / "list.txt", tmp_path)[-1] == (2, "a.png")
+
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_line_ends(self, tmp_path, end, make_image):
+        names = ["a.png", "b\u2028c.png", "d\x85e.png"]  # what Python also takes for line ends
+        for name in names:
+            make_image(tmp_path / name, [[0]])
+        (tmp_path / "list.txt").write_bytes(end.join(["", *names, ""]).encode())
+        assert read_list(tmp_path / "list.txt", tmp_path) == [(k + 2, name) for k, name in enumerate(names)]
+
+
+class TestEntriesWithFolders:
+    """TAO joins an entry to both image folders and to the masks' folder: a full path is one file three times."""
+
+    @pytest.fixture
+    def images(self, tmp_path, make_image):
+        make_image(tmp_path / "data" / "A" / "s" / "x.png", [[0]])
+        make_image(tmp_path / "elsewhere" / "x.png", [[0]])
+        return tmp_path / "data" / "A"
+
+    def read(self, images, *lines):
+        path = images.parent / "list.txt"
+        path.write_text("\n".join(lines))
+        return [name for _, name in read_list(path, images)]
+
+    def test_names_with_dots_stay_names(self, images):
+        entries = ["s/x.png", "./s/x.png", "s/../s/x.png", "...png"]
+        assert self.read(images, *entries) == entries
+
+    @pytest.mark.parametrize(
+        ("entry", "fix"),
+        [
+            ("{A}/s/x.png", "write s/x.png"),
+            ("{A}/./s/../s/x.png", "write s/x.png"),
+            ("../A/s/x.png", "write s/x.png"),
+            ("s/../../A/s/x.png", "write s/x.png"),
+            ("{top}/link/A/s/x.png", "write s/x.png"),
+            ("{A}/linked/x.png", "write linked/x.png"),  # a link within the folder is part of the name
+            ("/elsewhere/x.png", "write names below"),
+            ("../B/x.png", "write names below"),
+            ("../../elsewhere/y.png", "write names below"),
+            ("..", "write names below"),
+            (".", "write names below"),
+            ("/", "write names below"),
+            ("s/../..", "write names below"),
+            ("C:\\data\\A\\x.png", "write names below"),
+        ],
+    )
+    def test_all_that_are_paths_are_refused_together(self, images, tmp_path, entry, fix):
+        (tmp_path / "link").symlink_to(images.parent)
+        (images / "linked").symlink_to(tmp_path / "elsewhere")
+        entry = entry.format(A=images, top=tmp_path)
+        with pytest.raises(DatasetError, match="is a path, which both images and the mask would share") as caught:
+            self.read(images, "s/x.png", entry, entry)
+        assert [problem.where[-2:] for problem in caught.value.problems] == [":2", ":3"]
+        assert {problem.fix.startswith(fix) for problem in caught.value.problems} == {True}
+
+    def test_a_relative_root(self, images, monkeypatch):
+        monkeypatch.chdir(images.parents[1])
+        path = images.parent / "list.txt"
+        path.write_text(f"{images}/s/x.png\n")
+        with pytest.raises(DatasetError, match=r"write s/x\.png"):
+            read_list(path, images.relative_to(images.parents[1]))
+
+    def test_folders_of_a_container_are_mapped(self, images):
+        use_path_map({"/workspace": str(images.parents[1])})
+        try:
+            assert self.read(images, "/workspace/data/A/s/x.png") == ["s/x.png"]
+            with pytest.raises(DatasetError, match="write names below"):
+                self.read(images, "/workspace/data/B/s/x.png")
+        finally:
+            use_path_map({})
 
 
 class TestReadSplit:
@@ -93,6 +181,19 @@ class TestReadSplit:
     def test_missing_list_names_those_there(self, scene_data):
         with pytest.raises(DatasetError, match=r"holdout\.txt.*test\.txt, train\.txt, val\.txt.*test_split"):
             read_split(data_of(scene_data, test_split="holdout"), "test")
+
+    def test_a_folder_or_a_dangling_link_where_the_list_is_meant(self, scene_data, tmp_path):
+        for folder in "AB":
+            (tmp_path / folder).symlink_to(scene_data / folder)
+        (tmp_path / "list" / "all.txt").mkdir(parents=True)
+        (tmp_path / "list" / "gone.txt").symlink_to("nowhere")
+        for name, found in {
+            "all": "a folder, not a file",
+            "gone": "a link to nowhere",
+            300 * "x": "longer than",
+        }.items():
+            with pytest.raises(DatasetError, match=found):
+                read_split(data_of(tmp_path, predict_split=name), "infer")
 
     def test_missing_folder_names_those_there(self, scene_data):
         with pytest.raises(SourceError, match=r"no folder 'before'.*there is A, B"):

@@ -16,6 +16,22 @@ LONLAT = rasterio.crs.CRS.from_epsg(4326).to_wkt()
 FRAME = GeoFrame(UTM, (0.5, 0.0, 500_000.0, 0.0, -0.5, 5_000_000.0))  # half-metre pixels, north up
 
 
+def around(epsg, longitude, latitude):
+    """64 × 64 pixels of some ten metres around a place."""
+    (x,), (y,) = rasterio.warp.transform("EPSG:4326", f"EPSG:{epsg}", [longitude], [latitude])
+    size = (10.0, 10.0)
+    if epsg == 4326:
+        size = (10 / 111_320 / np.cos(np.radians(latitude)), 10 / 110_600)
+    crs = rasterio.crs.CRS.from_epsg(epsg).to_wkt()
+    return GeoFrame(crs, (size[0], 0.0, x - 32 * size[0], 0.0, -size[1], y + 32 * size[1]))
+
+
+def signed_area(ring):
+    """Above 0 for a ring that runs counterclockwise, by the shoelace formula."""
+    x, y = np.array(ring).T - np.array(ring[0])[:, None]
+    return float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) / 2)
+
+
 class TestWriteGeotiff:
     def test_mask(self, tmp_path):
         mask = np.array([[0, 1, 255]], np.uint8)
@@ -92,6 +108,51 @@ class TestPolygons:
         mercator = GeoFrame(rasterio.crs.CRS.from_epsg(3857).to_wkt(), (1.0, 0, 1e6, 0, -1.0, y))
         found = polygons(np.array([[1]], np.uint8), mercator)["features"][0]["properties"]
         assert (found["area"], found["area_m2"]) == (1.0, pytest.approx(0.25, rel=0.01))
+
+    @pytest.mark.parametrize(
+        "epsg", [32760, 32701, 3832, 4326]
+    )  # UTM of either side, a Mercator of the Pacific, degrees
+    def test_across_180_degrees(self, epsg):
+        frame = around(epsg, 180.0, -17.0)
+        mask = np.zeros((64, 64), np.uint8)
+        mask[10:20, 20:44] = 1
+        true_area = 240 * 10 * 10 if epsg != 3832 else 240 * 100 * np.cos(np.radians(17)) ** 2
+        found = polygons(mask, frame)["features"][0]
+        assert found["properties"]["area_m2"] == pytest.approx(true_area, rel=0.01)
+        geometry = polygons(mask, frame, wgs84=True)["features"][0]["geometry"]
+        assert geometry["type"] == "MultiPolygon"  # one part for either side
+        longitudes = [x for rings in geometry["coordinates"] for x, _ in rings[0]]
+        assert min(map(abs, longitudes)) > 179.99
+        assert max(map(abs, longitudes)) <= 180
+        assert all(signed_area(rings[0]) > 0 for rings in geometry["coordinates"])
+
+    @pytest.mark.parametrize(("epsg", "latitude"), [(3031, -90.0), (3413, 90.0)])
+    def test_around_a_pole(self, epsg, latitude):
+        frame = GeoFrame(rasterio.crs.CRS.from_epsg(epsg).to_wkt(), (10.0, 0, -320.0, 0, -10.0, 320.0))
+        mask = np.zeros((64, 64), np.uint8)
+        mask[20:40, 20:44] = 1
+        found = polygons(mask, frame)["features"][0]["properties"]
+        scale = {3031: 0.97277, 3413: 0.96986}[epsg]  # of lengths at the pole, true at 71° south and 70° north
+        assert found["area_m2"] == pytest.approx(20 * 24 * 100 / scale**2, rel=1e-3)
+
+    @pytest.mark.parametrize(
+        "transform", [(0.5, 0, 5e5, 0, 0.5, 46e5), (0.5, 0, 5e5, 0, -0.5, 46e5), (0, 2, 5e5, 2, 0, 46e5)]
+    )
+    @pytest.mark.parametrize("wgs84", [True, False])
+    def test_rings_run_as_rfc_7946_wants(self, transform, wgs84):
+        for frame in (GeoFrame(UTM, transform), None) if not wgs84 else (GeoFrame(UTM, transform),):
+            for feature in polygons(self.MASK, frame, wgs84=wgs84)["features"]:
+                geometry = feature["geometry"]
+                parts = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+                for outline, *holes in parts:
+                    assert signed_area(outline) > 0
+                    assert all(signed_area(hole) < 0 for hole in holes)
+
+    def test_beyond_the_coordinate_system(self):
+        nowhere = GeoFrame(UTM, (1e9, 0, 1e12, 0, -1e9, 1e12))
+        assert "area_m2" not in polygons(self.MASK, nowhere)["features"][0]["properties"]
+        with pytest.raises(DatasetError, match="beyond their coordinate system"):
+            polygons(self.MASK, nowhere, wgs84=True)
 
     def test_a_local_grid_has_no_place_on_earth(self):
         local = GeoFrame('LOCAL_CS["site",UNIT["metre",1]]', (1.0, 0, 0, 0, -1.0, 0))

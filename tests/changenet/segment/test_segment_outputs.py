@@ -29,6 +29,9 @@ class Kept:
         self.images = []
         self.data = SimpleNamespace(outputs=SimpleNamespace(probabilities=probabilities))
 
+    def where(self, index):
+        return f"list:{index}"
+
     def __call__(self, image):
         self.images.append(image)
         return ImageRecord(image.index, int(image.mask.sum()), image.mask.size, None)
@@ -101,6 +104,24 @@ class TestEvaluator:
         with pytest.raises(MetricError, match="windows of image 0"):
             evaluator.finish()
 
+    @pytest.mark.parametrize("stage", ["test", "infer"])
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_what_is_no_number_is_never_unchanged(self, stage, bad, dtype):
+        kept, logits = Kept(), torch.zeros(3, 2, 8, 8, dtype=dtype)
+        logits[1, 0, 7, 7] = logits[2, 1] = bad
+        evaluator = SegmentEvaluator(stage, 2, files=kept)
+        with pytest.raises(MetricError, match="outputs of the model are NaN or infinite") as caught:
+            evaluator.update(outputs(logits), batch_of([4, 5, 6], [[8, 8]] * 3, L=torch.zeros(3, 8, 8)))
+        assert [problem.where for problem in caught.value.problems] == ["list:5", "list:6"]
+        assert kept.images == []
+
+    def test_nor_are_windows(self):
+        corners = torch.tensor([[0, 0], [12, 0]])
+        evaluator = SegmentEvaluator("infer", 2, files=Kept())
+        with pytest.raises(MetricError, match=r"^list:3 · outputs"):
+            evaluator.update(outputs(torch.full((2, 2, 8, 8), np.nan)), batch_of([3, 3], [[20, 8]] * 2, corner=corners))
+
     def test_nothing(self):
         with pytest.raises(MetricError, match="no images"):
             SegmentEvaluator("test", 2, files=Kept()).finish()
@@ -108,6 +129,18 @@ class TestEvaluator:
 
 class TestWithoutFiles:
     """Validation and training count pixels where the logits are."""
+
+    @pytest.mark.parametrize("stage", ["train", "val"])
+    def test_no_metric_is_known_of_what_is_no_number(self, stage):
+        evaluator, sound = SegmentEvaluator(stage, 2), torch.randn(2, 2, 8, 8)
+        label = torch.zeros(2, 8, 8, dtype=torch.uint8)
+        evaluator.update(outputs(sound), {"L": label})
+        evaluator.update(outputs(sound * torch.nan), {"L": label})
+        kpis = evaluator.kpis(evaluator.finish())
+        assert f"{stage}_miou" in kpis
+        assert all(np.isnan(value) for value in kpis.values())
+        evaluator.update(outputs(sound), {"L": label})  # the next epoch begins anew
+        assert not any(np.isnan(value) for value in evaluator.kpis(evaluator.finish()).values())
 
     LOGITS = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(1))
     LABELS = torch.randint(0, 2, (3, 8, 8), generator=torch.Generator().manual_seed(2)).to(torch.uint8)

@@ -6,13 +6,21 @@ import pytest
 from PIL import Image
 
 from changenet.segment import rasters
-from changenet.segment.geo import GeoFrame, RasterInfo
+from changenet.segment.frames import GeoFrame, RasterInfo
 from changenet.segment.maps import write_geotiff
-from changenet.segment.rasters import Percentiles, read_info, read_raster, resolve_scaling
+from changenet.segment.rasters import (
+    Percentiles,
+    check_raster,
+    read_info,
+    read_numbers,
+    read_raster,
+    resolve_scaling,
+)
 from changenet.segment.tiles import Window
 from fiducial.errors import DatasetError, MissingDependencyError
 
 rasterio = pytest.importorskip("rasterio")
+pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 
 UTM = rasterio.crs.CRS.from_epsg(32633).to_wkt()
 FRAME = GeoFrame(UTM, (0.5, 0.0, 500_000.0, 0.0, -0.5, 5_000_000.0))  # half-metre pixels, north up
@@ -141,6 +149,44 @@ class TestReadRaster:
         assert read_info(tmp_path / "deep.png").dtype == "uint16"
         assert read_raster(tmp_path / "deep.png", scaling=(0, 60_000)).rgb[0, :, 0].tolist() == [0, 128, 255]
 
+    @pytest.mark.parametrize("bits", [1, 2, 4, 8])
+    @pytest.mark.parametrize("zero_is", ["black", "white"])
+    def test_few_bits_and_white_zeros_look_as_pillow_shows_them(self, tmp_path, bits, zero_is):
+        numbers = (np.arange(64) % 2**bits).astype(np.uint8).reshape(1, 8, 8)
+        photometric = "MINISWHITE" if zero_is == "white" else "MINISBLACK"
+        path = _write(tmp_path / "a.tif", numbers, nbits=bits, photometric=photometric)
+        with Image.open(path) as image:
+            assert read_raster(path).rgb.tolist() == np.asarray(image.convert("RGB")).tolist()
+
+    def test_colours_for_printing_and_complex_numbers(self, tmp_path):
+        ink = np.zeros((4, 8, 8), np.uint8)
+        ink[3] = 100
+        path = _write(tmp_path / "cmyk.tif", ink, photometric="cmyk")
+        assert (read_raster(path).rgb == 155).all()
+        path = _write(tmp_path / "c.tif", np.zeros((1, 8, 8), np.complex64))
+        with pytest.raises(DatasetError, match="1 bands of complex64"):
+            read_raster(path, scaling=(0, 1))
+
+    @pytest.mark.parametrize("suffix", [".jp2", ".vrt"])
+    def test_other_rasters(self, tmp_path, suffix):
+        values = np.random.default_rng(0).integers(1, 255, (3, 64, 64)).astype(np.uint8)
+        tiff, path = _write(tmp_path / "a.tif", values, nodata=0), tmp_path / f"b{suffix}"
+        options = (
+            {"driver": "VRT"} if suffix == ".vrt" else {"driver": "JP2OpenJPEG", "QUALITY": 100, "REVERSIBLE": "YES"}
+        )
+        importlib.import_module("rasterio.shutil").copy(tiff, path, **options)
+        raster = read_raster(path)
+        assert np.array_equal(raster.rgb, values.transpose(1, 2, 0))
+        assert raster.frame.transform == pytest.approx(FRAME.transform)
+        assert read_info(path).frame == raster.frame
+
+    def test_deep_colours_of_a_png_are_not_cut_to_their_high_bytes(self, tmp_path):
+        values = np.full((3, 8, 8), 700, np.uint16)
+        with rasterio.open(tmp_path / "a.png", "w", driver="PNG", count=3, height=8, width=8, dtype="uint16") as file:
+            file.write(values)
+        with pytest.raises(DatasetError, match="only the higher 8 can be read · save it as TIFF"):
+            read_raster(tmp_path / "a.png", scaling=(0, 1000))
+
     def test_a_tiff_without_a_place(self, tmp_path, recwarn):
         Image.fromarray(np.full((5, 6, 3), 9, np.uint8)).save(tmp_path / "a.tif")
         assert read_raster(tmp_path / "a.tif").frame is None
@@ -149,10 +195,83 @@ class TestReadRaster:
 
     def test_bad_files(self, tmp_path):
         (tmp_path / "bad.tif").write_bytes(b"no raster")
-        with pytest.raises(DatasetError, match="cannot be read"):
+        with pytest.raises(DatasetError, match="not a raster"):
             read_raster(tmp_path / "bad.tif")
         with pytest.raises(DatasetError, match="no such file"):
             read_info(tmp_path / "gone.tif")
+
+
+class TestReadNumbers:
+    """What masks hold."""
+
+    NUMBERS = np.array([[0, 1, 3], [2, 0, 1]], np.uint8)
+
+    @pytest.mark.parametrize(
+        ("dtype", "options"),
+        [
+            *((dtype, {}) for dtype in (np.uint8, np.int16, np.uint16, np.int64, np.uint64, np.float32, np.float64)),
+            *(
+                (np.uint8, {"nbits": bits, "photometric": kind})
+                for bits in (2, 4)
+                for kind in ("miniswhite", "minisblack")
+            ),
+            (np.uint8, {"compress": "lerc"}),
+            (np.uint8, {"photometric": "palette"}),
+        ],
+    )
+    def test_any_type_and_kind(self, tmp_path, dtype, options):
+        numbers = read_numbers(_write(tmp_path / "m.tif", self.NUMBERS[None].astype(dtype), **options))
+        assert numbers.values.tolist() == self.NUMBERS.tolist()
+        assert numbers.valid.all()
+
+    def test_several_bands_that_are_the_same(self, tmp_path):
+        same = np.stack([self.NUMBERS] * 3)
+        assert read_numbers(_write(tmp_path / "m.tif", same)).values.tolist() == self.NUMBERS.tolist()
+        alpha = np.stack([self.NUMBERS, np.array([[255, 255, 0], [255, 255, 255]], np.uint8)])
+        numbers = read_numbers(_write(tmp_path / "a.tif", alpha, alpha="yes"))
+        assert numbers.valid.tolist() == [[True, True, False], [True, True, True]]
+        for count in (2, 3, 5):
+            other = np.stack([self.NUMBERS, *[self.NUMBERS + 1] * (count - 1)])
+            with pytest.raises(DatasetError, match="bands"):
+                read_numbers(_write(tmp_path / f"{count}.tif", other))
+
+    def test_no_data(self, tmp_path):
+        path = _write(tmp_path / "m.tif", self.NUMBERS[None], nodata=3)
+        assert (read_numbers(path).valid == (self.NUMBERS != 3)).all()
+        values = np.array([[[0, 1, np.nan]]], np.float32)
+        assert read_numbers(_write(tmp_path / "n.tif", values)).valid.tolist() == [[True, True, False]]
+        assert read_numbers(_write(tmp_path / "d.tif", values, nodata=1)).valid.tolist() == [[True, False, False]]
+
+    def test_0_is_a_class_whatever_is_declared(self, tmp_path):
+        numbers = read_numbers(_write(tmp_path / "m.tif", self.NUMBERS[None], nodata=0))
+        assert numbers.valid.all()
+        assert numbers.nodata == 0
+
+
+class TestCheckRaster:
+    def test_a_good_one(self, deep):
+        check_raster(deep, (0, 100), None, decode=True)
+        check_raster(deep, Percentiles(2, 98), (1,), decode=True)
+
+    def test_what_the_header_shows(self, deep):
+        for scaling, bands, found in (
+            (None, None, "uint16 pixels"),
+            ((0, 1), (7,), r"bands \[7\] of 3"),
+        ):
+            with pytest.raises(DatasetError, match=found):
+                check_raster(deep, scaling, bands, decode=False)
+
+    def test_what_is_cut_off_or_damaged(self, tmp_path):
+        values = np.random.default_rng(0).integers(0, 255, (3, 256, 256)).astype(np.uint8)
+        path = _write(tmp_path / "a.tif", values, compress="deflate", tiled=True, blockxsize=64, blockysize=64)
+        content = path.read_bytes()
+        path.write_bytes(content[:-500])
+        with pytest.raises(DatasetError, match=r"cut off .*bytes are missing"):
+            check_raster(path, None, None, decode=False)
+        path.write_bytes(content[:-9000] + bytes(9000))
+        check_raster(path, None, None, decode=False)
+        with pytest.raises(DatasetError, match="cannot be read"):
+            check_raster(path, None, None, decode=True)
 
 
 class TestWithoutRasterio:
@@ -179,6 +298,11 @@ class TestWithoutRasterio:
         assert [record.message.split(": ")[1] for record in caplog.records] == [
             "coordinates of the TIFFs are left out; pip install 'fiducial[geo]' keeps them"
         ]
+
+    def test_mosaics_ask_for_it(self, tmp_path):
+        (tmp_path / "a.vrt").write_text("<VRTDataset/>")
+        with pytest.raises(MissingDependencyError, match=r"fiducial\[geo\]"):
+            read_raster(tmp_path / "a.vrt")
 
     def test_pictures_need_it_not(self, tmp_path):
         Image.fromarray(np.full((5, 6, 3), 9, np.uint8)).save(tmp_path / "a.jpg", quality=100)

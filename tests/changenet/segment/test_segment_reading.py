@@ -1,91 +1,16 @@
-"""What masks mean, and pairs as they are read."""
+"""Pairs as they are read."""
+
+import importlib
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from changenet.config import ExperimentSpec
 from changenet.segment.files import ScenePair
-from changenet.segment.reading import LabelEncoding, SceneReader, image_size, mask_values
+from changenet.segment.reading import LabelEncoding, SceneReader
 from fiducial.errors import DatasetError
 
-NORM, IDS = LabelEncoding(True, 2), LabelEncoding(False, 4)
-
-
-def counts_of(*values):
-    return np.bincount(np.array(values), minlength=256)
-
-
-class TestLabelEncoding:
-    def test_norm(self):
-        values = np.array([[0, 255], [255, 0]], dtype=np.uint8)
-        assert NORM.classes(values, where="m").tolist() == [[0, 1], [1, 0]]
-
-    def test_norm_takes_only_255_for_change(self):
-        values = np.array([[0, 1, 127, 254, 255]], dtype=np.uint8)
-        assert NORM.classes(values, where="m").tolist() == [[0, 0, 0, 0, 1]]
-        assert NORM.num_between(counts_of(0, 1, 127, 254, 255)) == 3
-
-    def test_class_numbers_keep_255(self):
-        values = np.array([[0, 3, 255]], dtype=np.uint8)
-        assert IDS.classes(values, where="m").tolist() == [[0, 3, 255]]
-
-    def test_masks_of_0_and_1_are_never_background(self):
-        found, fix = NORM.problem(counts_of(0, 0, 1))
-        assert "values 0, 1 and no 255" in found
-        assert "label_transform: None" in fix
-
-    def test_masks_of_more_class_numbers(self):
-        _, fix = NORM.problem(counts_of(0, 3))
-        assert "label_transform: None" in fix
-        assert "num_classes above" in fix
-
-    def test_masks_that_only_nearly_reach_255(self):  # one smooth mask of many does not stop a run
-        smooth = counts_of(0, 128, 254)
-        assert NORM.problem(smooth) is None
-        assert NORM.problem_of_all(smooth + counts_of(0, 255)) is None
-        found, fix = NORM.problem_of_all(smooth)
-        assert "values up to 254 and no 255 in any mask" in found
-        assert "0 and 255" in fix
-
-    def test_an_unchanged_mask_is_fine(self):
-        assert NORM.problem(counts_of(0, 0)) is None
-        assert IDS.problem(counts_of(0)) is None
-
-    def test_class_numbers_too_high(self):
-        found, fix = IDS.problem(counts_of(0, 4, 9, 255))
-        assert found == "class numbers 4, 9"
-        assert "num_classes (now 4)" in fix
-
-    def test_forgotten_norm_shows_in_all_masks_together(self):
-        assert "norm" in LabelEncoding(False, 2).problem_of_all(counts_of(0, 255))[1]
-        assert LabelEncoding(False, 2).problem_of_all(counts_of(0, 1, 255)) is None
-        assert NORM.problem_of_all(counts_of(0, 255)) is None
-
-    def test_unusable_masks_stop_the_reading(self):
-        with pytest.raises(DatasetError, match=r"m\.png.*no 255"):
-            NORM.classes(np.ones((2, 2), dtype=np.uint8), where="m.png")
-
-
-class TestMaskValues:
-    def test_modes(self):
-        grey = np.array([[0, 3], [255, 1]], dtype=np.uint8)
-        palette = Image.fromarray(grey)
-        palette.putpalette(list(range(256)) * 3)
-        for image in (Image.fromarray(grey), palette, Image.merge("RGB", [Image.fromarray(grey)] * 3)):
-            assert mask_values(image, where="m").tolist() == grey.tolist()
-        bits = Image.fromarray(np.array([[True, False]]))
-        assert mask_values(bits, where="m").tolist() == [[1, 0]]
-        alpha = Image.merge("LA", [Image.fromarray(grey), Image.new("L", (2, 2), 7)])
-        assert mask_values(alpha, where="m").tolist() == grey.tolist()
-
-    def test_colours(self):
-        with pytest.raises(DatasetError, match="a colour picture"):
-            mask_values(Image.fromarray(np.array([[[1, 2, 3]]], dtype=np.uint8)), where="m")
-
-    def test_deep_values(self):
-        with pytest.raises(DatasetError, match=r"values 0 \.\. 700"):
-            mask_values(Image.fromarray(np.array([[0, 700]], dtype=np.uint16)), where="m")
+NORM = LabelEncoding(True, 2)
 
 
 class TestSceneReader:
@@ -98,7 +23,7 @@ class TestSceneReader:
         assert scene.before.shape == scene.after.shape == (4, 6, 3)
         assert (scene.before == 9).all()
         assert (scene.label == 1).all()
-        assert image_size(pair.before) == (4, 6)
+        assert SceneReader(NORM).size(pair.before) == (4, 6)
 
     def test_keeps_the_latest_within_its_memory(self, tmp_path, make_image):
         pairs = []
@@ -148,6 +73,29 @@ class TestRasters:
         assert (scene.label == 255).sum() == 1
         assert scene.label[0, 0] == 255
         assert (~reader.valid(pair)).sum() == 1
+
+    def test_masks_keep_what_has_no_data(self, tmp_path):
+        values = np.zeros((1, 4, 4), np.float32)
+        values[0, 0], values[0, 1] = np.nan, 1
+        label = geo_write(tmp_path / "m.tif", values)
+        picture = geo_write(tmp_path / "a.tif", np.full((3, 4, 4), 9, np.uint8))
+        scene = SceneReader(LabelEncoding(False, 2)).scene(ScenePair("x", 1, picture, picture, label))
+        assert scene.label[:3, 0].tolist() == [255, 1, 0]
+
+    def test_mosaics_of_files_below_the_root(self, tmp_path):
+        rasterio = pytest.importorskip("rasterio")
+        importlib.import_module("rasterio.shutil")
+        (tmp_path / "data" / "A").mkdir(parents=True)
+        tile = geo_write(tmp_path / "data" / "tiles" / "t.tif", np.full((3, 4, 4), 9, np.uint8))
+        rasterio.shutil.copy(tile, tmp_path / "data" / "A" / "x.vrt", driver="VRT")
+        path = tmp_path / "data" / "A" / "x.vrt"
+        reader = SceneReader(NORM, root=tmp_path / "data")
+        assert (reader.picture(path)[0] == 9).all()
+        assert reader.size(path) == (4, 4)
+        reader.check(path, decode=True)
+        for read in (SceneReader(NORM).picture, SceneReader(NORM).size, SceneReader(NORM).mask):
+            with pytest.raises(DatasetError, match="lies outside"):
+                read(path)
 
     def test_16_bits_without_a_scaling(self, tmp_path):
         path = geo_write(tmp_path / "a.tif", np.full((3, 4, 4), 1000, dtype=np.uint16))

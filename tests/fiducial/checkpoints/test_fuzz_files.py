@@ -69,7 +69,9 @@ def test_the_whole_file_is_read(path, kind):
 @given(data=st.data())
 def test_changed_bytes(path, kind, data):
     content = bytearray(FILES[kind])
-    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=6)):
+    for place, value in data.draw(
+        st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=6)
+    ):
         content[place] = value
     read_or_refuse(path, bytes(content))
 
