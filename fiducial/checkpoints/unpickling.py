@@ -63,12 +63,12 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
         super().__init__(file, encoding="latin1")
         self.storage_of, self.foreign, self.budget = storage_of, foreign, budget
         self.dispatch = _Opcodes(type(self).dispatch, budget)
-        read, size = self._file_read, _size(file)
+        size = _size(file)
 
         def paid_read(count: int) -> bytes:
             if count > OBJECT_BYTES:
                 budget.spend(min(count, size))
-            content: bytes = read(count)
+            content: bytes = file.read(count)
             return content
 
         self._file_read = paid_read
@@ -227,9 +227,12 @@ class _Zip:
 
     def __init__(self, file: BinaryIO) -> None:
         self.archive = zipfile.ZipFile(file)
-        self.bytes: Any = (
-            bytearray(file.getvalue()) if isinstance(file, io.BytesIO) else _mapped(file, mmap.ACCESS_COPY)
-        )
+        if isinstance(file, io.BytesIO):
+            self.bytes: Any = bytearray(file.getvalue())
+            self.size = len(self.bytes)
+        else:
+            self.bytes = _mapped(file, mmap.ACCESS_COPY)
+            self.size = size_on_disk(file.fileno())
         self.members = {name.split("/", 1)[-1]: self.archive.getinfo(name) for name in self.archive.namelist()}
         grown = sum(m.file_size for m in self.members.values() if m.compress_type != zipfile.ZIP_STORED)
         if grown > inflated_limit(self.size):
