@@ -36,6 +36,7 @@ from fiducial.checkpoints.stand_ins import (
 __all__ = ["load_stream", "load_zip"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first value of a file that torch.save wrote before the zip format
+_LONGEST_LINE = 4096
 _LONGEST_INTEGER = 256  # bytes: longer ones cannot be printed
 Mapped = mmap.mmap | io.BytesIO
 """A whole file: reading from it never makes more room than there are bytes."""
@@ -53,25 +54,38 @@ class _Opcodes(dict[int, Callable[[Any], None]]):
         return super().__getitem__(code)
 
 
+class _Paid:
+    """A file whose bytes have their price."""
+
+    def __init__(self, file: Mapped, budget: Budget) -> None:
+        self._file, self._size, self._budget = file, _size(file), budget
+
+    def read(self, count: int) -> bytes:
+        if count > OBJECT_BYTES:  # less is in the price of the opcode
+            self._budget.spend(min(count, self._size))
+        return self._file.read(count)
+
+    def readline(self) -> bytes:
+        start = self._file.tell()
+        line, end, _ = self._file.read(_LONGEST_LINE).partition(b"\n")
+        if not end:
+            raise ValueError("a name without an end")
+        self._file.seek(start + len(line) + len(end))
+        return line + end
+
+
 _PythonUnpickler: Any = pickle._Unpickler  # the one written in Python: what its opcodes do can be replaced
 
 
 class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
     dispatch = dict(_PythonUnpickler.dispatch)
 
-    def __init__(self, file: Any, storage_of: Callable[[Any], Storage], foreign: set[str], budget: Budget) -> None:
+    def __init__(self, file: Mapped, storage_of: Callable[[Any], Storage], foreign: set[str], budget: Budget) -> None:
         super().__init__(file, encoding="latin1")
         self.storage_of, self.foreign, self.budget = storage_of, foreign, budget
         self.dispatch = _Opcodes(type(self).dispatch, budget)
-        size = _size(file)
-
-        def paid_read(count: int) -> bytes:
-            if count > OBJECT_BYTES:
-                budget.spend(min(count, size))
-            content: bytes = file.read(count)
-            return content
-
-        self._file_read = paid_read
+        paid = _Paid(file, budget)
+        self._file_read, self._file_readline = paid.read, paid.readline
         self._depths: dict[int, int] = {}  # of tuples, by id: tuples within tuples
 
     def find_class(self, module: str, name: str) -> Any:
