@@ -170,11 +170,12 @@ def _old_style(kind: Name, base: Name, state: Any) -> Inert:
     return Inert(kind.name, () if state is None else (state,))
 
 
-def _annotation(container: Any, _: Any) -> Name:
-    """A type hint with parameters, such as ``Optional[int]``, which OmegaConf's structured configurations hold."""
-    if not (isinstance(container, Name) and container.name.startswith("typing.")):
-        raise RefusedGlobalError(f"operator.getitem of {getattr(container, 'name', type(container).__name__)}")
-    return Name(container.name)
+def _annotation(maker: Any, _: Any) -> Name:
+    """A type hint such as ``Optional[int]`` or ``int | None``, which OmegaConf's configurations hold; the first part."""
+    name = getattr(maker, "name", type(maker).__name__)
+    if not (isinstance(maker, Name) and name.startswith(("typing.", "builtins.", "_operator.or_", "operator.or_"))):
+        raise RefusedGlobalError(f"a type hint made by {name}")
+    return Name(name)
 
 
 def _type_of(thing: Any) -> Name:
@@ -240,7 +241,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "builtins.bytearray": _bytearray,
     "builtins.type": _type_of,
     "_codecs.encode": _encode,
-    "_operator.getitem": _annotation,
+    **dict.fromkeys(("_operator.getitem", "operator.getitem", "types.GenericAlias"), _annotation),
+    **dict.fromkeys(("_functools.reduce", "functools.reduce"), _annotation),
     "copyreg._reconstructor": _old_style,
     "torch.Size": lambda size=(): tuple(map(int, size)),
     "torch.device": lambda kind, index=None: kind if index is None else f"{kind}:{index}",

@@ -104,7 +104,7 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz") / "m.pth"
 
 
-few = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("name", FILES)
