@@ -171,7 +171,7 @@ def _old_style(kind: Name, base: Name, state: Any) -> Inert:
 
 
 def _annotation(maker: Any, _: Any) -> Name:
-    """A type hint such as ``Optional[int]`` or ``int | None``, which OmegaConf's configurations hold; the first part."""
+    """The first part of a type hint such as ``Optional[int]`` or ``int | None``, which OmegaConf's objects hold."""
     name = getattr(maker, "name", type(maker).__name__)
     if not (isinstance(maker, Name) and name.startswith(("typing.", "builtins.", "_operator.or_", "operator.or_"))):
         raise RefusedGlobalError(f"a type hint made by {name}")
