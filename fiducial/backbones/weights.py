@@ -16,7 +16,7 @@ from fiducial.backbones.names import BACKBONES, BackboneInfo, backbone_info, bac
 from fiducial.backbones.vit import resize_table, table_side
 from fiducial.backbones.vit_adapter import ADAPTER_PARTS
 from fiducial.checkpoints.keys import KeyMap, backbone_keys, family_of
-from fiducial.checkpoints.loading import LoadReport, load_into
+from fiducial.checkpoints.loading import LoadReport, is_shapes_alone, load_into
 from fiducial.checkpoints.reading import read
 from fiducial.errors import CheckpointError
 from fiducial.spec.redact import redact_text
@@ -96,6 +96,7 @@ def load_backbone(
 ) -> LoadReport:
     """Loads pretrained weights into a module that ``build_pyramid`` or ``build_embedding`` made for ``image_size``.
 
+    A module on torch's device ``meta`` is only compared with the file.
     ``source`` is what the spec key ``key`` may hold (see :func:`fiducial.backbones.hub.resolve_weights`), or a state
     dict. What a bare backbone's file cannot have (adapter, FAN's downsampling) may be missing and keeps its values.
     Raises: CheckpointError when the file cannot be read, is of another family or size, or less than 90 % of the
@@ -109,7 +110,8 @@ def load_backbone(
         _check_fit(adapted, module, name, key)
         report = load_into(module, adapted, what=what, allow=allow)
     else:
-        checkpoint = read(resolve_weights(source, key=key), key=encryption_key, where=key)
+        device = "meta" if is_shapes_alone(module) else "cpu"
+        checkpoint = read(resolve_weights(source, key=key), device=device, key=encryption_key, where=key)
         adapted = adapt_state_dict(
             name,
             role,
@@ -120,7 +122,8 @@ def load_backbone(
         )
         _check_fit(adapted, module, name, str(checkpoint.path))
         report = load_into(module, dataclasses.replace(checkpoint, state_dict=adapted), what=what, allow=allow)
-    log.log(logging.WARNING if report.missing else logging.INFO, "%s", report.summary())
+    if not is_shapes_alone(module):
+        log.log(logging.WARNING if report.missing else logging.INFO, "%s", report.summary())
     return report
 
 

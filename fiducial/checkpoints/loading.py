@@ -77,6 +77,8 @@ def load_into(
 ) -> LoadReport:
     """Copies the tensors that fit from ``source`` into ``module``; nothing is copied when this raises.
 
+    Into a module on torch's device ``meta`` nothing can be copied: then this tells what would be.
+
     ``key_maps`` rename a foreign layout first. ``allow`` and ``size_dependent`` are patterns of names
     (``decoder.*``): of tensors that may be missing or unused, and of tensors that may have another size and then keep
     their values. ``adapt`` may make a tensor of another size fit. ``strict``: no other difference at all is accepted,
@@ -122,7 +124,8 @@ def load_into(
         beside = source.path.resolve().parent / "experiment.yaml" if isinstance(source, Checkpoint) else None
         fix += f": {beside}" if beside and beside.is_file() else ""
         raise CheckpointError.of(_difference(where, key, wanted, given, explain, fix) for key in differing)
-    module.load_state_dict(fitting, strict=False)
+    if not is_shapes_alone(module):
+        module.load_state_dict(fitting, strict=False)
     return LoadReport(
         what=what,
         wanted=len(needed),
@@ -133,6 +136,11 @@ def load_into(
         kept=tuple(sorted(kept)),
         layouts=layouts,
     )
+
+
+def is_shapes_alone(module: nn.Module) -> bool:
+    """Whether a module was built on torch's device ``meta``: its tensors have no content."""
+    return any(parameter.is_meta for parameter in module.parameters())
 
 
 def _difference(
