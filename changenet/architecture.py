@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["backbone_of", "task_of", "value_at"]
+from fiducial.backbones.names import BACKBONES, backbones_of
+from fiducial.errors import Problem
 
+__all__ = ["BACKBONE", "backbone_facts", "contradictions", "fitting_backbones", "task_of", "value_at"]
+
+BACKBONE = "model.backbone.type"
 _PREFIX = "model.backbone."
-_FAN = {(192, 8): "tiny_8", (384, 10): "small_12", (448, 16): "base_16", (480, 22): "large_16"}
-_RADIO = {768: "base", 1024: "large", 1280: "huge"}
-
-
 _TASK_LAYERS = {
     "decoder.change_probability.conv2d.weight": "segment",
     "decoder.classifier.0.weight": "classify",
@@ -26,23 +26,30 @@ def task_of(keys: Iterable[str]) -> str | None:
     return next((task for layer, task in _TASK_LAYERS.items() if layer in names), None)
 
 
-def backbone_of(shape: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The backbone's name by its depth and width; None where several fit or none does.
+def fitting_backbones(shape: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """The backbones that a checkpoint's can be; ``shape``: of every tensor of a Lightning file (``model.…``)."""
+    return backbones_of({key.removeprefix(_PREFIX): dims for key, dims in shape.items() if key.startswith(_PREFIX)})
 
-    ``shape``: of every tensor of a Lightning file (``model.…``).
-    """
-    inner = next((key for key in shape if key.startswith(_PREFIX) and ".blocks.0.norm1.weight" in f".{key}"), None)
-    if inner is None:
-        return None
-    stem = inner.removesuffix("blocks.0.norm1.weight")
-    depth = len({key.removeprefix(stem).split(".")[1] for key in shape if key.startswith(f"{stem}blocks.")})
-    width = shape[inner][0]
-    if f"{_PREFIX}patch_embed.backbone.stem.0.weight" in shape:
-        return f"fan_{_FAN[width, depth]}_p4_hybrid" if (width, depth) in _FAN else None
-    is_radio = any("patch_generator.cls_token.token" in key for key in shape)
-    if is_radio and f"{stem}blocks.0.mlp.norm.weight" not in shape:
-        return f"c_radio_v2_vit_{_RADIO[width]}_patch16_224" if width in _RADIO else None
-    return "vit_large_nvdinov2" if f"{stem}blocks.0.ls1.gamma" in shape and width == 1024 else None
+
+def backbone_facts(shape: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Spec keys of the backbone to the values that its tensors tell; of a flag only where they have a place for it."""
+    known: dict[str, Any] = {}
+    if backbones := fitting_backbones(shape):
+        known[BACKBONE] = backbones[0]
+    # an embedding has no layers for the summary token, and NVDINOv2's adapter has them whatever the flag says
+    is_radio = any(key.startswith(f"{_PREFIX}radio.") for key in shape)
+    if is_radio and f"{_PREFIX}level_embed" in shape:
+        known["model.decode_head.use_summary_token"] = f"{_PREFIX}fc_summary.weight" in shape
+    return known
+
+
+def contradictions(spec: Any, known: Mapping[str, Any], backbones: Collection[str]) -> Iterator[Problem]:
+    """Where the spec has another value than a checkpoint, of which ``backbones`` fit."""
+    for key, value in known.items():
+        mine = value_at(spec, key)
+        fits = mine in backbones or mine not in BACKBONES if key == BACKBONE else mine == value
+        if not fits:
+            yield Problem(key, f"{mine!r} in the spec, {value!r} in the checkpoint", f"set {key}={value}")
 
 
 def value_at(spec: Any, key: str) -> Any:

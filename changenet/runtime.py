@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from changenet.deepstream import write_deepstream
 from fiducial.backbones.deformable import make_precise
 from fiducial.checkpoints.loading import LoadReport
-from fiducial.checkpoints.reading import Checkpoint
+from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.data.normalization import Normalization
-from fiducial.errors import UserError
+from fiducial.errors import Problem, UserError
 from fiducial.ops import Formulation
 from fiducial.prediction import Batch
 from fiducial.run.console import LOGGER
+from fiducial.run.resume import place_of
 from fiducial.spec.knob import plain
 from fiducial.spec.redact import redact
 from fiducial.task import TaskRuntime
@@ -56,23 +58,52 @@ class ChangeNetRuntime(TaskRuntime):
             make_precise(network)
         return network
 
-    def started(self, network: nn.Module, *, role: str, image_size: tuple[int, int], pretrained: bool) -> str:
+    @property
+    @abstractmethod
+    def role(self) -> str:
+        """What the backbone is built for: ``pyramid`` or ``embedding``."""
+
+    @property
+    @abstractmethod
+    def input_size(self) -> tuple[int, int]:
+        """``(height, width)`` of the images that the network takes."""
+
+    def started(self, network: nn.Module, *, pretrained: bool) -> str:
         """Make a network ready to train: load what the spec names, freeze what it freezes; returns what was loaded."""
-        spec, backbone = self.spec, self.spec.model.backbone
-        loaded = ""
-        if pretrained:
-            loaded = start_weights(
-                network,
-                whole=spec.train.pretrained_model_path,
-                backbone=backbone,
-                role=role,
-                image_size=image_size,
-                encryption_key=spec.encryption_key,
-                load=lambda checkpoint: self.load_weights(network, checkpoint, strict=False),
-            )
+        backbone = self.spec.model.backbone
+        loaded = self._begin(network, backbone.pretrained_backbone_path) if pretrained else ""
         if backbone.freeze_backbone:
             network.backbone.freeze()  # type: ignore[operator, union-attr]
         return loaded
+
+    def _begin(self, network: nn.Module, backbone_weights: str | None) -> str:
+        spec = self.spec
+        return start_weights(
+            network,
+            whole=spec.train.pretrained_model_path,
+            backbone=spec.model.backbone.model_copy(update={"pretrained_backbone_path": backbone_weights}),
+            role=self.role,
+            image_size=self.input_size,
+            encryption_key=spec.encryption_key,
+            load=lambda checkpoint: self.load_weights(network, checkpoint, strict=False),
+        )
+
+    def check_weights(self, resume: Path | None, backbone_weights: Path | None) -> Iterator[Problem]:
+        """Why weights do not fit: of ``resume``, else of what the spec names. Nothing but names and shapes is read.
+
+        ``backbone_weights``: where on this machine those of the backbone are.
+        """
+        with torch.device("meta"):
+            network = self.network()
+        try:
+            if resume is None:
+                self._begin(network, str(backbone_weights) if backbone_weights else None)
+            else:
+                checkpoint = read(resume, device="meta", key=self.spec.encryption_key)
+                place_of(checkpoint.raw, resume)
+                self.load_weights(network, checkpoint)
+        except UserError as error:
+            yield from error.problems
 
     def recipe(self) -> OptimizerRecipe:
         """The optimizer and its schedule."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiducial.task import ResumeRules, Task
@@ -10,6 +12,7 @@ from fiducial.training.policy import TrainerPolicy
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
+    from changenet.runtime import ChangeNetRuntime
     from fiducial.errors import Problem
 
 __all__ = ["ChangeNetTask"]
@@ -44,10 +47,21 @@ class ChangeNetTask(Task["ExperimentSpec"]):
             pictures_every=train.tensorboard.infrequent_logging_frequency if train.tensorboard.enabled else 0,
         )
 
-    def check_weights(self, spec: ExperimentSpec) -> Iterable[Problem]:
-        from fiducial.training.checks import check_backbone_weights
+    def check_weights(self, spec: ExperimentSpec, resume: Path | None = None) -> Iterable[Problem]:
+        from fiducial.backbones.hub import local_weights
+        from fiducial.training.checks import WEIGHTS_KEY, check_backbone_weights
 
-        return check_backbone_weights(spec.model.backbone, spec.train.pretrained_model_path)
+        path, whole = spec.model.backbone.pretrained_backbone_path, spec.train.pretrained_model_path
+        problems = [] if resume else list(check_backbone_weights(spec.model.backbone, whole))
+        yield from problems
+        if any(problem.level == "error" for problem in (*problems, *self.check_spec(spec, "train"))):
+            return
+        local = None if resume or whole or not path else local_weights(path, key=WEIGHTS_KEY)
+        if resume or whole or local:
+            yield from self.runtime(spec).check_weights(resume, local)
+
+    @abstractmethod
+    def runtime(self, spec: ExperimentSpec) -> ChangeNetRuntime: ...
 
     def monitor(self, train: Any) -> tuple[str, str]:
         kept = train.checkpointer

@@ -90,6 +90,13 @@ class MissingDependencyError(UserError):
     """An optional package is needed and not installed."""
 
 
+def one_line(text: object, limit: int = 300) -> str:
+    """A text from elsewhere, fit for a message: on one line, printable, and not longer than ``limit``."""
+    shown = " ".join(str(text)[: 4 * limit].split())
+    shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in shown)
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
 def optional(module: str, *, extra: str) -> ModuleType:
     """Import an optional dependency, or say which extra of this package brings it.
 

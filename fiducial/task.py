@@ -177,8 +177,12 @@ class Task(ABC, Generic[SpecT]):
         """How the shared Trainer runs the task's module."""
         return TrainerPolicy()
 
-    def check_weights(self, spec: SpecT) -> Iterable[Problem]:
-        """Files of pretrained weights that a new training would load, and that are not there. No torch."""
+    def check_weights(self, spec: SpecT, resume: Path | None = None) -> Iterable[Problem]:
+        """Weights that a training would load, and that are not there or do not fit: told by their names and shapes.
+
+        ``resume``: the checkpoint that it would continue from, instead of what the spec begins with. Torch is imported
+        where there is something to compare.
+        """
         return ()
 
     def own_actions(self) -> tuple[Action, ...]:

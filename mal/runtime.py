@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.utils.data import DataLoader
 
+from fiducial.backbones.hub import resolve_weights
 from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.deploy.card import ModelCard, TensorCard
 from fiducial.errors import CheckpointError, Problem, UserError
@@ -30,6 +32,7 @@ from mal.predictor import BoxLabeler, BoxPredictor
 from mal.quality import jittered
 from mal.schedule import CosineSchedule, peak_lr
 from mal.splits import Split, read_split
+from mal.task import WEIGHTS_KEY
 from mal.training import Objective
 from mal.weights import load_networks, start_from
 
@@ -110,16 +113,29 @@ class MalRuntime(TaskRuntime):
         )
 
     def _start(self, student: MaskNetwork, teacher: MaskNetwork) -> str:
-        train = self.spec.train
-        loaded = ""
+        train, loaded = self.spec.train, ""
         if train.pretrained_model_path:
-            checkpoint = read(
-                train.pretrained_model_path, key=self.spec.encryption_key, where="train.pretrained_model_path"
-            )
-            loaded = start_from(student, teacher, checkpoint, strict=train.pretrained_strict)
+            path = resolve_weights(train.pretrained_model_path, key=WEIGHTS_KEY)
+            loaded = start_from(student, teacher, self._read(path), strict=train.pretrained_strict)
         if self.spec.model.teacher_init == "student":
             teacher.load_state_dict(student.state_dict())
         return loaded
+
+    def _read(self, path: Path, device: str = "cpu") -> Checkpoint:
+        return read(path, device=device, key=self.spec.encryption_key, where=WEIGHTS_KEY)
+
+    def check_weights(self, resume: Path | None, pretrained: Path | None) -> Iterator[Problem]:
+        """Why weights do not fit: of ``resume``, else ``pretrained``. Nothing but names and shapes is read."""
+        with torch.device("meta"):
+            student, teacher = self._network(), self._network()
+        try:
+            if resume is not None:
+                load_networks(student, teacher, self._read(resume, "meta"))
+            elif pretrained is not None:
+                checkpoint = self._read(pretrained, "meta")
+                start_from(student, teacher, checkpoint, strict=self.spec.train.pretrained_strict)
+        except UserError as error:
+            yield from error.problems
 
     def _objective(self) -> Objective:
         train = self.spec.train

@@ -12,12 +12,16 @@ from mal.metric_names import METRICS
 from mal.old_specs import unwrapped
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fiducial.errors import Problem
     from fiducial.task import DataReport
     from mal.config import ExperimentSpec
     from mal.runtime import MalRuntime
 
-__all__ = ["MAL"]
+__all__ = ["MAL", "WEIGHTS_KEY"]
+
+WEIGHTS_KEY = "train.pretrained_model_path"
 
 
 class MalTask(Task["ExperimentSpec"]):
@@ -70,16 +74,13 @@ class MalTask(Task["ExperimentSpec"]):
 
         return check_data(spec, splits, thorough=thorough)
 
-    def check_weights(self, spec: ExperimentSpec) -> Iterable[Problem]:
-        from fiducial.checkpoints.resolving import real_file
-        from fiducial.errors import UserError
+    def check_weights(self, spec: ExperimentSpec, resume: Path | None = None) -> Iterable[Problem]:
+        from fiducial.backbones.hub import local_weights
 
-        if spec.train.pretrained_model_path:
-            try:
-                real_file(spec.train.pretrained_model_path, where="train.pretrained_model_path")
-            except UserError as error:
-                return error.problems
-        return ()
+        path = spec.train.pretrained_model_path
+        local = None if resume or not path else local_weights(path, key=WEIGHTS_KEY)
+        if (resume or local) and not any(p.level == "error" for p in self.check_spec(spec, "train")):
+            yield from self.runtime(spec).check_weights(resume, local)
 
     def runtime(self, spec: ExperimentSpec) -> MalRuntime:
         from mal.runtime import MalRuntime

@@ -91,12 +91,19 @@ class ClassifyRuntime(ChangeNetRuntime):
         )
         return self.finished(network)
 
+    @property
+    def role(self) -> str:
+        return "pyramid" if self.learnable else "embedding"
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        return self.layout.composed
+
     def module(self, *, pretrained: bool) -> ClassifyModule:
         """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""
         spec, train, model = self.spec, self.spec.train, self.spec.model
         network = self.network()
-        role = "pyramid" if self.learnable else "embedding"
-        loaded = self.started(network, role=role, image_size=self.layout.composed, pretrained=pretrained)
+        loaded = self.started(network, pretrained=pretrained)
         plan = TrainingPlan(
             card=self.card(),
             hyper_parameters=self.hyper_parameters(),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from changenet.architecture import backbone_of, value_at
+from changenet.architecture import BACKBONE, backbone_facts, contradictions, fitting_backbones, value_at
 from changenet.classify.rows import Layout
 from fiducial.backbones.names import BACKBONES
 from fiducial.errors import Problem
@@ -66,15 +66,11 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     elif "model.fc1.0.weight" in shape and "model.fc1.6.weight" in shape:
         known["model.classify.difference_module"] = "euclidean"
         known["model.classify.embedding_vectors"] = shape["model.fc1.6.weight"][0]
-    backbone = backbone_of(shape)
-    if backbone:
-        known["model.backbone.type"] = backbone
-        info = BACKBONES[backbone]
-        if info.family == "FAN" and "model.fc1.0.weight" in shape:
+    known |= backbone_facts(shape)
+    if BACKBONE in known and "model.fc1.0.weight" in shape:
+        info = BACKBONES[known[BACKBONE]]
+        if info.family == "FAN":
             known["pixels"] = shape["model.fc1.0.weight"][1] // info.channels[-1] * info.strides[-1] ** 2
-    # only the head that compares maps has the layer of the summary token
-    if "model.decoder.linear_fuse.0.weight" in shape and any(key.startswith("model.backbone.radio.") for key in shape):
-        known["model.decode_head.use_summary_token"] = "model.backbone.fc_summary.weight" in shape
     return known
 
 
@@ -87,24 +83,36 @@ def differences(
     """
     known = architecture_of(state_dict)
     pixels = known.pop("pixels", None)
-    for key, value in known.items():
-        mine = value_at(spec, key)
-        if mine != value and not (key == "model.backbone.type" and mine not in BACKBONES):
-            yield Problem(key, f"{mine!r} in the spec, {value!r} in the checkpoint", f"set {key}={value}")
+    shape = {key: tuple(value.shape) for key, value in state_dict.items()}
+    yield from contradictions(spec, known, fitting_backbones(shape))
     height, width = Layout.of(spec.dataset.classify).composed
     if pixels is not None and height * width != pixels:
         side = math.isqrt(pixels)
         shown = f"{side} x {side}" if side * side == pixels else "height x width"
         found = f"the spec composes {height} x {width} images, the checkpoint was trained on {pixels} pixels ({shown})"
         yield Problem("dataset.classify.image_height, image_width, input_map, concat_type", found, "use the training's")
-    silent = [key for key in ARCHITECTURE_KEYS if key not in known and key.startswith("dataset.classify.")]
-    for key in silent if trained else []:
+    for key in _silent(spec, known) if trained else []:
         theirs = _at(trained, key)
         mine = value_at(spec, key)
         # the order of the entries counts too: that of the lights
         same = list(theirs.items()) == list((mine or {}).items()) if isinstance(theirs, dict) else theirs == mine
-        if theirs is not None and not same and not key.endswith(("image_ext", "mean", "std", "align")):
+        if theirs is not None and not same:
             yield Problem(key, f"{mine!r} in the spec, {theirs!r} in training", f"set {key} to the training's value")
+
+
+def _silent(spec: ExperimentSpec, known: Mapping[str, Any]) -> list[str]:
+    """Keys of the data that this network depends on, and that its tensors do not tell."""
+    data, learnable = spec.dataset.classify, known.get("model.classify.difference_module") == "learnable"
+    without = ["image_ext", "mean", "std", "align", *(() if learnable else ("num_classes", "num_golden"))]
+    if len(data.input_map or ()) < 2:
+        without.append("concat_type")
+    if data.concat_type != "grid":
+        without.append("grid_map")
+    return [
+        key
+        for key in ARCHITECTURE_KEYS
+        if key not in known and key.startswith("dataset.classify.") and not key.endswith(tuple(without))
+    ]
 
 
 def _at(tree: Mapping[str, Any] | None, key: str) -> Any:

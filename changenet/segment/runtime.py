@@ -91,11 +91,19 @@ class SegmentRuntime(ChangeNetRuntime):
         )
         return self.finished(network)
 
+    @property
+    def role(self) -> str:
+        return "pyramid"
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        return (self.data.img_size, self.data.img_size)
+
     def module(self, *, pretrained: bool) -> SegmentModule:
         """The LightningModule of ``train``; ``pretrained`` loads the weights that the spec names."""
-        spec, options, side = self.spec, self.spec.train.segment, self.data.img_size
+        spec, options = self.spec, self.spec.train.segment
         network = self.network()
-        loaded = self.started(network, role="pyramid", image_size=(side, side), pretrained=pretrained)
+        loaded = self.started(network, pretrained=pretrained)
         if multi_scale_train(spec):
             LOGGER.info("train_loss and val_loss are sums over five scales, weighted with %s", options.weights)
         plan = TrainingPlan(

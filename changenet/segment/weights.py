@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from changenet.architecture import backbone_of, value_at
-from fiducial.backbones.names import BACKBONES
+from changenet.architecture import backbone_facts, contradictions, fitting_backbones
 from fiducial.errors import Problem
 
 if TYPE_CHECKING:
@@ -27,11 +26,7 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         known["model.decode_head.decoder_params.embed_dim"] = fused[0]
     if last := shape.get("model.decoder.change_probability.conv2d.weight"):
         known["dataset.segment.num_classes"] = last[0]
-    if backbone := backbone_of(shape):
-        known["model.backbone.type"] = backbone
-    if any(key.startswith("model.backbone.radio.") for key in shape):
-        known["model.decode_head.use_summary_token"] = "model.backbone.fc_summary.weight" in shape
-    return known
+    return known | backbone_facts(shape)
 
 
 def differences(spec: ExperimentSpec, state_dict: Mapping[str, Tensor]) -> Iterator[Problem]:
@@ -43,16 +38,8 @@ def differences(spec: ExperimentSpec, state_dict: Mapping[str, Tensor]) -> Itera
             found = "not in the checkpoint: it is of task classify"
         yield Problem(where, found, "give a checkpoint of this task, or set task")
         return
-    for key, value in architecture_of(state_dict).items():
-        mine = value_at(spec, key)
-        if mine != value and not (key == "model.backbone.type" and _may_be(mine, value)):
-            yield Problem(key, f"{mine!r} in the spec, {value!r} in the checkpoint", f"set {key}={value}")
-
-
-def _may_be(mine: str, recognised: str) -> bool:
-    """Whether tensors recognised as one backbone may be another: generations of a family share their shapes."""
-    a, b = BACKBONES.get(mine), BACKBONES[recognised]
-    return a is None or (a.family, a.channels) == (b.family, b.channels)
+    shape = {key: tuple(value.shape) for key, value in state_dict.items()}
+    yield from contradictions(spec, architecture_of(state_dict), fitting_backbones(shape))
 
 
 def resized_positions(key: str, table: Tensor, shape: tuple[int, ...]) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The model files that a spec means: to continue from, to begin with, to run. No torch."""
+"""The model files that a spec means: to continue from, to begin with, to run. No torch unless weights are compared."""
 
 from __future__ import annotations
 
@@ -61,11 +61,10 @@ def find_resume(task: Task[Any], spec: Any) -> Path | None:
 
 
 def check_model_files(task: Task[Any], composed: Composed[Any], action: Action) -> Iterator[Problem]:
-    """Model files that an action needs and that are not there."""
+    """Model files that an action needs and that are not there, or that a training could not load."""
     try:
         if action.name == "train":
-            if find_resume(task, composed.spec) is None:
-                yield from task.check_weights(composed.spec)
+            yield from task.check_weights(composed.spec, find_resume(task, composed.spec))
         elif action.model_key:
             find_model(task, composed, action)
     except UserError as error:

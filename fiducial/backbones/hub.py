@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES
 from fiducial.data.remote import is_remote
 from fiducial.data.sources import local_path
-from fiducial.errors import SourceError
+from fiducial.errors import Problem, SourceError
+from fiducial.spec.redact import public_url
 
-__all__ = ["DEFAULT_FILE", "hub_id", "resolve_weights"]
+__all__ = ["DEFAULT_FILE", "KNOWN", "check_weights_source", "hub_id", "local_weights", "resolve_weights"]
 
 log = logging.getLogger("fiducial")
 
 DEFAULT_FILE = "model.safetensors"
 """The file taken from a hub repository when none is named."""
+
+KNOWN = {
+    "nvidia/C-RADIOv2-B": "c_radio_v2_vit_base_patch16_224",
+    "nvidia/C-RADIOv2-L": "c_radio_v2_vit_large_patch16_224",
+    "nvidia/C-RADIOv2-H": "c_radio_v2_vit_huge_patch16_224",
+    "nvidia/C-RADIOv3-B": "c_radio_v3_vit_base_patch16_reg4_dinov2",
+    "nvidia/C-RADIOv3-L": "c_radio_v3_vit_large_patch16_reg4_dinov2",
+    "nvidia/C-RADIOv3-H": "c_radio_v3_vit_huge_patch16_reg4_dinov2",
+}
+"""Hub repositories whose weights are known to be of a backbone."""
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _SHORT = re.compile(rf"({_NAME}/{_NAME})(?::(.+))?")
@@ -35,16 +47,74 @@ def resolve_weights(value: str | Path, *, key: str) -> Path:
     Raises: SourceError when there is nothing or it cannot be had, with what to do about it.
     """
     text = str(value)
-    path = Path(text).expanduser()
-    if path.is_file():
+    if path := _on_this_machine(text):
         return path
-    if (path / DEFAULT_FILE).is_file():  # a clone of a hub repository
-        return path / DEFAULT_FILE
     if found := hub_id(text):
         return _from_hub(*found, key=key)
     if is_remote(text):
         return local_path(text, key=key)
-    _missing(text, path, key)
+    _missing(text, Path(text).expanduser(), key)
+
+
+def local_weights(value: str, *, key: str) -> Path | None:
+    """The same file where it need not be fetched; None where it must be. Nothing is fetched, and nobody is asked.
+
+    Raises: SourceError when ``value`` means a file of this machine that is not there.
+    """
+    if path := _on_this_machine(value):
+        return path
+    if found := hub_id(value):
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            cached = try_to_load_from_cache(*found)
+        except HFValidationError as error:
+            raise SourceError(
+                key, str(error).splitlines()[0], "give a hub repository as hf://owner/name/file"
+            ) from None
+        return Path(cached) if isinstance(cached, str) else None
+    if is_remote(value):
+        return None
+    _missing(value, Path(value).expanduser(), key)
+
+
+def check_weights_source(value: str, backbone: str, *, key: str) -> Iterator[Problem]:
+    """What is to be said of weights that a training must fetch for a backbone, or that are not where they should be."""
+    try:
+        is_here = local_weights(value, key=key) is not None
+    except SourceError as error:
+        yield from error.problems
+        return
+    found = hub_id(value)
+    of = KNOWN.get(found[0]) if found else None
+    if found and of not in (None, backbone):
+        fitting = ", ".join(name for name, of_it in KNOWN.items() if of_it == backbone)
+        fix = f"give {fitting or 'other weights'}, or name the backbone that it holds"
+        yield Problem(key, f"hub repository {found[0]} holds {of}, not {backbone}", fix)
+    elif not is_here:
+        yield _to_fetch(value, found, backbone, key)
+
+
+def _to_fetch(value: str, found: tuple[str, str] | None, backbone: str, key: str) -> Problem:
+    if found is None:
+        told = f"{public_url(value)} is not looked into before it is fetched"
+        return Problem(key, told, "training fetches it, once", "warning")
+    from huggingface_hub import constants
+
+    repository, file = found
+    told = f"{value!r} means file {file} of hub repository {repository}, which is not on this machine"
+    if constants.HF_HUB_OFFLINE:
+        return Problem(key, told, "fetch it once with network access (HF_HUB_OFFLINE unset), or give a local file")
+    if repository not in KNOWN:
+        told += f", nor known to hold {backbone}"
+    return Problem(key, told, f"training downloads it from {constants.ENDPOINT}; a local file must exist", "warning")
+
+
+def _on_this_machine(value: str) -> Path | None:
+    path = Path(value).expanduser()
+    places = (path, path / DEFAULT_FILE)  # a file; a clone of a hub repository
+    return next((place for place in places if place.is_file()), None)
 
 
 def hub_id(value: str) -> tuple[str, str] | None:

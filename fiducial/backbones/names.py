@@ -7,6 +7,7 @@ vector per image, ``(B, D)``. The same name may build different modules for the 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,15 @@ class BackboneInfo:
     """Whether the architecture only takes square inputs."""
     embedding_dim: int | None
     """Width of the embedding; None when it is the last map flattened, so that it depends on the input size."""
+    depth: int
+    """Number of blocks."""
     builder: str
     """``"module:function"``; called as ``function(name, role, image_size=(H, W), **options)``."""
+
+    in_blocks: tuple[str, ...] = ()
+    """Of the layers that some of the family have in their blocks and others have not, those that this one has."""
+    hidden: int | None = None
+    """Rows of the first layer of a block's MLP, where a family of the same names has another kind of MLP."""
 
     def embedding_width(self, height: int, width: int) -> int:
         """Numbers per image that the embedding gives for an input of this size in pixels."""
@@ -45,7 +53,7 @@ class BackboneInfo:
         return self.channels[-1] * (height // self.strides[-1]) * (width // self.strides[-1])
 
 
-def _fan(name: str, width: int) -> BackboneInfo:
+def _fan(name: str, width: int, depth: int) -> BackboneInfo:
     return BackboneInfo(
         name=name,
         family="FAN",
@@ -55,12 +63,22 @@ def _fan(name: str, width: int) -> BackboneInfo:
         embedding_multiple=16,
         square=False,
         embedding_dim=None,
+        depth=depth,
         builder="fiducial.backbones.fan:build",
     )
 
 
 def _vit(
-    name: str, family: str, builder: str, width: int, *, embedding_multiple: int, summary: int = 1
+    name: str,
+    family: str,
+    builder: str,
+    width: int,
+    depth: int,
+    *,
+    embedding_multiple: int,
+    summary: int = 1,
+    in_blocks: tuple[str, ...] = (),
+    hidden: int | None = None,
 ) -> BackboneInfo:
     return BackboneInfo(
         name=name,
@@ -71,32 +89,68 @@ def _vit(
         embedding_multiple=embedding_multiple,
         square=False,
         embedding_dim=summary * width,
+        depth=depth,
         builder=f"fiducial.backbones.{builder}:build",
+        in_blocks=in_blocks,
+        hidden=hidden,
     )
 
 
-def _radio(name: str, width: int, summary: int = 3) -> BackboneInfo:
-    return _vit(f"c_radio_{name}", "C-RADIO", "radio", width, embedding_multiple=16, summary=summary)
+def _radio(name: str, sizes: tuple[int, int], summary: int = 3, in_blocks: tuple[str, ...] = ()) -> BackboneInfo:
+    return _vit(
+        f"c_radio_{name}", "C-RADIO", "radio", *sizes, embedding_multiple=16, summary=summary, in_blocks=in_blocks
+    )
 
+
+_BASE, _LARGE, _HUGE = (768, 12), (1024, 24), (1280, 32)
+_SCALE, _MLP_NORM = ("ls1.gamma",), ("mlp.norm.weight",)
 
 _INFOS = (
-    _fan("fan_tiny_8_p4_hybrid", 192),
-    _fan("fan_small_12_p4_hybrid", 384),
-    _fan("fan_base_16_p4_hybrid", 448),
-    _fan("fan_large_16_p4_hybrid", 480),
-    _vit("vit_large_nvdinov2", "NVDINOv2", "dinov2", 1024, embedding_multiple=14),
-    _radio("p1_vit_huge_patch16_224_mlpnorm", 1280),
-    _radio("p2_vit_huge_patch16_224_mlpnorm", 1280, summary=4),
-    _radio("p3_vit_huge_patch16_224_mlpnorm", 1280),
-    _radio("v2_vit_base_patch16_224", 768),
-    _radio("v2_vit_large_patch16_224", 1024),
-    _radio("v2_vit_huge_patch16_224", 1280),
-    _radio("v3_vit_base_patch16_reg4_dinov2", 768),
-    _radio("v3_vit_large_patch16_reg4_dinov2", 1024),
-    _radio("v3_vit_huge_patch16_reg4_dinov2", 1280),
+    _fan("fan_tiny_8_p4_hybrid", 192, 8),
+    _fan("fan_small_12_p4_hybrid", 384, 10),
+    _fan("fan_base_16_p4_hybrid", 448, 16),
+    _fan("fan_large_16_p4_hybrid", 480, 22),
+    _vit("vit_large_nvdinov2", "NVDINOv2", "dinov2", *_LARGE, embedding_multiple=14, in_blocks=_SCALE, hidden=5472),
+    _radio("p1_vit_huge_patch16_224_mlpnorm", _HUGE, in_blocks=_MLP_NORM),
+    _radio("p2_vit_huge_patch16_224_mlpnorm", _HUGE, summary=4, in_blocks=_MLP_NORM),
+    _radio("p3_vit_huge_patch16_224_mlpnorm", _HUGE, in_blocks=_MLP_NORM),
+    _radio("v2_vit_base_patch16_224", _BASE),
+    _radio("v2_vit_large_patch16_224", _LARGE),
+    _radio("v2_vit_huge_patch16_224", _HUGE),
+    _radio("v3_vit_base_patch16_reg4_dinov2", _BASE, in_blocks=_SCALE),
+    _radio("v3_vit_large_patch16_reg4_dinov2", _LARGE, in_blocks=_SCALE),
+    _radio("v3_vit_huge_patch16_reg4_dinov2", _HUGE),
 )
 
 BACKBONES: dict[str, BackboneInfo] = {info.name: info for info in _INFOS}
+
+
+_MARKS = {"FAN": "patch_embed.backbone.stem.0.weight", "C-RADIO": "patch_generator.embedder.weight"}
+"""Tensors by whose names a family is told; what has none of them is a plain ViT."""
+_FIRST = "blocks.0.norm1.weight"
+
+
+def backbones_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """The backbones that tensors of these names and shapes can be of: of the same family, width, depth and blocks.
+
+    Before the names of a ViT within a backbone anything may stand (``radio.radio.model.``). Several fit where
+    generations of a family differ in nothing but their values.
+    """
+    first = next((key for key in shapes if f".{key}".endswith(f".{_FIRST}")), None)
+    if first is None:
+        return ()
+    stem = first.removesuffix(_FIRST)
+    family = next((name for name, mark in _MARKS.items() if stem + mark in shapes), "NVDINOv2")
+    depth = len({key.removeprefix(stem).split(".")[1] for key in shapes if key.startswith(f"{stem}blocks.")})
+    hidden = shapes.get(f"{stem}blocks.0.mlp.fc1.weight", (None,))[0]
+    width = shapes[first][0] if shapes[first] else 0
+    return tuple(
+        info.name
+        for info in BACKBONES.values()
+        if (info.family, info.channels[-1], info.depth) == (family, width, depth)
+        and info.hidden in (None, hidden)
+        and all((f"{stem}blocks.0.{layer}" in shapes) == (layer in info.in_blocks) for layer in (*_SCALE, *_MLP_NORM))
+    )
 
 
 def backbone_info(name: str) -> BackboneInfo:

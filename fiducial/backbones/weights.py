@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from fiducial.backbones import dinov2, radio
 from fiducial.backbones.hub import resolve_weights
-from fiducial.backbones.names import BackboneInfo, backbone_info
+from fiducial.backbones.names import BACKBONES, BackboneInfo, backbone_info, backbones_of
 from fiducial.backbones.vit import resize_table, table_side
 from fiducial.backbones.vit_adapter import ADAPTER_PARTS
-from fiducial.checkpoints.keys import KeyMap, backbone_keys, family_of, unwrapped
-from fiducial.checkpoints.loading import LoadReport, load_into
+from fiducial.checkpoints.keys import KeyMap, backbone_keys, family_of
+from fiducial.checkpoints.loading import LoadReport, is_shapes_alone, load_into
 from fiducial.checkpoints.reading import read
 from fiducial.errors import CheckpointError
 from fiducial.spec.redact import redact_text
@@ -64,13 +64,14 @@ def adapt_state_dict(
     Raises: CheckpointError when the file is of another family, or has no position table or patch embedding.
     """
     info = backbone_info(name)
-    tensors = backbone_keys(unwrapped(state_dict), tao_model=tao_model)
+    tensors = backbone_keys(state_dict, tao_model=tao_model)
     found = family_of(tensors)
     if found != family_of(()) and info.family not in found:
+        has_one = any(known.family in found for known in BACKBONES.values())
         raise CheckpointError(
             where,
             f"a file of {found}, but {name} is {info.family}",
-            f"give a file of {info.family}, or name the backbone that the file holds",
+            f"give a file of {info.family}" + (", or name the backbone that the file holds" if has_one else ""),
         )
     try:
         if info.family == "C-RADIO":
@@ -95,6 +96,7 @@ def load_backbone(
 ) -> LoadReport:
     """Loads pretrained weights into a module that ``build_pyramid`` or ``build_embedding`` made for ``image_size``.
 
+    A module on torch's device ``meta`` is only compared with the file.
     ``source`` is what the spec key ``key`` may hold (see :func:`fiducial.backbones.hub.resolve_weights`), or a state
     dict. What a bare backbone's file cannot have (adapter, FAN's downsampling) may be missing and keeps its values.
     Raises: CheckpointError when the file cannot be read, is of another family or size, or less than 90 % of the
@@ -105,10 +107,11 @@ def load_backbone(
     allow = ("learnable_downsample.*", *(f"{part}*" for part in ADAPTER_PARTS)) if role == "pyramid" else ()
     if isinstance(source, Mapping):
         adapted = adapt_state_dict(name, role, source, image_size, where=key)
-        _require_place_for_blocks(adapted, module, name, key)
-        report = load_into(module, adapted, what=what, allow=allow, explain=_other_sizes)
+        _check_fit(adapted, module, name, key)
+        report = load_into(module, adapted, what=what, allow=allow)
     else:
-        checkpoint = read(resolve_weights(source, key=key), key=encryption_key, where=key)
+        device = "meta" if is_shapes_alone(module) else "cpu"
+        checkpoint = read(resolve_weights(source, key=key), device=device, key=encryption_key, where=key)
         adapted = adapt_state_dict(
             name,
             role,
@@ -117,10 +120,10 @@ def load_backbone(
             tao_model=checkpoint.meta.get("tao_model"),
             where=str(checkpoint.path),
         )
-        _require_place_for_blocks(adapted, module, name, str(checkpoint.path))
-        found = dataclasses.replace(checkpoint, state_dict=adapted)
-        report = load_into(module, found, what=what, allow=allow, explain=_other_sizes)
-    log.log(logging.WARNING if report.missing else logging.INFO, "%s", report.summary())
+        _check_fit(adapted, module, name, str(checkpoint.path))
+        report = load_into(module, dataclasses.replace(checkpoint, state_dict=adapted), what=what, allow=allow)
+    if not is_shapes_alone(module):
+        log.log(logging.WARNING if report.missing else logging.INFO, "%s", report.summary())
     return report
 
 
@@ -163,24 +166,11 @@ def _adapt_dinov2(
     adapted = {key: tensor for key, tensor in tensors.items() if not key.startswith(("mask_token", "head."))}
     table, kernel = "pos_embed", "patch_embed.proj.weight"
     _require(adapted, (table, kernel), info, where)
-    _refuse_plain_mlp(adapted, info, where)
     pyramid = role == "pyramid"
     grid = dinov2.pyramid_grid(image_size) if pyramid else dinov2.EMBEDDING_GRID
     adapted[table] = dinov2.resized_positions(adapted[table], (grid, grid))
     adapted[kernel] = resize_patch_kernel(adapted[kernel], dinov2.PYRAMID_PATCH if pyramid else dinov2.EMBEDDING_PATCH)
     return adapted
-
-
-def _refuse_plain_mlp(tensors: Mapping[str, Tensor], info: BackboneInfo, where: str) -> None:
-    """Meta's DINOv2 has the names of NVIDIA's, but another MLP in every block."""
-    hidden = tensors.get("blocks.0.mlp.fc1.weight")
-    if hidden is not None and hidden.ndim == 2 and hidden.shape[0] == 4 * hidden.shape[1]:
-        found = f"blocks with a plain MLP of {hidden.shape[0]}, as in Meta's DINOv2; {info.name} has SwiGLU"
-        raise CheckpointError(where, found, "give NVIDIA's NVDINOv2 file; Meta's weights do not fit this backbone")
-
-
-def _other_sizes(key: str, wanted: tuple[int, ...] | None, given: tuple[int, ...] | None) -> str:
-    return "name the backbone that the file holds, or give a file of this one"
 
 
 def resize_patch_kernel(kernel_C3PP: Tensor, patch: int, *, align_corners: bool = False) -> Tensor:
@@ -191,16 +181,35 @@ def resize_patch_kernel(kernel_C3PP: Tensor, patch: int, *, align_corners: bool 
     return resized.to(kernel_C3PP.dtype)
 
 
-def _require_place_for_blocks(tensors: Mapping[str, Tensor], module: nn.Module, name: str, where: str) -> None:
-    """A deeper network than the module, or one whose blocks do more, would lose what it has learned."""
-    wanted = module.state_dict().keys()
+def _check_fit(tensors: Mapping[str, Tensor], module: nn.Module, name: str, where: str) -> None:
+    """Another network of the family would be told of by every tensor; a deeper one would lose what it has learned."""
+    wanted = module.state_dict()
     spare = [key for key in tensors if "blocks" in key.split(".") and key not in wanted]
+    other = [key for key in tensors if key in wanted and tensors[key].shape != wanted[key].shape]
+    found = []
     if spare:
-        raise CheckpointError(
-            where,
-            f"{len(spare)} tensors of the file's blocks are not in {name}: {', '.join(spare[:3])}, …",
-            "name the backbone that the file holds",
-        )
+        found.append(f"{len(spare)} tensors of the file's blocks are not in {name}: {', '.join(spare[:3])}, …")
+    if other:
+        first = other[0]
+        sizes = f"{list(tensors[first].shape)} in the file, {list(wanted[first].shape)} in the model"
+        found.append(f"{len(other)} tensors have other sizes than in {name}: {first} is {sizes}")
+    if found:
+        cause, fix = _cause({key: tuple(tensor.shape) for key, tensor in tensors.items()}, name)
+        raise CheckpointError(where, "; ".join((*cause, *found)), fix)
+
+
+def _cause(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[tuple[str, ...], str]:
+    """What a file is that does not fit the backbone ``name``, where that can be told, and what to do."""
+    if fitting := [other for other in backbones_of(shapes) if other != name]:
+        names = " or ".join(fitting)
+        return (f"the file holds {names}",), f"name that backbone, or give a file of {name}"
+    fix = f"give a file of {name}"
+    hidden, inner = (shapes.get(f"blocks.0.mlp.{key}.weight", ()) for key in ("fc1", "fc2"))
+    is_plain = len(hidden) == len(inner) == 2 and hidden[0] == inner[1]
+    if backbone_info(name).family == "NVDINOv2" and (is_plain or "blocks.0.mlp.w12.weight" in shapes):
+        cause = "the file is a DINOv2 as Meta publishes it; NVIDIA's has another MLP (gated, 5472 wide)"
+        return (cause,), f"{fix}, such as NVIDIA's NV_DINOV2_518; no backbone here takes Meta's"
+    return (), fix
 
 
 def _require(tensors: Mapping[str, Tensor], keys: tuple[str, ...], info: BackboneInfo, where: str) -> None:

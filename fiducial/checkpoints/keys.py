@@ -64,15 +64,24 @@ class KeyMap:
         return key
 
 
-_COMPILED, _PARALLEL = "_orig_mod.", "module."
-"""What torch.compile and DistributedDataParallel put into the names of the tensors that they wrap."""
+_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+_COUNT_OF_AVERAGE = "n_averaged"
 
 
 def unwrapped(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """The names that the tensors had before a wrapper put its own before or into them."""
-    names = {key: key.replace(_COMPILED, "") for key in state_dict}
-    while names and all(name.startswith(_PARALLEL) for name in names.values()):
-        names = {key: name.removeprefix(_PARALLEL) for key, name in names.items()}
+    """The tensors under the names of the model's own modules, without those of what was wrapped around it.
+
+    ``torch.compile``, sharded training and activation checkpointing put ``_orig_mod.`` and the like anywhere; data
+    parallel training and averaged models ``module.`` before every name, or after ``model.``. Where two names would
+    become one nothing is changed.
+    """
+    names = {key: ".".join(part for part in key.split(".") if part not in _WRAPPERS) for key in state_dict}
+    for prefix, inner in (("module.", ""), ("model.module.", "model."), ("module.", "")):
+        below = [key for key, name in names.items() if name.startswith(inner) and name != _COUNT_OF_AVERAGE]
+        if all(names[key].startswith(prefix) for key in below):
+            names |= {key: inner + names[key].removeprefix(prefix) for key in below}
+    if len(set(names.values())) < len(names):
+        return dict(state_dict)
     return {names[key]: value for key, value in state_dict.items()}
 
 
@@ -97,6 +106,7 @@ def backbone_keys(
     Where two names become one, the later wins. Beyond TAO: of a file with ``teacher.`` and ``student.`` names the
     preferred side is taken, and of a whole network that is known (:class:`Family`) the backbone.
     """
+    state_dict = unwrapped(state_dict)
     if tao_model == "classification":
         return {key.removeprefix("model."): value for key, value in state_dict.items()}
     tensors = _one_side(state_dict, prefer)

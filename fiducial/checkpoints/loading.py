@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fiducial.checkpoints.keys import KeyMap, family_of, translate
 from fiducial.checkpoints.reading import Checkpoint
-from fiducial.errors import CheckpointError, Problem
+from fiducial.errors import CheckpointError, Problem, one_line
 
 Shape = tuple[int, ...]
 Explain = Callable[[str, Shape | None, Shape | None], str]
@@ -77,6 +77,8 @@ def load_into(
 ) -> LoadReport:
     """Copies the tensors that fit from ``source`` into ``module``; nothing is copied when this raises.
 
+    Into a module on torch's device ``meta`` nothing can be copied: then this tells what would be.
+
     ``key_maps`` rename a foreign layout first. ``allow`` and ``size_dependent`` are patterns of names
     (``decoder.*``): of tensors that may be missing or unused, and of tensors that may have another size and then keep
     their values. ``adapt`` may make a tensor of another size fit. ``strict``: no other difference at all is accepted,
@@ -113,12 +115,17 @@ def load_into(
             + (f"; not in the file: {_some(missing)}" if missing else "")
             + (f"; not in the model: {_some(unexpected)}" if unexpected else "")
             + "".join(f"; {_sizes(key, wanted, given)}" for key in sorted(wrong)[:1]),
-            f"give a file of {family_of(wanted)}, or set the model in the spec to what the file holds",
+            f"give a file of {family_of(wanted)}"
+            + ("" if family_of(given) == family_of(()) else ", or set the model in the spec to what the file holds"),
         )
     differing = [*sorted(wrong), *(missing + unexpected if strict else [])]
     if differing:
-        raise CheckpointError.of(_difference(where, key, wanted, given, explain) for key in differing)
-    module.load_state_dict(fitting, strict=False)
+        fix = "use the spec that the file was trained with"
+        beside = source.path.resolve().parent / "experiment.yaml" if isinstance(source, Checkpoint) else None
+        fix += f": {beside}" if beside and beside.is_file() else ""
+        raise CheckpointError.of(_difference(where, key, wanted, given, explain, fix) for key in differing)
+    if not is_shapes_alone(module):
+        module.load_state_dict(fitting, strict=False)
     return LoadReport(
         what=what,
         wanted=len(needed),
@@ -131,8 +138,13 @@ def load_into(
     )
 
 
+def is_shapes_alone(module: nn.Module) -> bool:
+    """Whether a module was built on torch's device ``meta``: its tensors have no content."""
+    return any(parameter.is_meta for parameter in module.parameters())
+
+
 def _difference(
-    where: str, key: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], explain: Explain | None
+    where: str, key: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], explain: Explain | None, fix: str
 ) -> Problem:
     want, got = (tuple(side[key].shape) if key in side else None for side in (wanted, given))
     if want is None:
@@ -142,11 +154,11 @@ def _difference(
     else:
         found = _sizes(key, wanted, given)
     reason = explain(key, want, got) if explain else ""
-    return Problem(where, found, reason or "use the spec that the file was trained with (experiment.yaml beside it)")
+    return Problem(where, found, reason or fix)
 
 
 def _sizes(key: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    return f"{key} is {list(given[key].shape)} in the file, {list(wanted[key].shape)} in the model"
+    return f"{one_line(key, 100)} is {list(given[key].shape)} in the file, {list(wanted[key].shape)} in the model"
 
 
 def _among(key: str, patterns: tuple[str, ...]) -> bool:
@@ -159,4 +171,4 @@ def _ignorable(key: str, allow: tuple[str, ...]) -> bool:
 
 def _some(names: Iterable[str]) -> str:
     listed = list(names)
-    return ", ".join(listed[:_NAMED]) + (", …" if len(listed) > _NAMED else "")
+    return ", ".join(one_line(name, 100) for name in listed[:_NAMED]) + (", …" if len(listed) > _NAMED else "")

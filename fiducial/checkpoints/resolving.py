@@ -107,7 +107,7 @@ def _problem(path: Path) -> tuple[str, str] | None:
     try:
         if path.stat() and path.is_dir():
             return f"{path} is a folder", _suggestion(path / path.name)
-        return None
+        return None if path.is_file() else (f"{path} is a device or a pipe, not a file", _suggestion(path))
     except OSError as error:
         if error.errno == errno.ELOOP:
             return f"{path} is a link to itself", f"delete it; {_suggestion(path)}"

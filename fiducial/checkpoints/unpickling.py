@@ -1,9 +1,7 @@
-"""Reading a pickle without running anything that it names.
+"""Reading a pickle without running anything that it names, and without more memory than a file of its size needs.
 
-A pickle is a program: it names globals, calls them and hands them state. Here a global is never looked up. Every name
-becomes a :class:`Name`, an opaque mark; calling a mark runs one of the few functions of this file (tensors, arrays,
-plain containers), or makes an :class:`Inert` (classes of the known libraries: their data is kept, their code is not
-there), or is refused. State is only taken by objects of this file. So no chain of allowed calls leads outside.
+A pickle is a program: it names globals, calls them and hands them state. Here every global becomes a stand-in (see
+:mod:`fiducial.checkpoints.stand_ins`), and only they take state. So no chain of allowed calls leads outside.
 """
 
 from __future__ import annotations
@@ -11,208 +9,69 @@ from __future__ import annotations
 import io
 import mmap
 import pickle
-import re
 import struct
 import zipfile
+import zlib
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath, PureWindowsPath
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 
-INERT_MODULES = (
-    *("omegaconf", "pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "torchmetrics"),
-    *("pytorch_metric_learning", "torch.optim", "pathlib", "argparse", "datetime", "enum", "typing"),
+from fiducial.checkpoints.budget import OBJECT_BYTES, Budget, TooMuchError, inflated_limit, size_on_disk
+from fiducial.checkpoints.plain import DEEPEST
+from fiducial.checkpoints.stand_ins import (
+    DTYPES,
+    LOAD_FROM_BYTES,
+    NAMES,
+    STORAGES,
+    Array,
+    DType,
+    Inert,
+    Name,
+    RefusedGlobalError,
+    Storage,
 )
-"""Modules (with everything below them) whose classes become plain data; TAO's ``nvidia_tao_*`` come on top."""
 
-_INERT_BUILTINS = frozenset(("object", "int", "float", "str", "bool", "bytes", "dict", "list", "tuple"))
-_ROOT_OF_TAO = "nvidia_tao_"
+__all__ = ["load_stream", "load_zip"]
+
 _MAGIC = 0x1950A86A20F9469CFC6C  # first value of a file that torch.save wrote before the zip format
+_LONGEST_LINE = 4096
+_LONGEST_INTEGER = 256  # bytes: longer ones cannot be printed
+Mapped = mmap.mmap | io.BytesIO
+"""A whole file: reading from it never makes more room than there are bytes."""
 
 
-class RefusedGlobalError(Exception):
-    """The file names something outside the allowed list; ``args[0]`` is that name."""
+class _Opcodes(dict[int, Callable[[Any], None]]):
+    """The dispatch table of an unpickler, where every opcode has its price."""
+
+    def __init__(self, table: dict[int, Callable[[Any], None]], budget: Budget) -> None:
+        super().__init__(table)
+        self._spend = budget.spend
+
+    def __getitem__(self, code: int) -> Callable[[Any], None]:
+        self._spend(OBJECT_BYTES)
+        return super().__getitem__(code)
 
 
-@dataclass(frozen=True)
-class Name:
-    """What a pickle gets for a global: its name, and what a call of it does here (None: an :class:`Inert`)."""
+class _Paid:
+    """A file whose bytes have their price."""
 
-    name: str
-    make: Callable[..., Any] | None = None
+    def __init__(self, file: Mapped, budget: Budget) -> None:
+        self._file, self._size, self._budget = file, _size(file), budget
 
-    def __call__(self, *args: Any) -> Any:
-        return self.make(*args) if self.make else Inert(self.name, args)
+    def read(self, count: int) -> bytes:
+        if count > OBJECT_BYTES:  # less is in the price of the opcode
+            self._budget.spend(min(count, self._size))
+        return self._file.read(count)
 
-
-@dataclass(eq=False)
-class Inert:
-    """The data of an object whose class is not loaded: arguments, state, list items, dict pairs."""
-
-    name: str
-    args: tuple[Any, ...] = ()
-    state: dict[Any, Any] = field(default_factory=dict)
-    items: list[Any] = field(default_factory=list)
-    pairs: dict[Any, Any] = field(default_factory=dict)
-
-    def append(self, item: Any) -> None:
-        self.items.append(item)
-
-    add = append
-
-    def extend(self, items: Iterable[Any]) -> None:
-        self.items.extend(items)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.pairs[key] = value
-
-    def set_state(self, state: Any) -> None:
-        for part in state if isinstance(state, tuple) else (state,):  # (attributes, slots) or attributes alone
-            if isinstance(part, dict):
-                self.state.update(part)
-            elif part is not None:
-                self.items.append(part)
-
-
-@dataclass(eq=False)
-class _DType:
-    code: str
-
-    def set_state(self, state: Any) -> None:
-        if state[1] in ("<", ">"):
-            self.code = state[1] + self.code.lstrip("<>=|")
-
-    def numpy(self) -> np.dtype[Any]:
-        return np.dtype(self.code)
-
-
-@dataclass(eq=False)
-class _Array:
-    state: tuple[Any, ...] | None = None
-
-    def set_state(self, state: Any) -> None:
-        self.state = state
-
-    def value(self) -> Any:
-        if self.state is None:
-            return None
-        _, shape, dtype, fortran, data = self.state
-        return data if isinstance(data, list) else _from_buffer(data, dtype, shape, "F" if fortran else "C")
-
-
-@dataclass(frozen=True)
-class _Storage:
-    bytes: torch.UntypedStorage
-    dtype: torch.dtype
-
-
-def _dtype(code: Any, *_: Any) -> _DType:
-    if not (isinstance(code, str) and re.fullmatch(r"[<>=|]?[?biufcSUO]\d*", code)):
-        raise ValueError(f"array type {code!r}")
-    return _DType(code)
-
-
-def _from_buffer(data: Any, dtype: _DType, shape: Any, order: Any) -> np.ndarray[Any, Any]:
-    if dtype.numpy().hasobject:
-        raise ValueError("array of objects as bytes")
-    raw = data.encode("latin1") if isinstance(data, str) else data
-    return np.frombuffer(raw, dtype.numpy()).reshape(shape, order=order).copy()
-
-
-def _scalar(dtype: _DType, data: Any) -> Any:
-    return _from_buffer(data, dtype, (), "C").item()
-
-
-def _reconstruct(kind: Any, *_: Any) -> _Array:
-    if kind != _NAMES["numpy.ndarray"]:
-        raise RefusedGlobalError(f"numpy array of type {getattr(kind, 'name', kind)}")
-    return _Array()
-
-
-def _encode(text: str, codec: str = "") -> bytes:
-    if codec not in ("latin1", "latin-1"):
-        raise RefusedGlobalError(f"_codecs.encode with {codec!r}")
-    return text.encode("latin1")
-
-
-def _bytearray(data: Any = b"", codec: str = "") -> bytearray:
-    return bytearray(_encode(data, codec) if isinstance(data, str) else memoryview(data))
-
-
-def _old_style(kind: Name, base: Name, state: Any) -> Inert:
-    if not isinstance(kind, Name) or kind.make or base.name not in {f"builtins.{name}" for name in _INERT_BUILTINS}:
-        raise RefusedGlobalError(f"copyreg._reconstructor of {getattr(kind, 'name', kind)}")
-    return Inert(kind.name, () if state is None else (state,))
-
-
-def _tensor(storage: _Storage, offset: int, size: Any, stride: Any, *_: Any) -> torch.Tensor:
-    return torch.empty(0, dtype=storage.dtype).set_(storage.bytes, offset, tuple(size), tuple(stride))  # bounds-checked
-
-
-def _tensor_v3(storage: _Storage, offset: int, size: Any, stride: Any, _: Any, __: Any, dtype: Any, *___: Any) -> Any:
-    return _tensor(_Storage(storage.bytes, dtype), offset, size, stride)
-
-
-def _tensor_of_type(rebuild: Name, _type: Any, args: Any, _state: Any) -> Any:
-    if not (isinstance(rebuild, Name) and rebuild.name.startswith("torch._utils._rebuild_")):
-        raise RefusedGlobalError(f"torch._tensor._rebuild_from_type_v2 of {rebuild}")
-    return rebuild(*args)
-
-
-_DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-_STORAGES: dict[str, torch.dtype] = {
-    f"torch.{kind}Storage": dtype
-    for kind, dtype in {
-        **{"Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16},
-        **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8},
-        **{"Bool": torch.bool, "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128},
-    }.items()
-} | {"torch.storage.UntypedStorage": torch.uint8}
-
-_CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": dict,
-    "collections.Counter": Counter,
-    "collections.defaultdict": lambda _factory=None, *args: dict(*args),
-    "collections.deque": lambda items=(), *_: list(items),
-    "builtins.set": set,
-    "builtins.frozenset": frozenset,
-    "builtins.complex": complex,
-    "builtins.bytearray": _bytearray,
-    "_codecs.encode": _encode,
-    "copyreg._reconstructor": _old_style,
-    "torch.Size": lambda size=(): tuple(size),
-    "torch.device": lambda kind, index=None: kind if index is None else f"{kind}:{index}",
-    "torch.torch_version.TorchVersion": lambda *args: args[0] if args else "",
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_v3,
-    "torch._utils._rebuild_parameter": lambda data, *_: data,
-    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-    "torch._tensor._rebuild_from_type_v2": _tensor_of_type,
-    "torch.storage._load_from_bytes": lambda data: _load_stream(io.BytesIO(data)),
-    "numpy.dtype": _dtype,
-}
-for _numpy in ("numpy.core", "numpy._core"):  # the module moved in numpy 2
-    _CALLS |= {
-        f"{_numpy}.multiarray._reconstruct": _reconstruct,
-        f"{_numpy}.multiarray.scalar": _scalar,
-        f"{_numpy}.numeric._frombuffer": _from_buffer,
-    }
-_TYPES = ("numpy.ndarray", "torch.Tensor", "torch.nn.parameter.Parameter", *_STORAGES)
-_NAMES = {name: Name(name, make) for name, make in _CALLS.items()} | {
-    name: Name(name) for name in (*_TYPES, *(f"builtins.{name}" for name in _INERT_BUILTINS))
-}
-
-
-def _is_inert(module: str) -> bool:
-    return module.startswith(_ROOT_OF_TAO) or any(
-        module == known or module.startswith(known + ".") for known in INERT_MODULES
-    )
+    def readline(self) -> bytes:
+        start = self._file.tell()
+        line, end, _ = self._file.read(_LONGEST_LINE).partition(b"\n")
+        if not end:
+            raise ValueError("a name without an end")
+        self._file.seek(start + len(line) + len(end))
+        return line + end
 
 
 _PythonUnpickler: Any = pickle._Unpickler  # the one written in Python: what its opcodes do can be replaced
@@ -221,41 +80,60 @@ _PythonUnpickler: Any = pickle._Unpickler  # the one written in Python: what its
 class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
     dispatch = dict(_PythonUnpickler.dispatch)
 
-    def __init__(self, file: BinaryIO, storage_of: Callable[[Any], _Storage], foreign: set[str]) -> None:
+    def __init__(self, file: Mapped, storage_of: Callable[[Any], Storage], foreign: set[str], budget: Budget) -> None:
         super().__init__(file, encoding="latin1")
-        self.storage_of, self.foreign = storage_of, foreign
+        self.storage_of, self.foreign, self.budget = storage_of, foreign, budget
+        self.dispatch = _Opcodes(type(self).dispatch, budget)
+        paid = _Paid(file, budget)
+        self._file_read, self._file_readline = paid.read, paid.readline
+        self._depths: dict[int, int] = {}  # of tuples, by id: tuples within tuples
 
     def find_class(self, module: str, name: str) -> Any:
         if self.proto < 3:  # which writes the names of Python 2
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         full = f"{module}.{name}".replace("torch.cuda.", "torch.")  # storages of a GPU
-        if full in _DTYPES:
-            return _DTYPES[full]
-        if full in _NAMES:
-            return _NAMES[full]
-        if not _is_inert(module):
-            raise RefusedGlobalError(full)
+        if full in DTYPES:
+            return DTYPES[full]
+        if full in NAMES:
+            return NAMES[full]
         self.foreign.add(full)
         return Name(full)
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> Storage:
         return self.storage_of(pid)
 
     def get_extension(self, code: int) -> None:
         raise RefusedGlobalError(f"extension {code}")
 
+    def _call(self, kind: Any, args: tuple[Any, ...]) -> Any:
+        if not isinstance(kind, Name):
+            raise RefusedGlobalError(f"call of {type(kind).__name__}")
+        self._pay(*args)
+        if kind.name == LOAD_FROM_BYTES:
+            return _load_stream(io.BytesIO(*args), self.foreign, self.budget)
+        return kind(*args)
+
+    def _pay(self, *things: Any) -> None:
+        """Charge for what may be copied."""
+        for thing in things:
+            if isinstance(thing, str | bytes | bytearray):
+                self.budget.spend(len(thing))
+            elif isinstance(thing, dict | list | tuple | set | frozenset):
+                self.budget.spend(OBJECT_BYTES * len(thing))
+
     def _instantiate(self, kind: Any, args: Any) -> None:
-        self.append(_call(kind, args))
+        self.append(self._call(kind, tuple(args)))
 
     def load_reduce(self) -> None:
         args = self.stack.pop()
-        self.stack[-1] = _call(self.stack[-1], args)
+        self.stack[-1] = self._call(self.stack[-1], tuple(args))
 
     def load_newobj_ex(self) -> None:
         kwargs = self.stack.pop()
         self.load_reduce()
         made = self.stack[-1]
         if isinstance(made, Inert):
+            self._pay(kwargs)
             made.set_state(kwargs)
         elif kwargs:
             raise RefusedGlobalError("call with keywords")
@@ -263,31 +141,93 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
     def load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
-        if isinstance(target, Inert | _DType | _Array):
+        if isinstance(target, Inert | DType | Array):
+            self._pay(*(state if isinstance(state, tuple) else (state,)))
             target.set_state(state)
         elif not isinstance(target, dict | torch.Tensor):  # theirs is metadata and hooks: left out
             raise RefusedGlobalError(f"state for {getattr(target, 'name', type(target).__name__)}")
+
+    def load_long4(self) -> None:
+        (length,) = struct.unpack("<i", self.read(4))
+        if not 0 <= length <= _LONGEST_INTEGER:
+            raise TooMuchError("a number of more digits than can be printed")
+        self.append(pickle.decode_long(self.read(length)))
+
+    def load_bytearray8(self) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    def _target(self, kind: type[Any]) -> Any:
+        """What the next items go into: a container, never a tensor, which would run its own code."""
+        target = self.stack[-1]
+        if not isinstance(target, kind | Inert):
+            raise ValueError(f"items for {getattr(target, 'name', type(target).__name__)}")
+        return target
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._target(dict)[key] = value
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        target = self._target(dict)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[key] = value
+
+    def load_append(self) -> None:
+        item = self.stack.pop()
+        self._target(list).extend((item,))
+
+    def load_appends(self) -> None:
+        items = self.pop_mark()
+        self._target(list).extend(items)
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        target = self._target(set)
+        (target.extend if isinstance(target, Inert) else target.update)(items)
+
+    def _checked_tuple(self) -> None:
+        """The tuple that was just made may be a key, and the hash of deep ones would overflow the stack of C."""
+        made = self.stack[-1]
+        depth = 1 + max((self._depths.get(id(part), 0) for part in made if isinstance(part, tuple)), default=0)
+        if depth > DEEPEST:
+            raise TooMuchError(f"more than {DEEPEST} tuples are inside one another")
+        self._depths[id(made)] = depth
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_reduce
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.APPEND[0]] = load_append
+    dispatch[pickle.APPENDS[0]] = load_appends
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+    dispatch[pickle.LONG4[0]] = load_long4
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 
-def _call(kind: Any, args: Any) -> Any:
-    if not isinstance(kind, Name):
-        raise RefusedGlobalError(f"call of {type(kind).__name__}")
-    return kind(*args)
+def _followed_by_check(load: Callable[[Any], None]) -> Callable[[_Unpickler], None]:
+    def loaded(unpickler: _Unpickler) -> None:
+        load(unpickler)
+        unpickler._checked_tuple()
+
+    return loaded
 
 
-def _no_storage(pid: Any) -> _Storage:
-    raise ValueError(f"storage {pid!r} outside a torch file")
+for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+    _Unpickler.dispatch[_code[0]] = _followed_by_check(_PythonUnpickler.dispatch[_code[0]])
+
+
+def _no_storage(pid: Any) -> Storage:
+    raise ValueError("a tensor's storage outside a torch file")
 
 
 def _storage_kind(kind: Any) -> torch.dtype:
-    if not isinstance(kind, Name) or kind.name not in _STORAGES:
-        raise RefusedGlobalError(f"storage type {getattr(kind, 'name', kind)}")
-    return _STORAGES[kind.name]
+    if not isinstance(kind, Name) or kind.name not in STORAGES:
+        raise RefusedGlobalError(f"storage type {getattr(kind, 'name', type(kind).__name__)}")
+    return STORAGES[kind.name]
 
 
 def _untyped(buffer: Any, offset: int, count: int) -> torch.UntypedStorage:
@@ -296,72 +236,120 @@ def _untyped(buffer: Any, offset: int, count: int) -> torch.UntypedStorage:
     return torch.frombuffer(buffer, dtype=torch.uint8, offset=offset, count=count).untyped_storage()
 
 
-def load_zip(file: BinaryIO, foreign: set[str] | None = None) -> Any:
-    """The object of a zip file of ``torch.save``; storages are views into a copy-on-write map of a real file.
+class _Zip:
+    """The members of a zip file of ``torch.save``, by their names below its root."""
 
-    Raises: RefusedGlobalError; anything else when the file is damaged.
+    def __init__(self, file: BinaryIO) -> None:
+        self.archive = zipfile.ZipFile(file)
+        if isinstance(file, io.BytesIO):
+            self.bytes: Any = bytearray(file.getvalue())
+            self.size = len(self.bytes)
+        else:
+            self.bytes = _mapped(file, mmap.ACCESS_COPY)
+            self.size = size_on_disk(file.fileno())
+        self.members = {name.split("/", 1)[-1]: self.archive.getinfo(name) for name in self.archive.namelist()}
+        grown = sum(m.file_size for m in self.members.values() if m.compress_type != zipfile.ZIP_STORED)
+        if grown > inflated_limit(self.size):
+            raise TooMuchError(f"its members grow to {grown / 2**20:,.0f} MiB when they are unpacked")
+
+    def place(self, name: str) -> tuple[Any, int, int]:
+        """A buffer, and where in it the member begins and how long it is."""
+        member = self.members[name]
+        if member.compress_type == zipfile.ZIP_DEFLATED:
+            content = bytearray(self.archive.read(member))
+            return content, 0, len(content)
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} is compressed in a way that torch does not know")
+        names = struct.unpack_from("<HH", self.bytes, member.header_offset + 26)  # of the local header, 30 bytes
+        start = member.header_offset + 30 + sum(names)
+        if start + member.file_size > len(self.bytes):
+            raise EOFError(f"the file ends inside {name}")
+        return self.bytes, start, member.file_size
+
+    def content(self, name: str) -> bytes:
+        """Raises: ValueError when the checksum differs; torch can leave it out, and then it is 0."""
+        buffer, start, size = self.place(name)
+        content = bytes(memoryview(buffer)[start : start + size])
+        if self.members[name].CRC not in (0, zlib.crc32(content)):
+            raise ValueError(f"wrong checksum of {name}")
+        return content
+
+
+def load_zip(file: BinaryIO, foreign: set[str], *, copy: bool = False) -> Any:
+    """The object of a zip file of ``torch.save``.
+
+    Storages are views into a copy-on-write map of a real file, or with ``copy`` their own.
+
+    Raises: RefusedGlobalError, TooMuchError; anything else when the file is damaged.
     """
-    buffer = (
-        bytearray(file.getvalue())
-        if isinstance(file, io.BytesIO)
-        else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    )
-    with zipfile.ZipFile(file) as archive:
-        members = {name.split("/", 1)[-1]: archive.getinfo(name) for name in archive.namelist()}
-        if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
-            raise ValueError("written on a big-endian machine")
-        loaded: dict[str, torch.UntypedStorage] = {}
+    archive = _Zip(file)
+    if "byteorder" in archive.members and archive.content("byteorder") != b"little":
+        raise ValueError("written on a big-endian machine")
+    loaded: dict[str, torch.UntypedStorage] = {}
+    copied = Budget(archive.size)
 
-        def storage_of(pid: Any) -> _Storage:
-            _, kind, key, *_ = pid
-            if key not in loaded:
-                member = members[f"data/{key}"]
-                names = struct.unpack_from("<HH", buffer, member.header_offset + 26)  # of the local header, 30 bytes
-                if member.compress_type != zipfile.ZIP_STORED:
-                    raise ValueError("compressed tensors")
-                loaded[key] = _untyped(buffer, member.header_offset + 30 + sum(names), member.file_size)
-            return _Storage(loaded[key], _storage_kind(kind))
+    def storage_of(pid: Any) -> Storage:
+        _, kind, key, *_ = pid
+        if key not in loaded:
+            storage = _untyped(*archive.place(f"data/{key}"))
+            if copy:
+                copied.spend(storage.nbytes())
+            loaded[key] = storage.clone() if copy else storage  # type: ignore[no-untyped-call]
+        return Storage(loaded[key], _storage_kind(kind))
 
-        return _Unpickler(io.BytesIO(archive.read(members["data.pkl"])), storage_of, _set(foreign)).load()
+    pickled = archive.members["data.pkl"]
+    budget = Budget(min(pickled.compress_size, archive.size))
+    budget.spend(pickled.file_size)
+    return _Unpickler(io.BytesIO(archive.content("data.pkl")), storage_of, foreign, budget).load()
 
 
-def load_stream(file: BinaryIO, foreign: set[str] | None = None) -> Any:
-    """The object of a plain pickle, or of a file that ``torch.save`` wrote before the zip format.
+def load_stream(file: BinaryIO, foreign: set[str], *, copy: bool = False) -> Any:
+    """The object of a plain pickle, or of a file that ``torch.save`` wrote before the zip format; always copied.
 
     Raises: as `load_zip`.
     """
-    return _load_stream(file, _set(foreign))
+    if isinstance(file, io.BytesIO):
+        return _load_stream(file, foreign, Budget(_size(file)))
+    return _load_stream(_mapped(file, mmap.ACCESS_READ), foreign, Budget(size_on_disk(file.fileno())))
 
 
-def _set(given: set[str] | None) -> set[str]:
-    return set() if given is None else given
+def _mapped(file: BinaryIO, access: int) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), 0, access=access)
 
 
-def _load_stream(file: BinaryIO, foreign: set[str] | None = None) -> Any:
-    names = _set(foreign)
-    first = _Unpickler(file, _no_storage, names).load()
+def _size(whole: Mapped) -> int:
+    return len(whole) if isinstance(whole, mmap.mmap) else whole.getbuffer().nbytes
+
+
+def _load_stream(file: Mapped, foreign: set[str], budget: Budget) -> Any:
+    first = _Unpickler(file, _no_storage, foreign, budget).load()
     if not (isinstance(first, int) and first == _MAGIC):
         return first
     for _ in ("protocol version", "sizes of C types"):
-        _Unpickler(file, _no_storage, names).load()
-    start, size = file.tell(), file.seek(0, io.SEEK_END)
-    file.seek(start)
-    loaded: dict[str, _Storage] = {}
+        _Unpickler(file, _no_storage, foreign, budget).load()
+    left = _size(file) - file.tell()
+    loaded: dict[str, Storage] = {}
 
-    def storage_of(pid: Any) -> _Storage:
+    def storage_of(pid: Any) -> Storage:
+        nonlocal left
         _, kind, key, _, count, view = pid
         dtype = _storage_kind(kind)
         if key not in loaded:
-            if not 0 <= count * dtype.itemsize <= size:
+            size = count * dtype.itemsize
+            left -= size
+            budget.spend(max(size, 0))
+            if size < 0 or left < 0:
                 raise EOFError("a tensor is larger than the file")
-            loaded[key] = _Storage(torch.empty(count * dtype.itemsize, dtype=torch.uint8).untyped_storage(), dtype)
+            loaded[key] = Storage(torch.empty(size, dtype=torch.uint8).untyped_storage(), dtype)
         if view is None:
             return loaded[key]
         _, begin, length = (part if i == 0 else part * dtype.itemsize for i, part in enumerate(view))
-        return _Storage(loaded[key].bytes[begin : begin + length], dtype)
+        if not 0 <= begin <= begin + length <= loaded[key].bytes.nbytes():
+            raise ValueError("a view reaches beyond its storage")
+        return Storage(loaded[key].bytes[begin : begin + length], dtype)
 
-    result = _Unpickler(file, storage_of, names).load()
-    for key in _Unpickler(file, _no_storage, names).load():
+    result = _Unpickler(file, storage_of, foreign, budget).load()
+    for key in _Unpickler(file, _no_storage, foreign, budget).load():
         storage = loaded[key]
         file.seek(8, io.SEEK_CUR)  # its length once more
         data = file.read(storage.bytes.nbytes())
@@ -369,54 +357,3 @@ def _load_stream(file: BinaryIO, foreign: set[str] | None = None) -> Any:
             raise EOFError("the file ends inside its tensors")
         storage.bytes.copy_(_untyped(bytearray(data), 0, len(data)))
     return result
-
-
-def plain(tree: Any, _seen: dict[int, Any] | None = None) -> Any:
-    """The same tree with every `Inert`, `Name` and array stand-in replaced by plain data.
-
-    OmegaConf containers become dicts and lists, paths strings, other objects their items, their state or their only
-    argument; a class becomes its name. Shared parts stay shared; cycles through anything but dicts and lists are cut.
-    """
-    seen = {} if _seen is None else _seen
-    if id(tree) in seen:
-        return seen[id(tree)]
-    if isinstance(tree, dict):
-        result = seen[id(tree)] = Counter() if isinstance(tree, Counter) else {}
-        result.update({_hashable(plain(key, seen)): plain(value, seen) for key, value in tree.items()})
-        return result
-    if isinstance(tree, list):
-        items = seen[id(tree)] = []
-        items.extend(plain(item, seen) for item in tree)
-        return items
-    if isinstance(tree, tuple | set | frozenset):
-        seen[id(tree)] = None
-        seen[id(tree)] = type(tree)(plain(item, seen) for item in tree)
-    elif isinstance(tree, Inert):
-        seen[id(tree)] = None
-        seen[id(tree)] = _plain_object(tree, seen)
-    elif isinstance(tree, Name | _Array):
-        seen[id(tree)] = tree.name if isinstance(tree, Name) else plain(tree.value(), seen)
-    elif isinstance(tree, _DType):
-        return tree.code
-    else:
-        return tree
-    return seen[id(tree)]
-
-
-def _plain_object(thing: Inert, seen: dict[int, Any]) -> Any:
-    if thing.name.startswith("pathlib."):
-        kind = PureWindowsPath if "Windows" in thing.name else PurePosixPath
-        return str(kind(*map(str, thing.args)))
-    if thing.name.startswith("omegaconf."):
-        for content in ("_content", "_val"):
-            if content in thing.state:
-                return plain(thing.state[content], seen)
-    for data in (thing.pairs, thing.items, thing.state):
-        if data:
-            return plain(data, seen)
-    args = plain(thing.args, seen)
-    return args[0] if len(args) == 1 else list(args) or None
-
-
-def _hashable(key: Any) -> Any:
-    return key if getattr(type(key), "__hash__", None) else str(key)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fiducial.backbones.hub import hub_id, resolve_weights
+from fiducial.backbones.hub import check_weights_source
 from fiducial.checkpoints.resolving import real_file
-from fiducial.data.remote import is_remote
 from fiducial.errors import Problem, UserError
 from fiducial.training.sections import BackboneSection, TensorboardSection
 
-__all__ = ["PRECISIONS", "check_backbone_weights", "check_frozen", "check_precision", "check_tensorboard"]
+__all__ = [
+    "PRECISIONS",
+    "WEIGHTS_KEY",
+    "check_backbone_weights",
+    "check_frozen",
+    "check_precision",
+    "check_tensorboard",
+]
 
+WEIGHTS_KEY = "model.backbone.pretrained_backbone_path"
 PRECISIONS = frozenset(
     {"32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16", "bf16-true", "16-true", "64-true", "64"}
     | {"transformer-engine"}
@@ -41,12 +48,12 @@ def check_frozen(backbone: BackboneSection, whole: str | None) -> Iterator[Probl
 
 
 def check_backbone_weights(backbone: BackboneSection, whole: str | None) -> Iterator[Problem]:
-    """Pretrained weights that should be on this machine, and are not. Nothing is fetched."""
+    """Pretrained weights that should be on this machine and are not, or that must be fetched. Nothing is fetched."""
     path = backbone.pretrained_backbone_path
     try:
         if whole:
             real_file(whole, where="train.pretrained_model_path")
-        elif path and not (hub_id(path) or is_remote(path)):
-            resolve_weights(path, key="model.backbone.pretrained_backbone_path")
+        elif path:
+            yield from check_weights_source(path, backbone.type, key=WEIGHTS_KEY)
     except UserError as error:
         yield from error.problems

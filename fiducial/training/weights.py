@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from fiducial.backbones.weights import KEY_MAPS, load_backbone
-from fiducial.checkpoints.loading import Adapt, LoadReport, load_into
+from fiducial.checkpoints.loading import Adapt, LoadReport, is_shapes_alone, load_into
 from fiducial.checkpoints.reading import Checkpoint
 from fiducial.errors import CheckpointError, Problem
 from fiducial.run.console import LOGGER
+from fiducial.training.checks import WEIGHTS_KEY
 
 __all__ = ["PREFIX", "load_network", "start_weights"]
 
@@ -55,7 +56,8 @@ def load_network(
         size_dependent=() if strict else tuple(f"{PREFIX}{pattern}" for pattern in size_dependent),
         adapt=adapt,
     )
-    LOGGER.info("%s", report.summary())
+    if not is_shapes_alone(network):
+        LOGGER.info("%s", report.summary())
     return report
 
 
@@ -72,12 +74,13 @@ def start_weights(
     """Load what a training begins with; returns what came from where, in words (empty when nothing is named).
 
     ``whole`` (``train.pretrained_model_path``) is handed to ``load``; without it the file that the ``backbone`` section
-    names goes into ``network.backbone``.
+    names goes into ``network.backbone``. A network on torch's device ``meta`` is only compared with the file.
     """
     from fiducial.checkpoints.reading import read
 
     if whole:
-        return load(read(whole, key=encryption_key, where="train.pretrained_model_path")).summary()
+        device = "meta" if is_shapes_alone(network) else "cpu"
+        return load(read(whole, device=device, key=encryption_key, where="train.pretrained_model_path")).summary()
     if not backbone.pretrained_backbone_path:
         return ""
     report = load_backbone(
@@ -86,7 +89,7 @@ def start_weights(
         role,
         backbone.pretrained_backbone_path,
         image_size=image_size,
-        key="model.backbone.pretrained_backbone_path",
+        key=WEIGHTS_KEY,
         encryption_key=encryption_key,
     )
     return report.summary()

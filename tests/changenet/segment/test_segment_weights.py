@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from changenet.architecture import backbone_of
 from changenet.segment.runtime import SegmentRuntime
 from changenet.segment.weights import architecture_of, differences, resized_positions
 from fiducial.checkpoints.reading import Checkpoint
@@ -73,15 +72,3 @@ def test_positions_of_another_image_size():
     assert torch.equal(larger[:, 0], table[:, 0])
     assert resized_positions("model.backbone.pos_embed", table, (1, 37, 8)) is None
     assert resized_positions("model.backbone.cls_token", table, (1, 37, 6)) is None
-
-
-def test_generations_of_radio_look_alike(make_spec):
-    shapes = {
-        "model.backbone.radio.radio.radio.model.blocks.0.norm1.weight": (768,),
-        "model.backbone.radio.radio.radio.model.patch_generator.cls_token.token": (8, 768),
-    }
-    assert backbone_of(shapes) == "c_radio_v2_vit_base_patch16_224"
-    spec = make_spec(model__backbone__type="c_radio_v3_vit_base_patch16_reg4_dinov2")
-    tensors = {key: torch.zeros(shape) for key, shape in shapes.items()}
-    tensors["model.decoder.change_probability.conv2d.weight"] = torch.zeros(2, 8, 3, 3)
-    assert not [p for p in differences(spec, tensors) if p.where == "model.backbone.type"]

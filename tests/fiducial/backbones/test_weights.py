@@ -275,3 +275,99 @@ class TestFiles:
         file = {"state_dict": prefixed(given, "model."), "tao_model": "classification"}
         torch.save(file, tmp_path / "classification.pth")
         assert load_backbone(model, NVDINO, "embedding", tmp_path / "classification.pth", SIZE).missing == ()
+
+
+class TestOtherPublishers:
+    """Files that look like the backbone and are not: the message says what they are, and no more than is true."""
+
+    def refused(self, module, name, given, **words):
+        with pytest.raises(CheckpointError) as caught:
+            load_backbone(module, name, "pyramid", given, (224, 224))
+        (problem,) = caught.value.problems
+        return problem
+
+    def meta(self, *, width=1024, depth=24, hidden=4096, grid=37, mlp=("fc1", "fc2"), **extra):
+        """A DINOv2 of Meta's, without its numbers."""
+
+        def empty(*shape):
+            return torch.empty(shape, device="meta")
+
+        given = {
+            "cls_token": empty(1, 1, width),
+            "pos_embed": empty(1, 1 + grid**2, width),
+            "mask_token": empty(1, width),
+            "patch_embed.proj.weight": empty(width, 3, 14, 14),
+            "patch_embed.proj.bias": empty(width),
+            "norm.weight": empty(width),
+            "norm.bias": empty(width),
+        }
+        inner = hidden if mlp[0] == "fc1" else hidden // 2
+        for index in range(depth):
+            shapes = {
+                **{f"{norm}.{part}": (width,) for norm in ("norm1", "norm2") for part in ("weight", "bias")},
+                "attn.qkv.weight": (3 * width, width),
+                "attn.qkv.bias": (3 * width,),
+                "attn.proj.weight": (width, width),
+                "attn.proj.bias": (width,),
+                "ls1.gamma": (width,),
+                "ls2.gamma": (width,),
+                f"mlp.{mlp[0]}.weight": (hidden, width),
+                f"mlp.{mlp[0]}.bias": (hidden,),
+                f"mlp.{mlp[1]}.weight": (width, inner),
+                f"mlp.{mlp[1]}.bias": (width,),
+            }
+            given |= {f"blocks.{index}.{key}": empty(*shape) for key, shape in shapes.items()}
+        return given | {key: empty(*shape) for key, shape in extra.items()}
+
+    @pytest.fixture
+    def nvdino(self):
+        with torch.device("meta"):
+            return build_pyramid(NVDINO, image_size=(224, 224))
+
+    @pytest.mark.parametrize(
+        "sizes",
+        [
+            {},
+            {"register_tokens": (1, 4, 1024)},
+            {"width": 768, "depth": 12, "hidden": 3072},
+            {"width": 384, "depth": 12, "hidden": 1536},
+            {"width": 1536, "depth": 40, "hidden": 8192, "mlp": ("w12", "w3")},
+        ],
+    )
+    def test_dinov2_of_meta(self, nvdino, sizes):
+        problem = self.refused(nvdino, NVDINO, self.meta(**sizes))
+        assert "DINOv2 as Meta publishes it" in problem.found
+        assert problem.fix == f"give a file of {NVDINO}, such as NVIDIA's NV_DINOV2_518; no backbone here takes Meta's"
+
+    def test_the_same_file_with_nvidias_mlp_loads(self, nvdino):
+        given = self.meta(hidden=5472)
+        for index in range(24):
+            given[f"blocks.{index}.mlp.fc2.weight"] = torch.empty(1024, 2736, device="meta")
+        assert load_backbone(nvdino, NVDINO, "pyramid", given, (224, 224)).unexpected == ()
+
+    @pytest.mark.parametrize("other", ["fan_small_12_p4_hybrid", "fan_large_16_p4_hybrid"])
+    def test_another_size_of_fan(self, other):
+        with torch.device("meta"):
+            module, source = (build_pyramid(name, image_size=SIZE) for name in (FAN, other))
+        problem = self.refused(module, FAN, source.state_dict())
+        assert problem.found.startswith(f"the file holds {other}; ")
+        assert problem.fix == f"name that backbone, or give a file of {FAN}"
+
+    @pytest.mark.parametrize("other", ["c_radio_v2_vit_large_patch16_224", "c_radio_v3_vit_base_patch16_reg4_dinov2"])
+    def test_another_radio(self, monkeypatch, other):
+        monkeypatch.setattr(radio, "GRID", 128)
+        with torch.device("meta"):
+            module, source = (build_pyramid(name, image_size=SIZE) for name in (RADIO, other))
+        assert self.refused(module, RADIO, source.state_dict()).found.startswith(f"the file holds {other}; ")
+
+    def test_a_family_without_a_backbone_is_not_offered(self):
+        resnet = {"conv1.weight": torch.zeros(1), "bn1.weight": torch.zeros(1), "layer4.0.conv1.weight": torch.zeros(1)}
+        with pytest.raises(CheckpointError) as caught:
+            adapt_state_dict(FAN, "pyramid", resnet, SIZE)
+        assert caught.value.problems[0].fix == "give a file of FAN"
+
+    @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module."])
+    def test_compiled_and_data_parallel(self, prefix):
+        given, model = bare(RADIO), make(RADIO, "embedding")
+        report = load_backbone(model, RADIO, "embedding", prefixed(given, prefix), SIZE)
+        assert (report.missing, report.unexpected) == ((), ())

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from fiducial.checkpoints import KeyMap, backbone_keys, family_of, translate
+from fiducial.checkpoints.keys import unwrapped
 
 # stored numbers: what TAO 6.25.10's loader makes of these names, in this order (None: left out)
 TAO_RENAMES = {
@@ -56,6 +57,43 @@ class TestBackboneKeys:
     def test_a_changenet_checkpoint_gives_its_backbone(self):
         whole = {"model.backbone.norm.weight": 1, "model.decoder.diff_c1.0.weight": 2, "criterion.weight": 3}
         assert backbone_keys(whole) == {"norm.weight": 1}
+
+
+class TestUnwrapped:
+    """What training puts around a model; the model's own names are ``model.a.b`` and ``model.c``."""
+
+    WRAPPED = {
+        "nothing": ("model.a.b", "model.c"),
+        "data parallel": ("module.model.a.b", "module.model.c"),
+        "data parallel within": ("model.module.a.b", "model.module.c"),
+        "twice": ("module.model.module.a.b", "module.model.module.c"),
+        "compiled": ("_orig_mod.model.a.b", "_orig_mod.model.c"),
+        "compiled within": ("model._orig_mod.a.b", "model._orig_mod.c"),
+        "a part compiled": ("model.a._orig_mod.b", "model.c"),
+        "compiled, then data parallel": ("module._orig_mod.model.a.b", "module._orig_mod.model.c"),
+        "data parallel, then compiled": ("_orig_mod.module.model.a.b", "_orig_mod.module.model.c"),
+        "sharded": ("_fsdp_wrapped_module.model.a._fsdp_wrapped_module.b", "_fsdp_wrapped_module.model.c"),
+        "checkpointed": ("model.a._checkpoint_wrapped_module.b", "model.c"),
+    }
+
+    @pytest.mark.parametrize("way", WRAPPED)
+    def test_names_are_the_models_own(self, way):
+        assert unwrapped(dict(zip(self.WRAPPED[way], (1, 2), strict=True))) == {"model.a.b": 1, "model.c": 2}
+
+    def test_beside_the_model(self):
+        given = {"model.module.a": 1, "criterion.weight": 2}
+        assert unwrapped(given) == {"model.a": 1, "criterion.weight": 2}
+        assert unwrapped({"n_averaged": 5, "module.a": 1}) == {"n_averaged": 5, "a": 1}
+
+    @pytest.mark.parametrize(
+        "given", [{"module.a": 1, "b": 2}, {"a.module.b": 1}, {"model.a": 1, "model._orig_mod.a": 2}, {}]
+    )
+    def test_what_is_no_wrapper_stays(self, given):
+        assert unwrapped(given) == given
+
+    def test_a_backbone_of_a_data_parallel_network(self):
+        given = {"module.model.backbone._orig_mod.norm.weight": 1, "module.model.decoder.diff_c1.0.weight": 2}
+        assert backbone_keys(given) == {"norm.weight": 1}
 
 
 class TestKeyMap:

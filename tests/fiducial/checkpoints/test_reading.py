@@ -4,6 +4,7 @@ import argparse
 import collections
 import contextlib
 import copyreg
+import dataclasses
 import functools
 import io
 import operator
@@ -49,7 +50,7 @@ def assert_tensors(state_dict):
         assert torch.equal(state_dict[name], tensor)
 
 
-HARMLESS = ("codec", "path.touch")  # some ways to save them leave plain data: a string, a name
+HARMLESS = ("codec", "path.touch", "defaultdict factory")  # some ways to save them leave plain data: a string, a name
 
 
 class Calls:
@@ -349,3 +350,163 @@ class TestNotAModelFile:
             read(tmp_path / "model_epoch_005_step_00012.pth")
         with pytest.raises(CheckpointError, match="is a folder"):
             read(tmp_path)
+
+
+@dataclasses.dataclass
+class Optim:
+    lr: float = 0.1
+    betas: list[float] = dataclasses.field(default_factory=lambda: [0.9, 0.99])
+
+
+@dataclasses.dataclass
+class Training:
+    """A configuration with every kind of type hint that OmegaConf's own metadata keep."""
+
+    optim: Optim = dataclasses.field(default_factory=Optim)
+    other: Optim | None = None
+    epochs: int | None = 3
+    precision: int | str = "bf16"
+    size: tuple[int, int] = (2, 3)
+    stages: list[Optim] = dataclasses.field(default_factory=lambda: [Optim(), Optim(lr=0.2)])
+    named: dict[str, Optim | None] = dataclasses.field(default_factory=lambda: {"a": Optim(), "b": None})
+    missing: str = omegaconf.MISSING
+    same: str = "${epochs}"
+    folder: pathlib.Path = pathlib.Path("/data")
+    raw: bytes = b"x"
+
+
+class TestStructuredConfigurations:
+    EXPECTED = {
+        "optim": {"lr": 0.1, "betas": [0.9, 0.99]},
+        "other": None,
+        "epochs": 3,
+        "precision": "bf16",
+        "size": [2, 3],
+        "stages": [{"lr": 0.1, "betas": [0.9, 0.99]}, {"lr": 0.2, "betas": [0.9, 0.99]}],
+        "named": {"a": {"lr": 0.1, "betas": [0.9, 0.99]}, "b": None},
+        "missing": "???",
+        "same": "${epochs}",
+        "folder": "/data",
+        "raw": b"x",
+    }
+
+    @pytest.mark.parametrize("save", SAVES)
+    def test_read_as_plain_data(self, tmp_path, save):
+        given = omegaconf.OmegaConf.structured(Training)
+        torch.save({"state_dict": TENSORS, "hyper_parameters": given}, tmp_path / "m.pth", **SAVES[save])
+        checkpoint = read(tmp_path / "m.pth")
+        assert checkpoint.meta["hyper_parameters"] == self.EXPECTED
+        assert f"{__name__}.Training" in checkpoint.foreign
+
+    def test_inside_a_plain_tree(self, tmp_path):
+        raw = {"spec": [omegaconf.OmegaConf.structured(Optim(lr=0.3))], "kind": Training}
+        torch.save({"state_dict": TENSORS, "hyper_parameters": raw}, tmp_path / "m.pth")
+        read_back = read(tmp_path / "m.pth").meta["hyper_parameters"]
+        assert read_back == {"spec": [{"lr": 0.3, "betas": [0.9, 0.99]}], "kind": f"{__name__}.Training"}
+
+    def test_an_object_of_the_class_itself_is_code(self, tmp_path):
+        torch.save({"state_dict": TENSORS, "hyper_parameters": Training()}, tmp_path / "m.pth")
+        with pytest.raises(CheckpointError, match=rf"would run code to be opened: {__name__}\.Training"):
+            read(tmp_path / "m.pth")
+
+
+class TestAverages:
+    RAW, AVERAGE = {"base_model.blocks.0.w": torch.zeros(2)}, {"base_model.blocks.0.w": torch.ones(2)}
+
+    @pytest.mark.parametrize("name", ["state_dict_ema", "model_ema", "ema"])
+    @pytest.mark.parametrize("prefix", ["base_model.", "module.base_model.", "radio_model.model.patch_generator."])
+    def test_of_radio_are_taken(self, tmp_path, caplog, name, prefix):
+        raw, average = ({prefix + "w": torch.full((2,), value)} for value in (0.0, 1.0))
+        torch.save({"state_dict": raw, name: average, "args": argparse.Namespace(a=1)}, tmp_path / "m.pth.tar")
+        with caplog.at_level("INFO", logger="fiducial"):
+            checkpoint = read(tmp_path / "m.pth.tar")
+        assert checkpoint.nesting == (name,)
+        assert next(iter(checkpoint.state_dict.values())).tolist() == [1, 1]
+        assert f"the weights are those of {name}" in caplog.text
+
+    @pytest.mark.parametrize("average", [{}, None, {"decay": 0.9}])
+    def test_without_tensors_are_none(self, tmp_path, average):
+        torch.save({"state_dict": self.RAW, "state_dict_ema": average}, tmp_path / "m.pth")
+        assert read(tmp_path / "m.pth").nesting == ("state_dict",)
+
+    def test_of_other_publishers_are_not(self, tmp_path):
+        torch.save({"model": {"w": torch.zeros(2)}, "model_ema": {"w": torch.ones(2)}}, tmp_path / "m.pth")
+        assert read(tmp_path / "m.pth").nesting == ("model",)
+
+    @pytest.mark.parametrize("name", ["model_ema", "ema", "state_dict_ema"])
+    def test_alone_are_taken(self, tmp_path, name):
+        torch.save({name: {"w": torch.ones(2)}}, tmp_path / "m.pth")
+        assert read(tmp_path / "m.pth").nesting == (name,)
+
+
+def test_names_of_wrappers_are_cut(tmp_path):
+    torch.save({"state_dict": {"module.model._orig_mod.w": torch.ones(2)}}, tmp_path / "m.pth")
+    assert list(read(tmp_path / "m.pth").state_dict) == ["model.w"]
+
+
+@pytest.mark.parametrize("save", SAVES)
+@pytest.mark.parametrize("mmap", [True, False])
+def test_shared_storages_stay_shared(tmp_path, save, mmap):
+    table = torch.arange(6.0)
+    torch.save({"a": table, "b": table[2:4], "c": table.view(2, 3).T}, tmp_path / "m.pth", **SAVES[save])
+    weights = read(tmp_path / "m.pth", mmap=mmap).state_dict
+    weights["a"][2] = 9
+    assert weights["b"].tolist() == [9, 3]
+    assert weights["c"].tolist() == [[0, 3], [1, 4], [9, 5]]
+    assert read(tmp_path / "m.pth").state_dict["a"].tolist() == [0, 1, 2, 3, 4, 5]  # the file is as it was
+
+
+def test_shapes_alone(tmp_path):
+    torch.save({"state_dict": TENSORS, "n": [TENSORS["scalar"]]}, tmp_path / "m.pth")
+    checkpoint = read(tmp_path / "m.pth", device="meta")
+    assert all(tensor.is_meta for tensor in checkpoint.state_dict.values())
+    assert {name: t.shape for name, t in checkpoint.state_dict.items()} == {n: t.shape for n, t in TENSORS.items()}
+    assert checkpoint.raw["n"][0] is checkpoint.state_dict["scalar"]
+
+
+@pytest.fixture
+def codec(monkeypatch):
+    """A stand-in for NVIDIA's: ``key`` before the content; with another key it gives what it gives."""
+    module = types.ModuleType("eff.codec")
+
+    def decrypt(*, input_stream, output_stream, passphrase, encryption):
+        content = input_stream.read()
+        if passphrase == "raises":
+            raise RuntimeError(f"no luck\nwith {passphrase}")
+        output_stream.write(content[len(passphrase) :])
+
+    module.decrypt_stream = decrypt
+    monkeypatch.setitem(sys.modules, "eff", types.ModuleType("eff"))
+    monkeypatch.setitem(sys.modules, "eff.codec", module)
+
+
+@pytest.mark.usefixtures("codec")
+@pytest.mark.parametrize("form", ["state dict", "archive"])
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("right", None),
+        (None, "no key given · set encryption_key"),
+        ("", "no key given · set encryption_key"),
+        ("wrong!", "cannot be decrypted with the given key (what comes out is no pickle) · check encryption_key"),
+        ("raises", "cannot be decrypted with the given key (no luck with …) · check encryption_key"),
+    ],
+)
+def test_keys_of_encrypted_files(tmp_path, form, key, message):
+    path = tmp_path / "m.tlt"
+    if form == "archive":
+        content = b"right" + pickle.dumps({"state_dict": {"w": np.ones(2)}})
+        with tarfile.open(path, "w:gz") as archive:
+            member = tarfile.TarInfo("tlt_pytorch_model.pth")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    else:
+        torch.save({"state_dict": b"right" + pickle.dumps({"w": np.ones(2)}), "state_dict_encrypted": 1}, path)
+    if message is None:
+        assert read(path, key=key).state_dict["w"].tolist() == [1, 1]
+    else:
+        with pytest.raises(CheckpointError) as caught:
+            read(path, key=key)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert not key or key not in str(caught.value)
