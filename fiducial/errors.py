@@ -26,7 +26,8 @@ class Problem:
     level: Literal["error", "warning"] = "error"
 
     def __str__(self) -> str:
-        return f"{self.where} · {self.found} · {self.fix}"
+        text = f"{self.where} · {self.found} · {self.fix}"
+        return text.encode("utf-8", "backslashreplace").decode()  # names of files may be no text
 
 
 class UserError(Exception):

@@ -171,7 +171,9 @@ class ExportSection(Section):
         None, "File to write; empty puts it beside the checkpoint, with suffix .onnx.", template=MISSING
     )
     on_cpu: bool = knob(False, "Accepted; graphs are always traced on the CPU.")
-    opset_version: int = knob(17, "ONNX operator set. Raised, with a notice, where the graph needs a newer one.", ge=1)
+    opset_version: int = knob(
+        17, "ONNX operator set, 12 to 25; grid_sample needs 16, and like plugin ends at 20.", ge=1
+    )
     batch_size: int = knob(-1, "Batch size fixed in the graph; -1 leaves it open.", ge=-1)
     verbose: bool = knob(False, "Print the graph while it is exported.")
     overwrite: bool = knob(False, "Replace onnx_file when it exists; otherwise that is an error.", schema=False)
