@@ -108,12 +108,12 @@ def read_split(data: SegmentDataset, split: str) -> Split:
 
 
 def _no_list(path: Path, split: str) -> DatasetError:
-    fix = f"check dataset.segment.{SPLITS.get(split, 'root_dir')}"
+    key = f"dataset.segment.{SPLITS.get(split, 'root_dir')}"
     wrong = why_unreadable(path)
     if wrong and wrong[0] != "no such file":
-        return DatasetError(str(path), f"no list, but {wrong[0]}", fix)
+        return DatasetError(str(path), f"no list, but {wrong[0]}", f"{wrong[1]}, or check {key}")
     there = ", ".join(name for name in _names_in(path.parent) if name.endswith(".txt")) or "no list at all"
-    return DatasetError(str(path), f"no such list; there is {there}", fix)
+    return DatasetError(str(path), f"no such list; there is {there}", f"check {key}")
 
 
 def read_list(path: Path, images_dir: Path) -> list[tuple[int, str]]:

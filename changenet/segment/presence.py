@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from changenet.segment.files import ScenePair, Split
 from fiducial.data.checks import Missing, how_to_find, in_threads, missing_files
-from fiducial.data.files import IMAGE_SUFFIXES, is_file, is_folder
+from fiducial.data.files import IMAGE_SUFFIXES, UNREADABLE_FOLDER, is_file, is_folder, why_unreadable
 from fiducial.errors import Problem
 
 __all__ = ["check_distinct", "check_files"]
@@ -46,6 +46,8 @@ def _explained(what: str, pair: ScenePair, path: Path) -> tuple[str, str]:
     """What there is instead of a missing file, as the end of a sentence, and the fix."""
     if is_folder(path):
         return ", which is a folder", "list the images in it"
+    if (wrong := why_unreadable(path)) and wrong[0] == UNREADABLE_FOLDER:
+        return f": {wrong[0]}", wrong[1]
     if what == "mask":
         renamed, otherwise = (
             "set dataset.segment.label_suffix={suffix}",

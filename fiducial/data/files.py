@@ -22,6 +22,8 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".pgm", ".ppm")
+UNREADABLE_FOLDER = "its folder may not be read"
+"""What :func:`why_unreadable` finds where this user may not look."""
 HEAD = 512
 """Bytes at the beginning of a file that tell what it is."""
 _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -78,7 +80,7 @@ def _why_missing(path: Path, error: OSError) -> tuple[str, str]:
     if error.errno == errno.ELOOP:
         return "a link to itself", "make the link anew"
     if error.errno == errno.EACCES:
-        return "its folder may not be read", "give this user the right to read it"
+        return UNREADABLE_FOLDER, "give this user the right to read it"
     if path.is_symlink():
         return (
             f"a link to {os.readlink(path)}, which is not there",

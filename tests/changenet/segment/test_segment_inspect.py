@@ -1,5 +1,6 @@
 """What is said of a dataset before the first batch."""
 
+import errno
 import os
 import re
 import shutil
@@ -92,6 +93,22 @@ def test_advice_about_names_with_folders_accents_and_links(root, make_spec, make
     assert "entries are names below A, without that folder" in found[0]
     assert "it is a link to /mnt/annex/gone.png, which is not there" in found[1]
     assert "accents are other Unicode characters (composed or not) · rename it, or the entry" in found[2]
+
+
+def test_a_folder_that_may_not_be_read(root, make_spec, monkeypatch):
+    """As another user sees it: those who run tests may often read everything."""
+    real = os.stat
+
+    def refused(path, *args, **more):
+        if f"{root}/B/" in os.fspath(path):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return real(path, *args, **more)
+
+    monkeypatch.setattr(os, "stat", refused)
+    for thorough in (True, False):
+        found = said(make_spec(root), "inference", thorough, level="error")
+        assert len(found) == 2
+        assert f"no later image {root}/B/test_0.png: its folder may not be read · give this user the right" in found[0]
 
 
 class TestOneFileForTwo:
