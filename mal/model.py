@@ -20,7 +20,8 @@ _FEATURE_SCALES = (0.5, 1.0, 2.0)
 
 def size_bucket(area: Tensor) -> Tensor:
     """0 small, 1 medium, 2 large, for areas of boxes in pixels; a limit belongs to the smaller side."""
-    return torch.bucketize(area, area.new_tensor(LIMITS))
+    small, medium = LIMITS
+    return (area > small).long() + (area > medium).long()
 
 
 class KernelHead(nn.Module):
@@ -116,9 +117,9 @@ class MaskNetwork(nn.Module):
         if (
             torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
         ):  # no shape may depend on values: all scales for all, then a choice
-            every = [_resized(self._at_scale(feature, kernel, scale), *size) for scale in _FEATURE_SCALES]
-            stacked: Tensor = torch.stack(every, 1)
-            return stacked[torch.arange(len(bucket)), bucket]
+            low, middle, high = (_resized(self._at_scale(feature, kernel, scale), *size) for scale in _FEATURE_SCALES)
+            which = bucket[:, None, None, None]
+            return torch.where(which == 0, low, torch.where(which == 1, middle, high))
         out: Tensor = kernel.new_zeros(len(bucket), 1, *size, dtype=torch.float32)
         for number, scale in enumerate(_FEATURE_SCALES):
             here = (bucket == number).nonzero().flatten()

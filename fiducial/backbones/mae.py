@@ -6,9 +6,12 @@ table is resampled to the size of the image, in every forward, as timm does it.
 
 from __future__ import annotations
 
+import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fiducial.backbones.vit import SizeCache
 from fiducial.backbones.vit_names import ViTSize, parse_vit
 
 __all__ = ["ViTEncoder", "build_vit"]
@@ -36,6 +39,7 @@ class ViTEncoder(VisionTransformer):
             dynamic_img_size=True,
         )
         self.patch, self.frozen = patch, frozenset[int]()
+        self._tables = SizeCache()
         self.set_grad_checkpointing(activation_checkpointing)
 
     def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # timm's own takes an attention mask
@@ -47,7 +51,22 @@ class ViTEncoder(VisionTransformer):
         if height % self.patch or width % self.patch:
             raise ValueError(f"an image of {height} x {width} for patches of {self.patch}: sides must be multiples")
         tokens: Tensor = self.forward_features(image)[:, 1:]
-        return tokens.transpose(1, 2).reshape(len(image), -1, height // self.patch, width // self.patch)
+        return tokens.transpose(1, 2).reshape(image.shape[0], -1, height // self.patch, width // self.patch)
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        """timm's, with the table of a size kept while nothing changes it."""
+        grid = [int(side) for side in x.shape[1:3]]
+        table = self._tables.get(tuple(grid), lambda: self._table(grid), self.pos_embed)
+        assert self.cls_token is not None  # it has one: timm's type covers others
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x.flatten(1, 2)], 1)
+        placed: Tensor = self.pos_drop(tokens + table)
+        return placed
+
+    def _table(self, grid: list[int]) -> Tensor:
+        table: Tensor = resample_abs_pos_embed(
+            self.pos_embed, new_size=grid, old_size=list(self.patch_embed.grid_size), num_prefix_tokens=1
+        )
+        return table
 
     def freeze(self, stages: frozenset[int]) -> frozenset[int]:
         """Keep these stages as they are while training; returns the numbers that no stage has."""
