@@ -117,7 +117,7 @@ class ModelCard:
     def _checked(cls, said: Any, path: Path) -> ModelCard:
         try:
             return cls.of(said)
-        except (ValueError, TypeError, AttributeError, KeyError):
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
             raise CheckpointError(
                 str(path), "its model card cannot be read", "export the model again, or train it anew"
             ) from None
