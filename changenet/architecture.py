@@ -8,7 +8,7 @@ from typing import Any
 from fiducial.backbones.names import BACKBONES, backbones_of
 from fiducial.errors import Problem
 
-__all__ = ["BACKBONE", "backbone_facts", "contradictions", "fitting_backbones", "task_of", "value_at"]
+__all__ = ["BACKBONE", "backbone_facts", "contradictions", "fitting_backbones", "sizes", "task_of", "value_at"]
 
 BACKBONE = "model.backbone.type"
 _PREFIX = "model.backbone."
@@ -24,6 +24,12 @@ def task_of(keys: Iterable[str]) -> str | None:
     """``classify`` or ``segment`` by the names of a checkpoint's tensors; None for other networks."""
     names = {key.removeprefix("model.") for key in keys}
     return next((task for layer, task in _TASK_LAYERS.items() if layer in names), None)
+
+
+def sizes(shape: Mapping[str, tuple[int, ...]], key: str, dims: int) -> tuple[int, ...]:
+    """The shape of a layer; zeros where the checkpoint has none of so many dimensions."""
+    found = shape.get(key, ())
+    return found if len(found) == dims else (0,) * dims
 
 
 def fitting_backbones(shape: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from changenet.architecture import BACKBONE, backbone_facts, contradictions, fitting_backbones, value_at
+from changenet.architecture import BACKBONE, backbone_facts, contradictions, fitting_backbones, sizes, value_at
 from changenet.classify.rows import Layout
 from fiducial.backbones.names import BACKBONES
 from fiducial.errors import Problem
@@ -52,25 +52,27 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """
     shape = {key: tuple(value.shape) for key, value in state_dict.items()}
     known: dict[str, Any] = {}
-    if "model.decoder.linear_fuse.0.weight" in shape:
+    embed, fused, *_ = sizes(shape, "model.decoder.linear_fuse.0.weight", 4)
+    hidden, flat = sizes(shape, "model.decoder.classifier.0.weight", 2)
+    num_classes, _ = sizes(shape, "model.decoder.classifier.6.weight", 2)
+    vectors, _ = sizes(shape, "model.fc1.6.weight", 2)
+    if embed and hidden and num_classes:
         known["model.classify.difference_module"] = "learnable"
-        embed, fused = shape["model.decoder.linear_fuse.0.weight"][:2]
         known["model.decode_head.decoder_params.embed_dim"] = embed
         known["model.classify.learnable_difference_modules"] = fused // embed
-        hidden, flat = shape["model.decoder.classifier.0.weight"]
         known["model.classify.embed_dec"] = hidden
-        known["dataset.classify.num_classes"] = shape["model.decoder.classifier.6.weight"][0]
+        known["dataset.classify.num_classes"] = num_classes
         known["pixels"] = flat // embed * 16
         if "model.decoder.attn_c1.W_q.weight" not in shape:
             known["dataset.classify.num_golden"] = 1
-    elif "model.fc1.0.weight" in shape and "model.fc1.6.weight" in shape:
+    elif vectors:
         known["model.classify.difference_module"] = "euclidean"
-        known["model.classify.embedding_vectors"] = shape["model.fc1.6.weight"][0]
+        known["model.classify.embedding_vectors"] = vectors
     known |= backbone_facts(shape)
-    if BACKBONE in known and "model.fc1.0.weight" in shape:
+    _, features = sizes(shape, "model.fc1.0.weight", 2)
+    if BACKBONE in known and BACKBONES[known[BACKBONE]].family == "FAN" and features:
         info = BACKBONES[known[BACKBONE]]
-        if info.family == "FAN":
-            known["pixels"] = shape["model.fc1.0.weight"][1] // info.channels[-1] * info.strides[-1] ** 2
+        known["pixels"] = features // info.channels[-1] * info.strides[-1] ** 2
     return known
 
 

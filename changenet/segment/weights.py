@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from changenet.architecture import backbone_facts, contradictions, fitting_backbones
+from changenet.architecture import backbone_facts, contradictions, fitting_backbones, sizes
 from fiducial.errors import Problem
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Spec key to value. Keys of ``state_dict`` are those of a Lightning file (``model.…``)."""
     shape = {key: tuple(value.shape) for key, value in state_dict.items()}
     known: dict[str, Any] = {}
-    if fused := shape.get("model.decoder.linear_fuse.0.weight"):
-        known["model.decode_head.decoder_params.embed_dim"] = fused[0]
-    if last := shape.get("model.decoder.change_probability.conv2d.weight"):
-        known["dataset.segment.num_classes"] = last[0]
+    if embed := sizes(shape, "model.decoder.linear_fuse.0.weight", 4)[0]:
+        known["model.decode_head.decoder_params.embed_dim"] = embed
+    if num_classes := sizes(shape, "model.decoder.change_probability.conv2d.weight", 4)[0]:
+        known["dataset.segment.num_classes"] = num_classes
     return known | backbone_facts(shape)
 
 
@@ -49,4 +49,7 @@ def resized_positions(key: str, table: Tensor, shape: tuple[int, ...]) -> Tensor
     from fiducial.backbones.dinov2 import resized_positions as resize
 
     side = round((shape[1] - 1) ** 0.5)
-    return resize(table, (side, side))
+    try:
+        return resize(table, (side, side))
+    except (ValueError, RuntimeError):  # no square of positions, or no numbers: not a table
+        return None

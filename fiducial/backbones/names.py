@@ -142,8 +142,7 @@ def backbones_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     stem = first.removesuffix(_FIRST)
     family = next((name for name, mark in _MARKS.items() if stem + mark in shapes), "NVDINOv2")
     depth = len({key.removeprefix(stem).split(".")[1] for key in shapes if key.startswith(f"{stem}blocks.")})
-    hidden = shapes.get(f"{stem}blocks.0.mlp.fc1.weight", (None,))[0]
-    width = shapes[first][0] if shapes[first] else 0
+    hidden, width = (next(iter(shapes.get(key, ())), None) for key in (f"{stem}blocks.0.mlp.fc1.weight", first))
     return tuple(
         info.name
         for info in BACKBONES.values()

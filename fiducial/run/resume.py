@@ -55,7 +55,7 @@ def place_of(checkpoint: Any, path: str | Path) -> Place:
         if trained < batch["current"]["ready"] or not batch["is_last_batch"]:
             return Place(done, trained)
         return Place(done + 1) if _validated(fit) else Place(done, trained, validate=True)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         found = "holds weights, but not where its training stood"
         raise CheckpointError(str(path), found, "start a new training from it: train.pretrained_model_path") from None
 

@@ -1,6 +1,7 @@
 """Every backbone with every head and flag: a network's own tensors never contradict the spec that it was made with."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from changenet.config import ExperimentSpec
 from changenet.segment.runtime import SegmentRuntime
 from changenet.segment.weights import differences as segment_differences
 from fiducial.backbones import dinov2, names, radio
-from fiducial.checkpoints.reading import read
+from fiducial.checkpoints.reading import Checkpoint, read
+from fiducial.errors import CheckpointError
 from fiducial.spec.knob import plain
 
 FAN, RADIO, RADIO_3, NVDINO = (
@@ -153,3 +155,41 @@ def test_another_depth_is_another_backbone():
     tensors = tensors_of(spec_of("c_radio_v2_vit_large_patch16_224", "euclidean", True))
     (problem,) = differences(spec_of(RADIO, "euclidean", True), tensors)
     assert problem.fix == "set model.backbone.type=c_radio_v2_vit_large_patch16_224"
+
+
+LOOKED_AT = (
+    *("linear_fuse.0.weight", "classifier.0.weight", "classifier.6.weight", "fc1.6.weight", "conv2d.weight"),
+    *("blocks.0.norm1.weight", "blocks.0.mlp.fc1.weight", "backbone.pos_embed", "patch_embed.proj.weight"),
+)
+SHAPES = [(), (3,), (0, 0), (2, 2), (1, 1, 1, 1), (0, 0, 0, 0), (2, 3, 4, 5, 6)]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("backbone", [FAN, NVDINO])
+def test_tensors_of_any_shape_are_told_of(head, backbone):
+    """Every layer whose shape is looked at, in shapes that no network has: problems, and no other error."""
+    spec = spec_of(backbone, head, True)
+    runtime = runtime_of(spec)
+    with torch.device("meta"):
+        network = runtime.network()
+    tensors = {f"model.{key}": tensor for key, tensor in network.state_dict().items()}
+    for key in (key for key in tensors if key.endswith(LOOKED_AT)):
+        for shape in SHAPES:
+            changed = {**tensors, key: torch.empty(shape, device="meta")}
+            if changed[key].shape == tensors[key].shape:
+                continue
+            differences(spec, changed)
+            with pytest.raises(CheckpointError):
+                runtime.load_weights(network, Checkpoint(Path("m.pth"), "lightning", changed, {}, None))
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_checkpoints_of_wrapped_networks(tmp_path, head, prefix):
+    spec = spec_of(FAN, head, False)
+    runtime = runtime_of(spec)
+    network = runtime.network()
+    weights = {f"{prefix}model.{key}": tensor for key, tensor in network.state_dict().items()}
+    torch.save({"state_dict": weights, "pytorch-lightning_version": "2.6.1"}, tmp_path / "m.pth")
+    report = runtime.load_weights(runtime.network(), read(tmp_path / "m.pth"))
+    assert report.matched == report.wanted
