@@ -7,6 +7,7 @@ import os
 import sys
 
 from fiducial.run.ranks import global_rank
+from fiducial.spec.redact import redact_text
 
 LOGGER = logging.getLogger("fiducial")
 PASS = "Execution status: PASS"
@@ -20,7 +21,7 @@ class _Formatter(logging.Formatter):
         self.colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = redact_text(super().format(record))
         start = _COLOURS.get(record.levelname, "") if self.colour else ""
         return f"{start}{text}\033[0m" if start else text
 
