@@ -22,7 +22,14 @@ from fiducial.training.sections import (
 class DecoderParams(Section):
     """``model.decode_head.decoder_params``."""
 
-    embed_dim: int = knob(256, "Channels of the decoder at every scale.", ge=1, aliases=("embed_dims",))
+    embed_dim: int = knob(
+        256,
+        "Channels of the decoder at every scale.",
+        ge=1,
+        le=common.MAX_SIDE,
+        schema_range=(1, None),
+        aliases=("embed_dims",),
+    )
 
 
 class DecodeHeadSection(Section):
@@ -89,7 +96,12 @@ class RunModelSection(common.RunModelSection):
     """What ``evaluate`` and ``inference`` have in common."""
 
     batch_size: int = knob(
-        -1, "Pairs per batch; -1 takes the batch size of the dataset.", template=8, ge=-1, schema_range=(1, inf)
+        -1,
+        "Pairs per batch; -1 takes the batch size of the dataset.",
+        template=8,
+        ge=-1,
+        le=common.MAX_BATCH,
+        schema_range=(1, inf),
     )
     vis_after_n_batches: int = knob(
         16, "Task segment: write pictures of every n-th batch; 1 writes all.", template=1, ge=1, schema_range=(1, inf)
@@ -121,9 +133,15 @@ class InferenceSection(RunModelSection):
 class ExportSection(common.ExportSection):
     """``export``: checkpoint to ONNX."""
 
-    input_width: int = knob(224, "Width of the composed input, in pixels.", ge=1)
+    input_width: int = knob(
+        224, "Width of the composed input, in pixels.", ge=1, le=common.MAX_SIDE, schema_range=(1, None)
+    )
     input_height: int = knob(
-        224, "Height of the composed input, in pixels: with concat_type linear, image_height times num_input.", ge=1
+        224,
+        "Height of the composed input, in pixels: with concat_type linear, image_height times num_input.",
+        ge=1,
+        le=common.MAX_SIDE,
+        schema_range=(1, None),
     )
     input_channel: int = knob(3, "Channels of the exported model's input; the network takes colour images.", ge=1)
     format: Annotated[Literal["onnx", "xdl"], Lowercase] = knob("onnx", "File format. Only onnx can be written.")

@@ -95,20 +95,23 @@ def _execute(tasks: Sequence[Task[Any]], command: Command) -> int:
 
 def _default_specs(tasks: Sequence[Task[Any]], command: Command) -> int:
     """Print the run-time defaults, or write them to ``results_dir=DIR`` as TAO does."""
-    from fiducial.spec.compose import to_yaml
+    from fiducial.run.run import writable_folder, write_spec
+    from fiducial.spec.compose import compose, to_yaml
     from fiducial.spec.knob import plain
 
-    text = to_yaml(plain(tasks[0].spec_model()()))
-    target = read_spec(tasks, None, command.overrides).tree.get("results_dir")
-    if target:
-        path = Path(str(target)).expanduser() / "experiment.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            LOGGER.warning("overwriting %s", path)
-        path.write_text(text, encoding="utf-8")
-        LOGGER.info("defaults written to %s", path)
-    else:
+    kind = tasks[0].spec_model()
+    text = to_yaml(plain(kind()))
+    source = read_spec(tasks, None, command.overrides)
+    target = compose(kind, source, path_map=command.path_map).spec.results_dir  # also says what is wrong
+    if ignored := sorted(key for key in source.given if key != "results_dir"):
+        LOGGER.warning("%s: ignored; default_specs shows the defaults", ", ".join(ignored))
+    if not target:
         print(text, end="")
+        return 0
+    folder = writable_folder(target, "results_dir", "set results_dir=./results")
+    if (folder / "experiment.yaml").exists():
+        LOGGER.warning("overwriting %s", folder / "experiment.yaml")
+    LOGGER.info("defaults written to %s", write_spec(folder, text))
     return 0
 
 
@@ -222,18 +225,18 @@ def _spec_file(known: argparse.Namespace, action: str) -> Path | None:
         from fiducial.resources import resource_dir
 
         folder = resource_dir("configs")
-        path = folder / f"{known.config.removesuffix('.yaml')}.yaml"
-        if not path.is_file():
-            names = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
-            raise SpecError("--config", f"no curated spec {known.config!r}", f"use one of: {', '.join(names)}")
-        return path
+        curated = {str(p.relative_to(folder).with_suffix("")): p for p in sorted(folder.rglob("*.yaml"))}
+        found = curated.get(known.config.removesuffix(".yaml"))
+        if found is None:
+            raise SpecError("--config", f"no curated spec {known.config!r}", f"use one of: {', '.join(curated)}")
+        return found
     if not known.experiment_spec_file:
         raise SpecError(
             "-e/--experiment_spec_file",
             f"ERROR: The subtask `{action}` requires the following argument: -e/--experiment_spec_file",
             "give the spec, or --config NAME for one that comes with the package",
         )
-    path = Path(known.experiment_spec_file).expanduser()
-    if not path.is_file():
-        raise SpecError(str(path), "ERROR: The indicated experiment spec file doesn't exist!", "check the path")
-    return path
+    path = os.path.expanduser(known.experiment_spec_file)  # leaves ~nobody as it is
+    if not os.path.exists(path):
+        raise SpecError(path, "ERROR: The indicated experiment spec file doesn't exist!", "check the path")
+    return Path(path)

@@ -42,9 +42,22 @@ class DatasetSection(Section):
         2048, "Boxes to train on are larger than this, in square pixels: 2048 is about 45 x 45.", ge=0
     )
     max_obj_size: float = knob(1e10, "Boxes to train on are smaller than this, in square pixels.", gt=0)
-    num_workers_per_gpu: int = knob(2, "Processes that load data for each GPU; 0 loads in the main process.", ge=0)
+    num_workers_per_gpu: int = knob(
+        2,
+        "Processes that load data for each GPU; 0 loads in the main process.",
+        ge=0,
+        le=common.MAX_WORKERS,
+        schema_range=(0, None),
+    )
     load_mask: bool = knob(True, "Read the masks of validation and evaluate, which mIoU needs.")
-    crop_size: int = knob(512, "Side of the crops that the network sees, in pixels.", ge=16, usual=(256, None))
+    crop_size: int = knob(
+        512,
+        "Side of the crops that the network sees, in pixels.",
+        ge=16,
+        le=common.MAX_SIDE,
+        usual=(256, None),
+        schema_range=(256, None),
+    )
     point_size: float | None = knob(
         None,
         "Side of the box that a point or keypoint annotation without box stands for, in pixels; null takes a fifth of "
@@ -91,7 +104,14 @@ class ModelSection(Section):
 class TrainSection(common.TrainSection):
     """``train``: the training loop, the losses, and how masks are made of logits."""
 
-    batch_size: int = knob(3, "Boxes per batch and GPU. The learning rate grows with it.", template=1, ge=1)
+    batch_size: int = knob(
+        3,
+        "Boxes per batch and GPU. The learning rate grows with it.",
+        template=1,
+        ge=1,
+        le=common.MAX_BATCH,
+        schema_range=(1, None),
+    )
     accum_grad_batches: int = knob(1, "Batches whose gradients make one step.", ge=1)
     use_amp: bool = knob(True, "Train in 16 bits on a GPU: float16; on a CPU training stays in 32 bits.")
     amp_dtype: Literal["float16", "bfloat16"] = knob(
@@ -147,7 +167,7 @@ class TrainSection(common.TrainSection):
 class RunSection(common.RunModelSection):
     """What ``evaluate`` and ``inference`` have in common."""
 
-    batch_size: int = knob(3, "Boxes per batch and GPU.", ge=1)
+    batch_size: int = knob(3, "Boxes per batch and GPU.", ge=1, le=common.MAX_BATCH, schema_range=(1, None))
 
 
 class EvaluateSection(RunSection):

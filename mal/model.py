@@ -113,7 +113,9 @@ class MaskNetwork(nn.Module):
             return _resized(logits, 4 * logits.shape[2], 4 * logits.shape[3])
         size = (4 * height, 4 * width)
         bucket = size_bucket(area)
-        if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():  # no shape may depend on values: all scales for all, then a choice
+        if (
+            torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+        ):  # no shape may depend on values: all scales for all, then a choice
             every = [_resized(self._at_scale(feature, kernel, scale), *size) for scale in _FEATURE_SCALES]
             stacked: Tensor = torch.stack(every, 1)
             return stacked[torch.arange(len(bucket)), bucket]

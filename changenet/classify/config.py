@@ -8,7 +8,16 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from changenet.augment_config import Factors, RandomColor, RandomFlip, RandomRotate, ScaleRandomCrop
-from fiducial.spec.common import BlankIsNone, OptionalText, PositiveTriple, Text, Triple
+from fiducial.spec.common import (
+    MAX_BATCH,
+    MAX_SIDE,
+    MAX_WORKERS,
+    BlankIsNone,
+    OptionalText,
+    PositiveTriple,
+    Text,
+    Triple,
+)
 from fiducial.spec.knob import Section, item, knob, section
 
 
@@ -75,9 +84,16 @@ class ClassifyDataset(Section):
     image_ext: Annotated[str, BeforeValidator(lambda value: value or ".jpg")] = knob(
         ".jpg", "Suffix of every image file, with its dot and exactly as written on disk."
     )
-    batch_size: int = knob(8, "Pairs per batch and GPU. Training needs at least 2.", ge=1, schema_range=(1, inf))
+    batch_size: int = knob(
+        8, "Pairs per batch and GPU. Training needs at least 2.", ge=1, le=MAX_BATCH, schema_range=(1, inf)
+    )
     workers: int = knob(
-        8, "Processes that load data; 0 loads in the main process.", template=1, ge=0, schema_range=(0, inf)
+        8,
+        "Processes that load data; 0 loads in the main process.",
+        template=1,
+        ge=0,
+        le=MAX_WORKERS,
+        schema_range=(0, inf),
     )
     fpratio_sampling: float = knob(
         0.1,
@@ -108,10 +124,20 @@ class ClassifyDataset(Section):
         None, "Columns (x) and rows (y) of concat_type grid; x times y is num_input.", template={"x": 2, "y": 2}
     )
     image_width: int = knob(
-        224, "Width of the image of one light, in pixels.", ge=1, schema_range=(None, None), aliases=("input_width",)
+        224,
+        "Width of the image of one light, in pixels.",
+        ge=1,
+        le=MAX_SIDE,
+        schema_range=(None, None),
+        aliases=("input_width",),
     )
     image_height: int = knob(
-        224, "Height of the image of one light, in pixels.", ge=1, schema_range=(None, None), aliases=("input_height",)
+        224,
+        "Height of the image of one light, in pixels.",
+        ge=1,
+        le=MAX_SIDE,
+        schema_range=(None, None),
+        aliases=("input_height",),
     )
     num_classes: int = knob(
         2, "Outputs of the learnable classifier: good and defect.", ge=2, schema_range=(2, inf), math_cond=">0"
@@ -150,8 +176,12 @@ class ClassifyModel(Section):
     eval_margin: float = knob(
         2.0, "A pair is a defect when its score is above this.", usual=(0, None), schema_range=(0, inf), automl=True
     )
-    embedding_vectors: int = knob(5, "Size of the embedding that euclidean compares.", ge=1, schema_range=(1, inf))
-    embed_dec: int = knob(5, "Hidden width of the classifier behind learnable.", ge=1, schema_range=(1, inf))
+    embedding_vectors: int = knob(
+        5, "Size of the embedding that euclidean compares.", ge=1, le=MAX_SIDE, schema_range=(1, inf)
+    )
+    embed_dec: int = knob(
+        5, "Hidden width of the classifier behind learnable.", ge=1, le=MAX_SIDE, schema_range=(1, inf)
+    )
     difference_module: Literal["learnable", "euclidean"] = knob(
         "euclidean",
         "How the two images are compared: learnable trains a difference decoder with loss ce, euclidean measures the "

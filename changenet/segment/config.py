@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from changenet.augment_config import RandomColor, RandomFlip, RandomRotate, ScaleRandomCrop
-from fiducial.spec.common import PositiveTriple, Text, Triple
+from fiducial.spec.common import MAX_BATCH, MAX_SIDE, MAX_WORKERS, PositiveTriple, Text, Triple
 from fiducial.spec.knob import Section, knob, section
 
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
@@ -130,16 +130,24 @@ class SegmentDataset(Section):
         automl=True,
     )
     multi_scale_infer: bool = knob(False, "Average the predictions of all five scales.")
-    num_classes: int = knob(2, "Classes of the mask, no change included.", ge=2, schema_range=(2, inf), math_cond=">0")
+    num_classes: int = knob(
+        2, "Classes of the mask, no change included.", ge=2, le=MAX_SIDE, schema_range=(2, inf), math_cond=">0"
+    )
     img_size: int = knob(
         224,
         "Images and masks are resized to squares of this many pixels; a multiple of 16 (FAN) or 32 (ViT).",
         ge=1,
+        le=MAX_SIDE,
         schema_range=(None, None),
     )
-    batch_size: int = knob(8, "Pairs per batch and GPU.", ge=1, schema_range=(1, inf))
+    batch_size: int = knob(8, "Pairs per batch and GPU.", ge=1, le=MAX_BATCH, schema_range=(1, inf))
     workers: int = knob(
-        8, "Processes that load data; 0 loads in the main process.", template=1, ge=0, schema_range=(0, inf)
+        8,
+        "Processes that load data; 0 loads in the main process.",
+        template=1,
+        ge=0,
+        le=MAX_WORKERS,
+        schema_range=(0, inf),
     )
     shuffle: bool = knob(True, "Shuffle the data.", ignored="training always shuffles, the other actions never do")
     image_folder_name: str = knob("A", "Folder of the earlier images, under root_dir.")

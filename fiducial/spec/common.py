@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import inf
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from fiducial.spec.knob import MISSING, Section, knob, section, section_of
 
@@ -32,6 +32,26 @@ PositiveTriple = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length
 """One number above 0 for each of red, green, blue."""
 
 
+MAX_GPUS = 1024
+"""GPUs of one machine, more than any has: what a spec asks for beyond is a slip."""
+GpuId = Annotated[int, Field(ge=0, lt=MAX_GPUS)]
+
+
+def _distinct(ids: list[int]) -> list[int]:
+    if len(set(ids)) < len(ids):
+        raise ValueError("name each GPU once")
+    return ids
+
+
+GpuIds = Annotated[list[GpuId], Field(max_length=MAX_GPUS), AfterValidator(_distinct)]
+
+
+MAX_SIDE = 2**15
+"""Pixels of a side of what a network sees, and numbers of a layer: beyond, no memory holds it."""
+MAX_WORKERS = 1024
+MAX_BATCH = 2**16
+
+
 class DistributedSection(Section):
     """Where an action runs: GPUs per node, and nodes."""
 
@@ -40,10 +60,14 @@ class DistributedSection(Section):
         "GPUs to use on each node. With a different number of gpu_ids the larger of the two wins; without any GPU the "
         "run falls back to the CPU.",
         ge=1,
+        le=MAX_GPUS,
+        schema_range=(1, None),
         popular=True,
     )
-    gpu_ids: list[int] = knob([0], "Indices of the GPUs to use; their number should equal num_gpus.", popular=True)
-    num_nodes: int = knob(1, "Machines that take part in the run.", ge=1, popular=True)
+    gpu_ids: GpuIds = knob([0], "Indices of the GPUs to use; their number should equal num_gpus.", popular=True)
+    num_nodes: int = knob(
+        1, "Machines that take part in the run.", ge=1, le=2**16, schema_range=(1, None), popular=True
+    )
 
     @property
     def num_devices(self) -> int:
@@ -54,7 +78,12 @@ class DistributedSection(Section):
 class WandbSection(Section):
     """``wandb``: logging to Weights & Biases. Never needed: without credentials it is skipped."""
 
-    enable: bool = knob(True, "Log to Weights & Biases when credentials for it exist (WANDB_API_KEY or ~/.netrc).")
+    # TAO-compat: TAO's default is true, and whoever is logged in uploads without having asked for it
+    enable: bool = knob(
+        False,
+        "Log to Weights & Biases when credentials for it exist (WANDB_API_KEY or ~/.netrc).",
+        template=True,
+    )
     project: Text = knob("TAO Toolkit", "Project that the run is listed under.")
     entity: Text = knob("", "User or team that owns the project; empty takes the account's default.")
     group: Text = knob("", "Group that the run is shown in, together with related runs.")
@@ -110,11 +139,13 @@ class TrainSection(DistributedSection):
     seed: int = knob(
         1234,
         "Seed of everything random. A negative number leaves the run unseeded.",
+        ge=-(2**31),
+        lt=2**32,
         usual=(-1, None),
         schema_range=(-1, inf),
     )
     cudnn: CudnnSection = section(CudnnSection, "How convolutions choose their algorithm on a GPU.")
-    num_epochs: int = knob(10, "Passes over the training data.", ge=1, schema_range=(1, inf), popular=True)
+    num_epochs: int = knob(10, "Passes over the training data.", ge=1, le=10**6, schema_range=(1, inf), popular=True)
     checkpoint_interval: int = knob(
         1,
         "Write a checkpoint each time this many epochs (or steps, see checkpoint_interval_unit) have passed. "
@@ -156,7 +187,9 @@ class RunModelSection(DistributedSection):
     results_dir: OptionalText = knob(
         None, "Folder for the results of this action; empty means <results_dir>/<action>.", template=""
     )
-    batch_size: int = knob(-1, "Samples per batch; -1 takes the batch size of the dataset.", ge=-1)
+    batch_size: int = knob(
+        -1, "Samples per batch; -1 takes the batch size of the dataset.", ge=-1, le=MAX_BATCH, schema_range=(-1, None)
+    )
 
 
 class ExportSection(Section):
@@ -165,14 +198,16 @@ class ExportSection(Section):
     results_dir: OptionalText = knob(
         None, "Folder for the results of export; empty means <results_dir>/export.", template=""
     )
-    gpu_id: int = knob(0, "GPU that the model is traced on.", ge=0)
+    gpu_id: int = knob(0, "GPU that the model is traced on.", ge=0, lt=MAX_GPUS, schema_range=(0, None))
     checkpoint: OptionalText = knob(None, "Checkpoint to export, or a results folder.", template=MISSING, required=True)
     onnx_file: OptionalText = knob(
         None, "File to write; empty puts it beside the checkpoint, with suffix .onnx.", template=MISSING
     )
     on_cpu: bool = knob(False, "Accepted; graphs are always traced on the CPU.")
     opset_version: int = knob(17, "ONNX operator set. Raised, with a notice, where the graph needs a newer one.", ge=1)
-    batch_size: int = knob(-1, "Batch size fixed in the graph; -1 leaves it open.", ge=-1)
+    batch_size: int = knob(
+        -1, "Batch size fixed in the graph; -1 leaves it open.", ge=-1, le=MAX_BATCH, schema_range=(-1, None)
+    )
     verbose: bool = knob(False, "Print the graph while it is exported.")
     overwrite: bool = knob(False, "Replace onnx_file when it exists; otherwise that is an error.", schema=False)
 
@@ -292,7 +327,9 @@ class GenTrtEngineSection(Section):
     results_dir: OptionalText = knob(
         None, "Folder for the results; empty means <results_dir>/gen_trt_engine.", template=""
     )
-    gpu_id: int = knob(0, "GPU that the engine is built on, and for.", ge=0, popular=True)
+    gpu_id: int = knob(
+        0, "GPU that the engine is built on, and for.", ge=0, lt=MAX_GPUS, schema_range=(0, None), popular=True
+    )
     onnx_file: OptionalText = knob(
         None, "ONNX file to build from, or a folder that holds one.", template=MISSING, required=True
     )

@@ -11,8 +11,8 @@ from typing import Any
 from fiducial.errors import Problem
 from fiducial.spec.knob import MISSING
 from fiducial.spec.path_map import map_path
-from fiducial.spec.references import References, key_of
 from fiducial.spec.references import Path as KeyPath
+from fiducial.spec.references import References, key_of
 
 NameFolder = Callable[[Mapping[str, Any]], str]
 """Names the results folder of an action after its section, which is not validated: any key may hold anything."""

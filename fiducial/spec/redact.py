@@ -7,7 +7,6 @@ error text goes through :func:`redact_text` or :func:`redact`.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,7 @@
 """``${...}`` in a plain tree, in OmegaConf's grammar: other keys, the environment, arithmetic.
 
-OmegaConf itself would replace a reference anew wherever it stands, so that thirty lines can ask for gigabytes. Here each
-key is replaced once, and what all of them become is bounded.
+OmegaConf itself would replace a reference anew wherever it stands, so that thirty lines can ask for gigabytes. Here
+each key is replaced once, and what all of them become is bounded.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ class References:
         if name == "oc.decode" and len(args) == 1:
             text = args[0]
             return self._visit(text, at, parser_rule="singleElement", lexer_mode="VALUE_MODE") if text else None
-        raise ValueError(f"no resolver {name!r} that takes {len(args)} value(s): use eval, oc.env, oc.select or oc.decode")
+        known = "eval, oc.env, oc.select, oc.decode"
+        raise ValueError(f"no resolver {name!r} that takes {len(args)} value(s), only {known}")
 
     def _environment(self, name: str, default: tuple[Any, ...], at: Path) -> Any:
         value = os.environ.get(name)

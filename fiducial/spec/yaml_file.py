@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,7 +35,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            self._refuse(f"nested more than {MAX_DEPTH} deep", self.peek_event())
+            self._refuse(f"nested more than {MAX_DEPTH} deep", self.peek_event())  # type: ignore[no-untyped-call]
         node = super().compose_node(parent, index)
         self.depth -= 1
         if node is not None and node.tag not in _PLAIN | {_MERGE}:
@@ -47,9 +48,9 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, KeyError, AttributeError, TypeError, IndexError):  # of PyYAML's own conversions
             self._refuse(f"a value that is no {node.tag.rpartition(':')[2]}", node)  # not shown: it may be a secret
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
-        own: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        own: dict[Hashable, Any] = {}
+        merged: dict[Hashable, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self._refuse("a key that is no text", key)
@@ -62,11 +63,11 @@ class _Loader(yaml.SafeLoader):
                 own[key.value] = self.construct_object(value, deep=True)
         return merged | own
 
-    def _mapping(self, node: Any) -> dict[str, Any]:
+    def _mapping(self, node: Any) -> dict[Hashable, Any]:
         """What ``<<`` merges."""
         if not isinstance(node, yaml.MappingNode) or node in self.recursive_objects:
             self._refuse("<< without a mapping that ends before it", node)
-        found: dict[str, Any] = self.construct_object(node, deep=True)
+        found: dict[Hashable, Any] = self.construct_object(node, deep=True)
         self.merged += len(found)
         if self.merged > _MAX_MERGED:
             self._refuse(f"<< merges more than {_MAX_MERGED} keys", node)
@@ -90,7 +91,7 @@ def read_yaml(path: Path) -> Any:
     Raises: SpecError with the line.
     """
     try:
-        return yaml.load(_content(path), _Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(_content(path), _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -45,7 +45,7 @@ class OptimSection(Section):
     weight_decay: float = knob(
         0.01, "How strongly weights are pulled towards zero.", ge=0, usual=(0, 1), automl=True, math_cond="> 0.0"
     )
-    betas: Annotated[list[float], Field(min_length=2, max_length=2)] | None = knob(
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] | None = knob(
         None, "Averaging factors of adam and adamw; null takes 0.9 and 0.999.", schema=False
     )
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fiducial.spec.references import References, arithmetic
+from fiducial.spec.references import arithmetic
 
 
 class TestArithmetic:
