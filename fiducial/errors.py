@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
 
-from fiducial.spec.redact import redact_text
+from fiducial.redact import redact_text
 
 SHOWN = 10
 """How many problems of one kind a message spells out before it only counts them."""

@@ -6,8 +6,8 @@ import logging
 import os
 import sys
 
+from fiducial.redact import redact_text
 from fiducial.run.ranks import global_rank
-from fiducial.spec.redact import redact_text
 
 LOGGER = logging.getLogger("fiducial")
 PASS = "Execution status: PASS"

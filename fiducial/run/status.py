@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from fiducial.spec.redact import redact
+from fiducial.redact import redact
 
 Status = Literal["SUCCESS", "FAILURE", "STARTED", "RUNNING", "SKIPPED"]
 

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from fiducial.errors import Problem, SpecError
+from fiducial.redact import redact
 from fiducial.spec.interpolation import NameFolder, resolve
 from fiducial.spec.knob import MISSING, Section, plain, section_of
 from fiducial.spec.messages import problems_of
 from fiducial.spec.path_map import parse_path_map
-from fiducial.spec.redact import redact
 from fiducial.spec.remarks import remarks
 from fiducial.spec.source import Source, read_source
 from fiducial.spec.value_types import union_members

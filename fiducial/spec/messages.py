@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from fiducial.errors import Problem
+from fiducial.redact import STARS, is_secret_name
 from fiducial.spec.bounded import brief
 from fiducial.spec.knob import Section, item_section_of, section_of, walk
-from fiducial.spec.redact import STARS, is_secret_name
 
 
 def problems_of(kind: type[Section], error: ValidationError) -> Iterator[Problem]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fiducial.errors import Problem, SpecError
+from fiducial.redact import STARS, is_secret_name, redact_text
 from fiducial.spec.bounded import bounded, brief
-from fiducial.spec.redact import STARS, is_secret_name, redact_text
 
 _INDEXED = re.compile(r"^\+{0,2}(?P<key>[\w.]+)\[(?P<index>\d{1,9})\]=(?P<value>.*)$", re.DOTALL)
 _MAX_TEXT = 2**15

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fiducial.errors import SpecError
+from fiducial.redact import is_secret_name, keep_env_secret, keep_secret
 from fiducial.spec.bounded import Budget, bounded
-from fiducial.spec.redact import is_secret_name, keep_env_secret, keep_secret
 
 __all__ = ["Path", "References", "arithmetic", "key_of"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from fiducial.errors import Problem, SpecError
+from fiducial.redact import keep_secrets_of
 from fiducial.spec.bounded import bounded
 from fiducial.spec.common import without_null_sections
 from fiducial.spec.interpolation import NameFolder, folder_of
@@ -16,7 +17,6 @@ from fiducial.spec.items import fold_items, set_item
 from fiducial.spec.knob import MISSING, Section, meta_of, section_of
 from fiducial.spec.overrides import apply_overrides
 from fiducial.spec.path_map import map_path
-from fiducial.spec.redact import keep_secrets_of
 from fiducial.spec.yaml_file import read_yaml
 
 
