@@ -84,7 +84,7 @@ class TrainSection(common.TrainSection):
     tensorboard: TensorboardSection = section(TensorboardSection, "Pictures and histograms for TensorBoard.")
     precision: str = precision_knob()
     pretrained_model_path: OptionalText = knob(
-        None, "Checkpoint of a whole ChangeNet to start from; its optimiser state is not used.", template=""
+        None, "Checkpoint of a whole ChangeNet to start from; its optimiser state is not used.", template="", shown=True
     )
     sync_batchnorm: bool = sync_batchnorm_knob()
     use_distributed_sampler: bool = knob(
@@ -102,6 +102,7 @@ class RunModelSection(common.RunModelSection):
         ge=-1,
         le=common.MAX_BATCH,
         schema_range=(1, inf),
+        shown=True,
     )
     vis_after_n_batches: int = knob(
         16, "Task segment: write pictures of every n-th batch; 1 writes all.", template=1, ge=1, schema_range=(1, inf)
@@ -161,9 +162,20 @@ class TensorRTSection(common.TensorRTSection):
     max_batch_size: int = knob(8, "Largest batch that the engine accepts.", ge=1)
 
 
+def _unused_size(what: str) -> int | None:
+    """A key of TAO 5."""
+    made: int | None = knob(
+        None, f"{what} of the input, in TAO 5.", ge=1, schema=False, ignored="the ONNX file says what its inputs are"
+    )
+    return made
+
+
 class GenTrtEngineSection(common.GenTrtEngineSection):
     """``gen_trt_engine``: ONNX to a TensorRT engine."""
 
+    input_channel: int | None = _unused_size("Channels")
+    input_width: int | None = _unused_size("Width")
+    input_height: int | None = _unused_size("Height")
     tensorrt: TensorRTSection = section(TensorRTSection, "How the engine is built.")
 
 
@@ -171,7 +183,9 @@ class ExperimentSpec(common.ExperimentBase):
     """The spec of Visual ChangeNet."""
 
     task: Literal["segment", "classify"] = knob(
-        "segment", "classify scores a part against its golden reference; segment marks which pixels changed."
+        "segment",
+        "classify scores a part against its golden reference; segment marks which pixels changed.",
+        shown=True,
     )
     model: ModelSection = section(ModelSection, "The architecture.")
     dataset: DatasetSection = section(DatasetSection, "Where the data is and how it is read.")

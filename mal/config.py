@@ -34,10 +34,24 @@ class DatasetSection(Section):
         "picture. A folder is recognised by what lies in it.",
         options=("coco", "yolo", "voc"),
     )
-    train_ann_path: Text = knob("", "Annotations to train on; only their boxes are used.")
-    train_img_dir: Text = knob("", "Folder, archive or URL of the pictures to train on.")
-    val_ann_path: Text = knob("", "Annotations for validation and evaluate; empty trains without validation.")
-    val_img_dir: Text = knob("", "Folder, archive or URL of the pictures for validation and evaluate.")
+    train_ann_path: Text = knob(
+        "", "Annotations to train on; only their boxes are used.", shown=True, actions=("train",)
+    )
+    train_img_dir: Text = knob(
+        "", "Folder, archive or URL of the pictures to train on.", shown=True, actions=("train",)
+    )
+    val_ann_path: Text = knob(
+        "",
+        "Annotations for validation and evaluate; empty trains without validation.",
+        shown=True,
+        actions=("train", "evaluate"),
+    )
+    val_img_dir: Text = knob(
+        "",
+        "Folder, archive or URL of the pictures for validation and evaluate.",
+        shown=True,
+        actions=("train", "evaluate"),
+    )
     min_obj_size: float = knob(
         2048, "Boxes to train on are larger than this, in square pixels: 2048 is about 45 x 45.", ge=0
     )
@@ -57,6 +71,7 @@ class DatasetSection(Section):
         le=common.MAX_SIDE,
         usual=(256, None),
         schema_range=(256, None),
+        shown=True,
     )
     point_size: float | None = knob(
         None,
@@ -77,7 +92,9 @@ class DatasetSection(Section):
 class ModelSection(Section):
     """``model``: student and teacher."""
 
-    arch: str = knob("vit-mae-base/16", "Architecture of the backbone.", options=ARCHITECTURES, popular=True)
+    arch: str = knob(
+        "vit-mae-base/16", "Architecture of the backbone.", options=ARCHITECTURES, popular=True, shown=True
+    )
     frozen_stages: list[int] = knob(
         [-1], "Parts of the backbone that are not trained: 0 is the patch embedding, 1 and up are the blocks."
     )
@@ -111,6 +128,7 @@ class TrainSection(common.TrainSection):
         ge=1,
         le=common.MAX_BATCH,
         schema_range=(1, None),
+        shown=True,
     )
     accum_grad_batches: int = knob(1, "Batches whose gradients make one step.", ge=1)
     use_amp: bool = knob(True, "Train in 16 bits on a GPU: float16; on a CPU training stays in 32 bits.")
@@ -122,6 +140,7 @@ class TrainSection(common.TrainSection):
         "Weights to begin with: a ViT-MAE, DeiT or timm file, or a MAL checkpoint; file, URL or hub id. Ignored when a "
         "run is continued.",
         template="",
+        shown=True,
     )
     pretrained_strict: bool = knob(
         True, "Refuse weights that fill less than nine tenths of the backbone.", schema=False
@@ -134,6 +153,7 @@ class TrainSection(common.TrainSection):
         ge=0,
         usual=(1e-7, 1e-5),
         automl=True,
+        shown=True,
     )
     min_lr: float = knob(0, "Has no effect.", ge=0, ignored="the floor is min_lr_rate times the highest rate")
     min_lr_rate: float = knob(0.2, "Lowest learning rate, as a share of the highest.", template=0.02, ge=0, le=1)
@@ -167,7 +187,7 @@ class TrainSection(common.TrainSection):
 class RunSection(common.RunModelSection):
     """What ``evaluate`` and ``inference`` have in common."""
 
-    batch_size: int = knob(3, "Boxes per batch and GPU.", ge=1, le=common.MAX_BATCH, schema_range=(1, None))
+    batch_size: int = knob(3, "Boxes per batch and GPU.", ge=1, le=common.MAX_BATCH, schema_range=(1, None), shown=True)
 
 
 class EvaluateSection(RunSection):
@@ -185,10 +205,10 @@ class EvaluateSection(RunSection):
 class InferenceSection(RunSection):
     """``inference``: masks for boxes."""
 
-    ann_path: Text = knob("", "Annotations with the boxes to find masks for.", popular=True)
-    img_dir: Text = knob("", "Folder, archive or URL of the pictures.", popular=True)
+    ann_path: Text = knob("", "Annotations with the boxes to find masks for.", popular=True, shown=True)
+    img_dir: Text = knob("", "Folder, archive or URL of the pictures.", popular=True, shown=True)
     label_dump_path: str = knob(
-        "instances_val2017_mal.json", "File to write, in the results folder unless it is an absolute path."
+        "instances_val2017_mal.json", "File to write, in the results folder unless it is an absolute path.", shown=True
     )
     load_mask: bool = knob(False, "The annotations have masks: write how well each is met.")
     use_mixed_model: bool = knob(False, "Average the logits of student and teacher.", schema=False)

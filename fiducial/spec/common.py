@@ -63,6 +63,7 @@ class DistributedSection(Section):
         le=MAX_GPUS,
         schema_range=(1, None),
         popular=True,
+        shown=True,
     )
     gpu_ids: GpuIds = knob([0], "Indices of the GPUs to use; their number should equal num_gpus.", popular=True)
     num_nodes: int = knob(
@@ -145,7 +146,9 @@ class TrainSection(DistributedSection):
         schema_range=(-1, inf),
     )
     cudnn: CudnnSection = section(CudnnSection, "How convolutions choose their algorithm on a GPU.")
-    num_epochs: int = knob(10, "Passes over the training data.", ge=1, le=10**6, schema_range=(1, inf), popular=True)
+    num_epochs: int = knob(
+        10, "Passes over the training data.", ge=1, le=10**6, schema_range=(1, inf), popular=True, shown=True
+    )
     checkpoint_interval: int = knob(
         1,
         "Write a checkpoint each time this many epochs (or steps, see checkpoint_interval_unit) have passed. "
@@ -155,13 +158,18 @@ class TrainSection(DistributedSection):
     )
     checkpoint_interval_unit: Literal["epoch", "step"] = knob("epoch", "What checkpoint_interval counts.")
     validation_interval: int = knob(
-        1, "Validate each time this many epochs have passed; must not exceed num_epochs.", ge=1, popular=True
+        1,
+        "Validate each time this many epochs have passed; must not exceed num_epochs.",
+        ge=1,
+        popular=True,
+        aliases=("val_interval",),
     )
     resume_training_checkpoint_path: OptionalText = knob(
         None,
         "Checkpoint to continue from, with optimiser and epoch. Empty continues from the latest checkpoint in the "
         "results folder when there is one.",
         template="",
+        shown=True,
     )
     results_dir: OptionalText = knob(
         None, "Folder for the results of training; empty means <results_dir>/train.", template=""
@@ -182,13 +190,19 @@ class RunModelSection(DistributedSection):
         "checkpoint).",
         template=MISSING,
         required=True,
+        shown=True,
     )
     trt_engine: OptionalText = knob(None, "TensorRT engine to run instead of a checkpoint.", template="")
     results_dir: OptionalText = knob(
         None, "Folder for the results of this action; empty means <results_dir>/<action>.", template=""
     )
     batch_size: int = knob(
-        -1, "Samples per batch; -1 takes the batch size of the dataset.", ge=-1, le=MAX_BATCH, schema_range=(-1, None)
+        -1,
+        "Samples per batch; -1 takes the batch size of the dataset.",
+        ge=-1,
+        le=MAX_BATCH,
+        schema_range=(-1, None),
+        shown=True,
     )
 
 
@@ -199,14 +213,21 @@ class ExportSection(Section):
         None, "Folder for the results of export; empty means <results_dir>/export.", template=""
     )
     gpu_id: int = knob(0, "GPU that the model is traced on.", ge=0, lt=MAX_GPUS, schema_range=(0, None))
-    checkpoint: OptionalText = knob(None, "Checkpoint to export, or a results folder.", template=MISSING, required=True)
+    checkpoint: OptionalText = knob(
+        None, "Checkpoint to export, or a results folder.", template=MISSING, required=True, shown=True
+    )
     onnx_file: OptionalText = knob(
-        None, "File to write; empty puts it beside the checkpoint, with suffix .onnx.", template=MISSING
+        None, "File to write; empty puts it beside the checkpoint, with suffix .onnx.", template=MISSING, shown=True
     )
     on_cpu: bool = knob(False, "Accepted; graphs are always traced on the CPU.")
     opset_version: int = knob(17, "ONNX operator set. Raised, with a notice, where the graph needs a newer one.", ge=1)
     batch_size: int = knob(
-        -1, "Batch size fixed in the graph; -1 leaves it open.", ge=-1, le=MAX_BATCH, schema_range=(-1, None)
+        -1,
+        "Batch size fixed in the graph; -1 leaves it open.",
+        ge=-1,
+        le=MAX_BATCH,
+        schema_range=(-1, None),
+        shown=True,
     )
     verbose: bool = knob(False, "Print the graph while it is exported.")
     overwrite: bool = knob(False, "Replace onnx_file when it exists; otherwise that is an error.", schema=False)
@@ -253,6 +274,7 @@ class QuantizeSection(Section):
         "torchao",
         "Library that quantizes: torchao (weights of linear layers), modelopt.pytorch (calibrated) or modelopt.onnx "
         "(calibrated, on an ONNX file). modelopt is another name of modelopt.pytorch.",
+        shown=True,
     )
     mode: Annotated[Literal["static_ptq", "weight_only_ptq"], Lowercase] = knob(
         "weight_only_ptq", "weight_only_ptq goes with torchao, static_ptq (needs calibration images) with modelopt."
@@ -266,7 +288,7 @@ class QuantizeSection(Section):
         "with modelopt.onnx.",
     )
     skip_names: list[str] = knob([], "Patterns of layers to leave out, applied after layers.")
-    model_path: Text = knob("", "Checkpoint to quantize (an ONNX file for modelopt.onnx).", required=True)
+    model_path: Text = knob("", "Checkpoint to quantize (an ONNX file for modelopt.onnx).", required=True, shown=True)
     results_dir: Text = knob("", "Folder for the quantized model; empty means <results_dir>/quantize.", required=True)
     backend_kwargs: dict[str, Any] | None = knob({}, "Extra arguments that are handed to the backend.")
     device: str = knob(
@@ -310,6 +332,7 @@ class TensorRTSection(Section):
     data_type: Annotated[Literal["fp32", "fp16", "bf16", "int8", "fp8"], Lowercase] = knob(
         "fp32",
         "Precision of the engine; int8 and fp8 need calibration images unless the ONNX file is quantized already.",
+        shown=True,
     )
     workspace_size: int = knob(1024, "Memory that TensorRT may use while building, in MB; 0 sets no limit.", ge=0)
     min_batch_size: int = knob(1, "Smallest batch that the engine accepts.", ge=1, popular=True)
@@ -331,10 +354,10 @@ class GenTrtEngineSection(Section):
         0, "GPU that the engine is built on, and for.", ge=0, lt=MAX_GPUS, schema_range=(0, None), popular=True
     )
     onnx_file: OptionalText = knob(
-        None, "ONNX file to build from, or a folder that holds one.", template=MISSING, required=True
+        None, "ONNX file to build from, or a folder that holds one.", template=MISSING, required=True, shown=True
     )
     trt_engine: OptionalText = knob(
-        None, "Engine file to write; empty means model.engine in the results folder.", template=MISSING
+        None, "Engine file to write; empty means model.engine in the results folder.", template=MISSING, shown=True
     )
     timing_cache: OptionalText = knob(
         None, "File of kernel timings, read and extended: the next build is faster.", template=""
@@ -363,7 +386,9 @@ class ExperimentBase(Section):
     encryption_key: OptionalText = knob(
         None, "Key to read encrypted checkpoints with. What is written is never encrypted.", template=""
     )
-    results_dir: Text = knob("", "Root folder of the results; each action writes to a folder of its name in it.")
+    results_dir: Text = knob(
+        "", "Root folder of the results; each action writes to a folder of its name in it.", shown=True
+    )
     wandb: WandbSection = section(WandbSection, "Logging to Weights & Biases.")
     clearml: dict[str, Any] | None = knob(None, "ClearML settings.", schema=False, ignored="there is no ClearML logger")
     compat: Literal["off", "tao"] = knob(
