@@ -19,8 +19,9 @@ from fiducial.actions.result import Result
 from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES, resolve_model_file
 from fiducial.deploy.card import ENTRY, ModelCard
+from fiducial.deploy.onnx_file import one_line
 from fiducial.deploy.onnx_predictor import OnnxPredictor
-from fiducial.errors import CheckpointError
+from fiducial.errors import CheckpointError, SpecError
 from fiducial.spec.compose import Source, compose, read_source
 
 __all__ = ["load", "load_detector", "load_inspector", "run"]
@@ -112,9 +113,12 @@ def _exported(path: Path) -> Inspector | ChangeDetector:
         raise CheckpointError(str(path), found, "export it with `changenet export`")
     try:
         tree = Inspector.spec_of(card) if card.task == "classify" else ChangeDetector.spec_of(card)
+        spec = compose(ExperimentSpec, Source(tree)).spec
     except KeyError as error:
         raise CheckpointError(str(path), f"its model card lacks {error}", "export the model again") from None
-    spec = compose(ExperimentSpec, Source(tree)).spec
+    except (SpecError, TypeError) as error:  # what it says is of another kind, or outside of the spec's bounds
+        found = f"its model card says what cannot be: {one_line(error)}"
+        raise CheckpointError(str(path), found, "export the model again") from None
     if card.task == "classify":
         inspecting = CLASSIFY.runtime(spec)
         return Inspector(inspecting, OnnxPredictor(path, inspecting))

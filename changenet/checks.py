@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fiducial.backbones.names import BACKBONES
+from fiducial.deploy.opsets import check_opset, opsets
 from fiducial.errors import Problem
 from fiducial.training.checks import check_frozen, check_precision, check_tensorboard
 
@@ -43,9 +45,23 @@ def check_export(spec: ExperimentSpec, size: tuple[int, int], size_says: str) ->
         yield Problem("export.input_channel", f"found {export.input_channel}", "these networks take 3 colour channels")
     if export.format != "onnx":
         yield Problem("export.format", f"found {export.format!r}", "only onnx can be written")
-    if export.batch_size == 0:
-        yield Problem("export.batch_size", "found 0", "-1 leaves the batch size open, 1 or more fixes it")
+    yield from _check_formulation(spec)
     if (export.input_height, export.input_width) != size:
         found = f"{export.input_height} x {export.input_width}, but {size_says}"
         fix = f"set export.input_height={height} export.input_width={width}; exporting the dataset's size"
         yield Problem("export.input_height, input_width", found, fix, "warning")
+
+
+def _check_formulation(spec: ExperimentSpec) -> Iterator[Problem]:
+    """The narrower choice of operator sets where deformable attention is not written as gathers."""
+    backbone = BACKBONES.get(spec.model.backbone.type)
+    is_deformable = (
+        backbone is not None
+        and backbone.family != "FAN"
+        and (spec.task == "segment" or spec.model.classify.difference_module == "learnable")
+    )
+    written_as: str = spec.export.deformable_attention
+    if spec.compat == "tao" and written_as == "gather":
+        written_as = "plugin"  # unless the user asks for gathers, which what is checked here cannot tell
+    if is_deformable and spec.export.opset_version in opsets():
+        yield from check_opset(spec.export.opset_version, written_as)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fiducial.data.normalization import Normalization
+from fiducial.errors import CheckpointError
 from fiducial.prediction import Graph
 from fiducial.run.console import LOGGER
 from fiducial.spec.compose import to_yaml
@@ -38,6 +39,8 @@ def write_deepstream(
     DeepStream normalises with three offsets and one common factor: ``(pixel - offset) * factor`` of pixels 0..255. They
     follow from the training's mean and std (with ``compat_tao`` TAO's 0.5 / 0.5); a std that differs between channels
     is replaced by its mean, with a warning. Returns the files.
+
+    Raises: CheckpointError when one cannot be written.
     """
     shape = max((entry.shape for entry in graph.inputs.values()), key=len)  # several goldens have an axis more
     if len(shape) > 3:
@@ -47,7 +50,7 @@ def write_deepstream(
     tao = compat_tao
     offsets, factor = _normalization(normalization, tao)
     classes = range(num_classes)
-    (folder / "labels.txt").write_text(";".join(map(str, classes)) + "\n", encoding="utf-8")
+    texts = {"labels.txt": ";".join(map(str, classes)) + "\n"}
     infer = {
         **(_CLASSIFIER if task == "classify" else _SEGMENTER),
         "gie-unique-id": 1,
@@ -64,15 +67,22 @@ def write_deepstream(
         "output-tensor-meta": 1,
         "workspace-size": 1048576,
     }
-    infer = dict(sorted(infer.items()))
-    written = [folder / "labels.txt", folder / "nvdsinfer_config.yaml"]
-    written[1].write_text(to_yaml({"property": infer}), encoding="utf-8")
+    texts["nvdsinfer_config.yaml"] = to_yaml({"property": dict(sorted(infer.items()))})
     for index, name in enumerate(graph.inputs):
         config = _preprocess(name, index, height, width, offsets, factor, tao)
-        written.append(folder / f"nvdspreprocess_config_{index}.yaml")
-        written[-1].write_text(to_yaml(config), encoding="utf-8")
+        texts[f"nvdspreprocess_config_{index}.yaml"] = to_yaml(config)
+    for name, text in texts.items():
+        _write(folder / name, text)
     LOGGER.info("DeepStream files: %s", folder)
-    return tuple(written)
+    return tuple(folder / name for name in texts)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        fix = "clear the way, or set export.serialize_nvdsinfer=false: the .onnx file is there"
+        raise CheckpointError(str(path), f"cannot be written ({error.strerror or error})", fix) from None
 
 
 def _normalization(normalization: Normalization, tao: bool) -> tuple[str, float]:

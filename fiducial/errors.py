@@ -28,7 +28,8 @@ class Problem:
     level: Literal["error", "warning"] = "error"
 
     def __str__(self) -> str:
-        return redact_text(f"{self.where} · {self.found} · {self.fix}")
+        text = redact_text(f"{self.where} · {self.found} · {self.fix}")
+        return text.encode("utf-8", "backslashreplace").decode()  # names of files may be no text
 
 
 class UserError(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -44,6 +44,8 @@ class Graph:
     """Name of the batch axis where it is dynamic."""
     needed: tuple[str, ...] = ()
     """The outputs that the task's evaluator reads; empty: all."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of one item of an output; of those that are not named here, anything is taken."""
 
     @property
     def results(self) -> tuple[str, ...]:

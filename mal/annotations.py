@@ -92,27 +92,52 @@ class Annotations:
         picture, found = self.pictures[box.picture], self.rows[box.row].get("segmentation")
         size = picture.height, picture.width
         try:
-            if isinstance(found, list) and found:
-                rle = coco_mask.merge(coco_mask.frPyObjects([[float(n) for n in part] for part in found], *size))
-            elif isinstance(found, dict) and isinstance(found["counts"], list):
-                rle = coco_mask.frPyObjects(_checked_runs(found, size), *size)
-            elif isinstance(found, dict) and tuple(found["size"]) == size:
-                rle = {"size": list(size), "counts": str(found["counts"]).encode("ascii")}
+            if isinstance(found, list):
+                rle = coco_mask.merge(coco_mask.frPyObjects(_checked_polygons(found), *size))
             else:
-                raise ValueError("neither polygons nor run lengths of the picture's size")
-            decoded: NDArray[np.uint8] = coco_mask.decode(rle)
-        except (ValueError, TypeError, KeyError, IndexError, UnicodeError) as error:
+                rle = coco_mask.frPyObjects(_checked_runs(found, size), *size)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
             where = f"{self.path}: annotation {box.id}"
             raise DatasetError(where, f"its segmentation is no mask ({error})", "mend it, or leave it out") from None
+        decoded: NDArray[np.uint8] = coco_mask.decode(rle)
         return decoded
 
 
-def _checked_runs(found: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """Run lengths that fill the picture exactly: the decoder does not look."""
-    counts = [int(run) for run in found["counts"]]
-    if min(counts, default=-1) < 0 or sum(counts) != math.prod(size) or tuple(found["size"]) != size:
+def _checked_polygons(parts: Sequence[Any]) -> list[list[float]]:
+    polygons = [_numbers(part) for part in parts]
+    if not polygons or any(polygon is None or len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+        raise ValueError("polygons of x, y, x, y, … with three corners at least are meant")
+    return [polygon for polygon in polygons if polygon is not None]
+
+
+def _checked_runs(found: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """Run lengths that fill the picture exactly: the decoder does not look, and would write beyond it."""
+    counts = found["counts"]
+    runs = runs_of(counts) if isinstance(counts, str) else [int(run) for run in counts]
+    if min(runs, default=-1) < 0 or sum(runs) != math.prod(size) or list(found["size"]) != list(size):
         raise ValueError("run lengths that do not fill the picture")
-    return {"size": list(size), "counts": counts}
+    return {"size": list(size), "counts": runs}
+
+
+def runs_of(text: str) -> list[int]:
+    """COCO's compressed run lengths as numbers. Raises: ValueError, IndexError for text that is none."""
+    runs: list[int] = []
+    place = 0
+    while place < len(text):
+        value = shift = 0
+        more = True
+        while more:
+            bits = ord(text[place]) - 48
+            if not 0 <= bits < 64 or shift > 60:
+                raise ValueError(f"no run lengths: {text[:20]!r}")
+            value |= (bits & 31) << shift
+            shift, place, more = shift + 5, place + 1, bool(bits & 32)
+            if not more and bits & 16:
+                value -= 1 << shift
+        runs.append(
+            value + runs[-2] if len(runs) > 2 else value
+        )  # from the third on, the difference to the one before last
+    return runs
 
 
 @dataclass(frozen=True)

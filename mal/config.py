@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -53,24 +54,29 @@ class DatasetSection(Section):
         actions=("train", "evaluate"),
     )
     min_obj_size: float = knob(
-        2048, "Boxes to train on are larger than this, in square pixels: 2048 is about 45 x 45.", ge=0
+        2048,
+        "Boxes to train on are larger than this, in square pixels: 2048 is about 45 x 45.",
+        ge=0,
+        schema_range=(None, None),
     )
-    max_obj_size: float = knob(1e10, "Boxes to train on are smaller than this, in square pixels.", gt=0)
+    max_obj_size: float = knob(
+        1e10, "Boxes to train on are smaller than this, in square pixels.", gt=0, schema_range=(None, None)
+    )
     num_workers_per_gpu: int = knob(
         2,
         "Processes that load data for each GPU; 0 loads in the main process.",
         ge=0,
+        schema_range=(None, None),
         le=common.MAX_WORKERS,
-        schema_range=(0, None),
     )
     load_mask: bool = knob(True, "Read the masks of validation and evaluate, which mIoU needs.")
     crop_size: int = knob(
         512,
         "Side of the crops that the network sees, in pixels.",
         ge=16,
-        le=common.MAX_SIDE,
         usual=(256, None),
-        schema_range=(256, None),
+        schema_range=(256, inf),
+        le=common.MAX_SIDE,
         shown=True,
     )
     point_size: float | None = knob(
@@ -92,22 +98,27 @@ class DatasetSection(Section):
 class ModelSection(Section):
     """``model``: student and teacher."""
 
-    arch: str = knob(
-        "vit-mae-base/16", "Architecture of the backbone.", options=ARCHITECTURES, popular=True, shown=True
-    )
+    arch: str = knob("vit-mae-base/16", "Architecture of the backbone.", options=ARCHITECTURES, shown=True)
     frozen_stages: list[int] = knob(
-        [-1], "Parts of the backbone that are not trained: 0 is the patch embedding, 1 and up are the blocks."
+        [-1],
+        "Parts of the backbone that are not trained: 0 is the patch embedding, 1 and up are the blocks.",
+        value_type="list_1_backbone",
     )
-    mask_head_num_convs: int = knob(4, "Convolutions of the mask head.", ge=4)
-    mask_head_hidden_channel: int = knob(256, "Width of the mask head.", ge=1)
-    mask_head_out_channel: int = knob(256, "Width of the last layer of both heads.", ge=1)
+    mask_head_num_convs: int = knob(4, "Convolutions of the mask head.", ge=4, schema_range=(1, inf))
+    mask_head_hidden_channel: int = knob(256, "Width of the mask head.", ge=1, schema_range=(1, inf))
+    mask_head_out_channel: int = knob(256, "Width of the last layer of both heads.", ge=1, schema_range=(1, inf))
     teacher_momentum: float = knob(0.996, "How much of itself the teacher keeps in each step.", ge=0, le=1)
     not_adjust_scale: bool = knob(False, "Look at the features of small and large boxes alike.")
     mask_scale_ratio_pre: int = knob(
-        1, "How much the features are enlarged before the mask head; with not_adjust_scale only.", ge=1
+        1,
+        "How much the features are enlarged before the mask head; with not_adjust_scale only.",
+        ge=1,
+        schema_range=(None, None),
     )
-    mask_scale_ratio: float = knob(2.0, "How much the mask head enlarges; 2 unless not_adjust_scale is set.", gt=0)
-    vit_dpr: float = knob(0, "Stochastic depth: rate of the last block.", ge=0, lt=1)
+    mask_scale_ratio: float = knob(
+        2.0, "How much the mask head enlarges; 2 unless not_adjust_scale is set.", gt=0, schema_range=(None, None)
+    )
+    vit_dpr: float = knob(0, "Stochastic depth: rate of the last block.", ge=0, lt=1, schema_range=(None, None))
     teacher_init: Literal["random", "student"] = knob(
         "random",
         "How the teacher begins where no weights are given: by itself, as in TAO, or as a copy of the student.",
@@ -126,11 +137,11 @@ class TrainSection(common.TrainSection):
         "Boxes per batch and GPU. The learning rate grows with it.",
         template=1,
         ge=1,
+        schema_range=(1, inf),
         le=common.MAX_BATCH,
-        schema_range=(1, None),
         shown=True,
     )
-    accum_grad_batches: int = knob(1, "Batches whose gradients make one step.", ge=1)
+    accum_grad_batches: int = knob(1, "Batches whose gradients make one step.", ge=1, schema_range=(1, inf))
     use_amp: bool = knob(True, "Train in 16 bits on a GPU: float16; on a CPU training stays in 32 bits.")
     amp_dtype: Literal["float16", "bfloat16"] = knob(
         "float16", "Format of use_amp; bfloat16 does not overflow and also runs on a CPU.", schema=False
@@ -155,28 +166,42 @@ class TrainSection(common.TrainSection):
         automl=True,
         shown=True,
     )
-    min_lr: float = knob(0, "Has no effect.", ge=0, ignored="the floor is min_lr_rate times the highest rate")
+    min_lr: float = knob(
+        0, "Has no effect.", ge=0, ignored="the floor is min_lr_rate times the highest rate", schema_range=(None, None)
+    )
     min_lr_rate: float = knob(0.2, "Lowest learning rate, as a share of the highest.", template=0.02, ge=0, le=1)
-    num_wave: float = knob(1, "Half waves of the cosine after the warm-up.", gt=0)
+    num_wave: float = knob(1, "Half waves of the cosine after the warm-up.", gt=0, schema_range=(None, None))
     wd: float = knob(5e-4, "How strongly weights are pulled towards zero.", ge=0, usual=(1e-5, 1e-2), automl=True)
-    optim_eps: float = knob(1e-8, "Added to the optimiser's denominator.", gt=0)
+    optim_eps: float = knob(1e-8, "Added to the optimiser's denominator.", gt=0, schema_range=(None, None))
     optim_betas: Betas = knob([0.9, 0.9], "Averaging factors of adamw.")
-    warmup_epochs: int = knob(1, "Epochs over which the learning rate grows from 0.", ge=0)
+    warmup_epochs: int = knob(1, "Epochs over which the learning rate grows from 0.", ge=0, schema_range=(0, inf))
     margin_rate: Pair = knob([0, 1.2], "Least and most that a training crop reaches beyond half its box.")
     test_margin_rate: Pair = knob([0.6, 0.6], "How far other crops reach beyond their box; the first number counts.")
     mask_thres: Thresholds = knob(
         [0.1], "Probability from which a pixel is mask: one, or three for small to large boxes."
     )
-    loss_mil_weight: float = knob(4, "Weight of the box projection loss.", ge=0)
-    loss_crf_weight: float = knob(0.5, "Weight of the loss against the mean field's mask.", ge=0)
-    crf_zeta: float = knob(0.1, "How unlike colours may be and still belong together.", gt=0)
-    crf_kernel_size: int = knob(3, "Side of the mean field's neighbourhood; odd.", ge=1)
-    crf_num_iter: int = knob(100, "Iterations of the mean field.", ge=0)
-    loss_crf_step: int = knob(4000, "Steps of the first epoch in which loss_crf_weight is reached.", gt=0)
-    loss_mil_step: int = knob(1000, "Steps of the first epoch in which loss_mil_weight is reached.", gt=0)
-    crf_size_ratio: int = knob(1, "How much finer than the logits the mean field works.", ge=1)
-    crf_value_high_thres: float = knob(0.9, "The mean field holds probabilities below this.", gt=0, lt=1)
-    crf_value_low_thres: float = knob(0.1, "The mean field holds probabilities above this.", gt=0, lt=1)
+    loss_mil_weight: float = knob(4, "Weight of the box projection loss.", ge=0, schema_range=(None, None))
+    loss_crf_weight: float = knob(
+        0.5, "Weight of the loss against the mean field's mask.", ge=0, schema_range=(None, None)
+    )
+    crf_zeta: float = knob(0.1, "How unlike colours may be and still belong together.", gt=0, schema_range=(None, None))
+    crf_kernel_size: int = knob(3, "Side of the mean field's neighbourhood; odd.", ge=1, schema_range=(None, None))
+    crf_num_iter: int = knob(100, "Iterations of the mean field.", ge=0, schema_range=(None, None))
+    loss_crf_step: int = knob(
+        4000, "Steps of the first epoch in which loss_crf_weight is reached.", gt=0, schema_range=(None, None)
+    )
+    loss_mil_step: int = knob(
+        1000, "Steps of the first epoch in which loss_mil_weight is reached.", gt=0, schema_range=(None, None)
+    )
+    crf_size_ratio: int = knob(
+        1, "How much finer than the logits the mean field works.", ge=1, schema_range=(None, None)
+    )
+    crf_value_high_thres: float = knob(
+        0.9, "The mean field holds probabilities below this.", gt=0, lt=1, schema_range=(None, None)
+    )
+    crf_value_low_thres: float = knob(
+        0.1, "The mean field holds probabilities above this.", gt=0, lt=1, schema_range=(None, None)
+    )
     crf_image: Literal["student", "clean"] = knob(
         "student",
         "Colours that the mean field follows: those that the student sees, as in TAO, or the picture's own.",
@@ -187,7 +212,7 @@ class TrainSection(common.TrainSection):
 class RunSection(common.RunModelSection):
     """What ``evaluate`` and ``inference`` have in common."""
 
-    batch_size: int = knob(3, "Boxes per batch and GPU.", ge=1, le=common.MAX_BATCH, schema_range=(1, None), shown=True)
+    batch_size: int = knob(3, "Boxes per batch and GPU.", ge=1, schema_range=(1, inf), le=common.MAX_BATCH, shown=True)
 
 
 class EvaluateSection(RunSection):
@@ -205,8 +230,8 @@ class EvaluateSection(RunSection):
 class InferenceSection(RunSection):
     """``inference``: masks for boxes."""
 
-    ann_path: Text = knob("", "Annotations with the boxes to find masks for.", popular=True, shown=True)
-    img_dir: Text = knob("", "Folder, archive or URL of the pictures.", popular=True, shown=True)
+    ann_path: Text = knob("", "Annotations with the boxes to find masks for.", shown=True)
+    img_dir: Text = knob("", "Folder, archive or URL of the pictures.", shown=True)
     label_dump_path: str = knob(
         "instances_val2017_mal.json", "File to write, in the results folder unless it is an absolute path.", shown=True
     )

@@ -97,7 +97,8 @@ class PlacedMask:
         columns[:, self.y : self.y + self.mask.shape[0]] = self.mask.T
         changes = np.flatnonzero(flat[1:] != flat[:-1]) + self.x * self.height
         total = self.width * self.height
-        return [int(run) for run in np.diff(np.concatenate([[0], changes, [total]] if len(changes) else [[0, total]]))]
+        runs = np.diff(np.concatenate([[0], changes, [total]])).astype(int).tolist()
+        return runs[:-1] if len(runs) > 1 and runs[-1] == 0 else runs
 
     def rle(self) -> dict[str, Any]:
         """COCO's compressed run lengths: ``size`` ``[height, width]`` and ``counts`` as text."""

@@ -41,9 +41,18 @@ def polygons(mask: NDArray[np.bool_]) -> list[Polygon]:
     window = np.pad(mask[y : rows[-1] + 1, x : columns[-1] + 1].astype(float), 1)
     filled = contour_generator(z=window, fill_type=FillType.OuterOffset).filled(0.5, 2.0)
     outer = [points[: offsets[1] - 1] for points, offsets in zip(*filled, strict=True)]
-    shifted = [points + np.array([x - 0.5, y - 0.5]) for points in outer]
+    # the window has a border of one pixel, and values stand at the centres of pixels
+    shifted = [_without_midpoints((points + np.array([x - 0.5, y - 0.5])).round(2)) for points in outer]
     shifted.sort(key=_shoelace, reverse=True)
     return [[(float(px), float(py)) for px, py in points] for points in shifted if len(points) > 2]
+
+
+def _without_midpoints(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A closed polygon without the corners that lie on the line between their neighbours."""
+    before, after = points - np.roll(points, 1, 0), np.roll(points, -1, 0) - points
+    turn = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
+    kept: NDArray[np.float64] = points[np.abs(turn) > 1e-9]
+    return kept
 
 
 def _shoelace(points: NDArray[np.float64]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -10,7 +11,7 @@ from fiducial.data.checks import Entry, check_overlap, content_of, spread
 from fiducial.data.images import read_rgb
 from fiducial.errors import DatasetError, Problem
 
-__all__ = ["check_boards", "check_registration", "check_repeated_rows", "check_splits"]
+__all__ = ["check_boards", "check_itself", "check_registration", "check_repeated_rows", "check_splits"]
 
 MAX_SHIFT = 3.0
 """Pixels that a test image may lie beside its golden before ``check`` warns."""
@@ -33,9 +34,25 @@ def check_repeated_rows(table: PairTable) -> Iterator[Problem]:
             f"{len(against)} rows contradict an earlier row of the same images: {_pairs_of_lines(against, labels=True)}"
         )
         yield Problem(table.where(against[0][1]), found, "keep the row that is right", "warning")
-    if same := [pair for pair in same if pair not in against]:
+    if same := [pair for pair in same if pair[0].label == pair[1].label]:
         found = f"{len(same)} rows repeat an earlier row: {_pairs_of_lines(same)}"
         yield Problem(table.where(same[0][1]), found, "each counts as often as it is listed", "warning")
+
+
+def check_itself(table: PairTable) -> Iterator[Problem]:
+    """Rows whose test image is its own golden: whatever the part looks like, nothing differs."""
+    if table.layout.num_golden > 1:
+        return
+    folder = str(table.images_dir)
+    rows = [
+        row
+        for row in table.rows
+        if os.path.normpath(os.path.join(folder, row.input_path))
+        == os.path.normpath(os.path.join(folder, row.golden_path))
+    ]
+    if rows:
+        found = f"{len(rows)} rows compare an image with itself (first: {rows[0].input_path}, {rows[0].object_name})"
+        yield Problem(table.where(rows[0]), found, "golden_path names the folder of the goldens", "warning")
 
 
 def _pairs_of_lines(pairs: list[tuple[PairRow, PairRow]], *, labels: bool = False) -> str:
@@ -61,8 +78,8 @@ def _folders(table: PairTable) -> dict[str, PairRow]:
     """The first row of each folder of test images."""
     first: dict[str, PairRow] = {}
     for row in table.rows:
-        first.setdefault(str(table.images_dir / row.input_path), row)
-    return first
+        first.setdefault(row.input_path, row)
+    return {os.path.normpath(table.images_dir / path): row for path, row in first.items()}
 
 
 def check_splits(train: PairTable, other: PairTable) -> Iterator[Problem]:

@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from changenet.classify.compare import check_boards, check_registration, check_repeated_rows, check_splits
+from changenet.classify.compare import (
+    check_boards,
+    check_itself,
+    check_registration,
+    check_repeated_rows,
+    check_splits,
+)
 from changenet.classify.rows import (
     SPLITS,
     PairRow,
@@ -62,6 +68,7 @@ def check_data(spec: ExperimentSpec, splits: Sequence[str], thorough: bool) -> D
             report.problems.extend(error.problems)
     for split, table in tables.items():
         report.facts[split] = _facts(table)
+        report.problems.extend(check_itself(table))
         if split != "infer":
             report.problems.extend(check_labels(table))
             report.problems.extend(check_repeated_rows(table))
@@ -70,17 +77,17 @@ def check_data(spec: ExperimentSpec, splits: Sequence[str], thorough: bool) -> D
         report.problems.extend(missing)
         if thorough:
             looks = dict(zip((path for _, path in present), in_threads(_look_at, present), strict=True))
-            facts = [look for look in looks.values() if isinstance(look, ImageFacts)]
-            sizes = Counter(f"{look.size[0]}x{look.size[1]}" for look in facts)
+            sizes = Counter(f"{look.size[0]}x{look.size[1]}" for look in looks.values() if isinstance(look, ImageFacts))
             report.facts[split] = _facts(table, dict(sizes.most_common()))
             report.problems.extend(_check_images(table, present, looks))
+            report.problems.extend(_check_pages(table, present, looks))
             report.problems.extend(check_registration(table))
         else:
             glanced_at = spread(present, LOOKED_AT)
             report.problems.extend(check_whole_files((table.where(row), path) for row, path in glanced_at))
             deep = [item for item in spread(present, DEEP_IMAGES) if has_16_bits(item[1])]
-            facts = [look for look in in_threads(_look_at, deep) if isinstance(look, ImageFacts)]
-        report.problems.extend(check_brightness(str(table.csv_path), (look.brightest for look in facts), "images"))
+            looks = dict(zip((path for _, path in deep), in_threads(_look_at, deep), strict=True))
+        report.problems.extend(_check_brightness(table, looks))
     for split in ("val", "test") if "train" in tables else ():
         if other := tables.get(split) or (_other_split(dataset, split) if thorough else None):
             report.problems.extend(check_boards(tables["train"], other))
@@ -148,23 +155,29 @@ def _look_for_files(table: PairTable) -> tuple[list[Problem], list[_Named]]:
     named = list(named_files(table, table.rows))
     there = in_threads(lambda item: is_file(item[1]), named)
     gone = [item for item, found in zip(named, there, strict=True) if not found]
-    in_files = [item for item in gone if is_file(item[1].parent)]
-    elsewhere = [item for item in gone if not is_file(item[1].parent)]
-    problems += _check_columns(table, in_files)
-    missing = [Missing(table.where(row), path, _how_to_find(row, path, ext)) for row, path in elsewhere]
+    in_files: dict[str, dict[int, PairRow]] = {}
+    missing: list[Missing] = []
+    for row, path in gone:
+        if column := _column_with_file(table, row, path):
+            in_files.setdefault(column, {})[row.index] = row
+        else:
+            missing.append(Missing(table.where(row), path, _how_to_find(row, path, ext)))
+    problems += [_names_files(table, column, list(rows.values())) for column, rows in in_files.items()]
     problems += missing_files(missing, "Image file wasn't found at {path}")
     return problems, [item for item, found in zip(named, there, strict=True) if found]
 
 
-def _check_columns(table: PairTable, in_files: list[_Named]) -> Iterator[Problem]:
-    """Path columns that name files, where a folder is meant."""
-    for column in ("input_path", "golden_path"):
-        rows = [row for row, path in in_files if path.parent == table.images_dir / getattr(row, column)]
-        if rows:
-            named = getattr(rows[0], column)
-            found = f"{column} names a file, {named}" + (f", as in {len(rows) - 1} other rows" if rows[1:] else "")
-            fix = f"write its folder, {PurePosixPath(named).parent}: object_name, light and image_ext are added to it"
-            yield Problem(table.where(rows[0]), found, fix)
+def _column_with_file(table: PairTable, row: PairRow, path: Path) -> str | None:
+    """The path column that makes ``path`` a file below a file."""
+    columns = (name for name in ("input_path", "golden_path") if path.parent == table.images_dir / getattr(row, name))
+    return next(columns, None) if is_file(path.parent) else None
+
+
+def _names_files(table: PairTable, column: str, rows: list[PairRow]) -> Problem:
+    named = getattr(rows[0], column)
+    found = f"{column} names a file, {named}" + (f", as in {len(rows) - 1} other rows" if rows[1:] else "")
+    fix = f"write its folder, {PurePosixPath(named).parent}: object_name, light and image_ext are added to it"
+    return Problem(table.where(rows[0]), found, fix)
 
 
 def _check_images(table: PairTable, present: list[_Named], looks: dict[Path, _Look]) -> Iterator[Problem]:
@@ -185,6 +198,25 @@ def _check_images(table: PairTable, present: list[_Named], looks: dict[Path, _Lo
                 yield Problem(table.where(row), text, "photograph all lights at one size", "warning")
 
 
+def _check_pages(table: PairTable, present: list[_Named], looks: Mapping[Path, _Look]) -> Iterator[Problem]:
+    """Files with several pictures: lights as the pages of one file would be left out without a word."""
+    more = [item for item in present if isinstance(look := looks[item[1]], ImageFacts) and look.has_more_pages]
+    if more:
+        row, path = more[0]
+        found = f"{len(more)} images have several pages, of which the first is read (first: {path})"
+        yield Problem(
+            table.where(row), found, "write each light to a file of its own, and list them in input_map", "warning"
+        )
+
+
+def _check_brightness(table: PairTable, looks: Mapping[Path, _Look]) -> Iterator[Problem]:
+    """Test images and goldens apart: one camera may have written 12 bits, another 16."""
+    tests = {path for row in table.rows for path in table.test_files(row)}
+    for what, are_tests in (("test images", True), ("goldens", False)):
+        seen = (look for path, look in looks.items() if isinstance(look, ImageFacts) and (path in tests) == are_tests)
+        yield from check_brightness(str(table.csv_path), (look.brightest for look in seen), what)
+
+
 def _look_at(item: _Named) -> _Look:
     """What a file that can be decoded is like, else what is wrong with it."""
     try:
@@ -194,12 +226,14 @@ def _look_at(item: _Named) -> _Look:
 
 
 def _how_to_find(row: PairRow, path: Path, ext: str) -> str:
+    if not row.object_name.strip():
+        return "object_name is blank: write the first part of the file names"
     if ext and row.object_name.endswith(ext):
         return f"object_name already ends in {ext}: remove it from the CSV"
     return how_to_find(
         path,
         renamed="set dataset.classify.image_ext: {suffix}",
-        folders="check images_dir and the CSV's paths",
+        folders="check images_dir and the CSV's paths, or map a container's folder with --map-path",
         otherwise="check object_name, the lights in input_map, and image_ext",
     )
 

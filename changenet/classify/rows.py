@@ -12,11 +12,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from changenet.classify.tables import read_table
 from fiducial.data.archives import images_root
 from fiducial.data.checks import spread
 from fiducial.data.files import is_folder
 from fiducial.data.sources import local_file, local_path, unwrapped
-from fiducial.data.tables import read_table
 from fiducial.errors import DatasetError, Problem
 from fiducial.spec.path_map import mapped
 
@@ -178,7 +178,7 @@ def read_pairs(dataset: ClassifyDataset, split: str) -> PairTable:
 def read_csv(path: Path, *, need_label: bool = True) -> tuple[tuple[str, ...], list[PairRow]]:
     """The header and the rows of a pair CSV; every column is kept as the text it is.
 
-    Raises: DatasetError as :func:`fiducial.data.tables.read_table`.
+    Raises: DatasetError as :func:`changenet.classify.tables.read_table`.
     """
     needed = COLUMNS if need_label else tuple(column for column in COLUMNS if column != "label")
     table = read_table(path, needed=needed, one_line=COLUMNS)

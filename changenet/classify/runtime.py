@@ -211,6 +211,7 @@ class ClassifyRuntime(ChangeNetRuntime):
             },
             outputs=("output",),
             batch_axis="batch",
+            shapes={"output": (self.data.num_classes,) if self.learnable else ()},
         )
 
     def card(self) -> ModelCard:

@@ -72,7 +72,8 @@ def architecture_of(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         info = BACKBONES[backbone]
         if info.family == "FAN" and "model.fc1.0.weight" in shape:
             known["pixels"] = shape["model.fc1.0.weight"][1] // info.channels[-1] * info.strides[-1] ** 2
-    if any(key.startswith("model.backbone.radio.") for key in shape):
+    # only the head that compares maps has the layer of the summary token
+    if "model.decoder.linear_fuse.0.weight" in shape and any(key.startswith("model.backbone.radio.") for key in shape):
         known["model.decode_head.use_summary_token"] = "model.backbone.fc_summary.weight" in shape
     return known
 

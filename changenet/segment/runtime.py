@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,14 +65,17 @@ class SegmentRuntime(ChangeNetRuntime):
         super().__init__(spec)
         self.data = spec.dataset.segment
         self.normalization = self._configured()
-        self.split = cache(self._read_split)
+        self._splits: dict[str, Split] = {}
 
     def _configured(self) -> Normalization:
         mean, std = self.data.augmentation.mean, self.data.augmentation.std
         return Normalization((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
-    def _read_split(self, name: str) -> Split:
-        return read_split(self.data, name)
+    def split(self, name: str) -> Split:
+        """The files of a split, looked up once."""
+        if name not in self._splits:
+            self._splits[name] = read_split(self.data, name)
+        return self._splits[name]
 
     def network(self) -> ChangeSegmenter:
         """The untrained network the spec describes."""
@@ -196,8 +198,8 @@ class SegmentRuntime(ChangeNetRuntime):
         side = card.details.get("img_size", self.data.img_size)
         if side != self.data.img_size and not self.data.windows.enable:
             LOGGER.warning(
-                "images are resized to %d pixels; the model was trained at %d, and is best at it: "
-                "dataset.segment.img_size=%d",
+                "images are resized to %s pixels; the model was trained at %s, and is best at it: "
+                "dataset.segment.img_size=%s",
                 self.data.img_size,
                 side,
                 side,
@@ -214,6 +216,7 @@ class SegmentRuntime(ChangeNetRuntime):
             outputs=("output0", "output1", "output2", "output3", FINAL),
             batch_axis="batch_size",
             needed=(FINAL,),
+            shapes={FINAL: (self.data.num_classes, *shape[1:])},
         )
 
     def card(self) -> ModelCard:

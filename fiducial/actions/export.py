@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fiducial.actions.export_rules import SUFFIX, check_target, named_target
 from fiducial.actions.models import open_model
 from fiducial.actions.preflight import preflight
 from fiducial.actions.result import Result
@@ -33,6 +34,7 @@ def export(task: Task[Any], run: Run) -> Result:
     if runtime_of(checkpoint_file).name != "torch":
         raise SpecError("export.checkpoint", f"{checkpoint_file} is exported already", "give a checkpoint")
     target = _target(section, checkpoint_file)
+    writable_folder(target.parent, "export.onnx_file", "name a file in a folder that can be written to")
     runtime = task.runtime(run.spec)
     network = runtime.torch_predictor(read(checkpoint_file, key=run.spec.encryption_key)).network
     assert network is not None
@@ -54,13 +56,13 @@ def export(task: Task[Any], run: Run) -> Result:
 
 
 def _target(section: Any, checkpoint_file: Path) -> Path:
-    target = Path(section.onnx_file).expanduser() if section.onnx_file else checkpoint_file.with_suffix(".onnx")
-    if target.suffix == ".etlt":
-        found = "an encrypted .etlt file: its format is NVIDIA's own"
-        raise SpecError("export.onnx_file", found, "write .onnx")
-    if target.exists() and not section.overwrite:
-        raise SpecError("export.onnx_file", f"{target} exists already", "set export.overwrite=true, or another name")
-    writable_folder(target.parent, "export.onnx_file", "name a file in a folder that can be written to")
+    """The file to write; a name that the spec gives was checked before anything else."""
+    if section.onnx_file:
+        return named_target(section)
+    target = checkpoint_file.with_suffix(SUFFIX)
+    problems = list(check_target(target, overwrite=section.overwrite))
+    if problems:
+        raise SpecError.of(problems)
     return target
 
 

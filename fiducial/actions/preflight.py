@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fiducial.actions.action import Action
+from fiducial.actions.export_rules import check_export
 from fiducial.actions.models import check_model_files
 from fiducial.errors import SHOWN, CheckpointError, DatasetError, Problem, SpecError
 from fiducial.run.console import LOGGER
@@ -54,7 +55,11 @@ def inspect(task: Task[Any], composed: Composed[Any], action: Action, *, thoroug
 
 def check_rules(task: Task[Any], spec: Any, action: Action) -> list[Problem]:
     """The rules on a spec that span keys: the task's, and those of the sections that every network has."""
-    shared = [*_check_intervals(spec), *_check_best_names(task, spec)] if action.name == "train" else []
+    shared: list[Problem] = []
+    if action.name == "train":
+        shared = [*_check_intervals(spec), *_check_best_names(task, spec)]
+    elif action.name == "export":
+        shared = list(check_export(spec.export))
     return [*task.check_spec(spec, action.name), *shared]
 
 

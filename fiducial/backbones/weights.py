@@ -15,7 +15,7 @@ from fiducial.backbones.hub import resolve_weights
 from fiducial.backbones.names import BackboneInfo, backbone_info
 from fiducial.backbones.vit import resize_table, table_side
 from fiducial.backbones.vit_adapter import ADAPTER_PARTS
-from fiducial.checkpoints.keys import KeyMap, backbone_keys, family_of
+from fiducial.checkpoints.keys import KeyMap, backbone_keys, family_of, unwrapped
 from fiducial.checkpoints.loading import LoadReport, load_into
 from fiducial.checkpoints.reading import read
 from fiducial.errors import CheckpointError
@@ -64,7 +64,7 @@ def adapt_state_dict(
     Raises: CheckpointError when the file is of another family, or has no position table or patch embedding.
     """
     info = backbone_info(name)
-    tensors = backbone_keys(state_dict, tao_model=tao_model)
+    tensors = backbone_keys(unwrapped(state_dict), tao_model=tao_model)
     found = family_of(tensors)
     if found != family_of(()) and info.family not in found:
         raise CheckpointError(
@@ -106,7 +106,7 @@ def load_backbone(
     if isinstance(source, Mapping):
         adapted = adapt_state_dict(name, role, source, image_size, where=key)
         _require_place_for_blocks(adapted, module, name, key)
-        report = load_into(module, adapted, what=what, allow=allow)
+        report = load_into(module, adapted, what=what, allow=allow, explain=_other_sizes)
     else:
         checkpoint = read(resolve_weights(source, key=key), key=encryption_key, where=key)
         adapted = adapt_state_dict(
@@ -118,7 +118,8 @@ def load_backbone(
             where=str(checkpoint.path),
         )
         _require_place_for_blocks(adapted, module, name, str(checkpoint.path))
-        report = load_into(module, dataclasses.replace(checkpoint, state_dict=adapted), what=what, allow=allow)
+        found = dataclasses.replace(checkpoint, state_dict=adapted)
+        report = load_into(module, found, what=what, allow=allow, explain=_other_sizes)
     log.log(logging.WARNING if report.missing else logging.INFO, "%s", report.summary())
     return report
 
@@ -162,11 +163,24 @@ def _adapt_dinov2(
     adapted = {key: tensor for key, tensor in tensors.items() if not key.startswith(("mask_token", "head."))}
     table, kernel = "pos_embed", "patch_embed.proj.weight"
     _require(adapted, (table, kernel), info, where)
+    _refuse_plain_mlp(adapted, info, where)
     pyramid = role == "pyramid"
     grid = dinov2.pyramid_grid(image_size) if pyramid else dinov2.EMBEDDING_GRID
     adapted[table] = dinov2.resized_positions(adapted[table], (grid, grid))
     adapted[kernel] = resize_patch_kernel(adapted[kernel], dinov2.PYRAMID_PATCH if pyramid else dinov2.EMBEDDING_PATCH)
     return adapted
+
+
+def _refuse_plain_mlp(tensors: Mapping[str, Tensor], info: BackboneInfo, where: str) -> None:
+    """Meta's DINOv2 has the names of NVIDIA's, but another MLP in every block."""
+    hidden = tensors.get("blocks.0.mlp.fc1.weight")
+    if hidden is not None and hidden.ndim == 2 and hidden.shape[0] == 4 * hidden.shape[1]:
+        found = f"blocks with a plain MLP of {hidden.shape[0]}, as in Meta's DINOv2; {info.name} has SwiGLU"
+        raise CheckpointError(where, found, "give NVIDIA's NVDINOv2 file; Meta's weights do not fit this backbone")
+
+
+def _other_sizes(key: str, wanted: tuple[int, ...] | None, given: tuple[int, ...] | None) -> str:
+    return "name the backbone that the file holds, or give a file of this one"
 
 
 def resize_patch_kernel(kernel_C3PP: Tensor, patch: int, *, align_corners: bool = False) -> Tensor:

@@ -64,6 +64,18 @@ class KeyMap:
         return key
 
 
+_COMPILED, _PARALLEL = "_orig_mod.", "module."
+"""What torch.compile and DistributedDataParallel put into the names of the tensors that they wrap."""
+
+
+def unwrapped(state_dict: Mapping[str, T]) -> dict[str, T]:
+    """The names that the tensors had before a wrapper put its own before or into them."""
+    names = {key: key.replace(_COMPILED, "") for key in state_dict}
+    while names and all(name.startswith(_PARALLEL) for name in names.values()):
+        names = {key: name.removeprefix(_PARALLEL) for key, name in names.items()}
+    return {names[key]: value for key, value in state_dict.items()}
+
+
 def translate(state_dict: Mapping[str, T], key_maps: Iterable[KeyMap]) -> tuple[dict[str, T], tuple[str, ...]]:
     """The dict after every map that recognises it, one after the other, and the names of the layouts that did."""
     result, layouts = dict(state_dict), []

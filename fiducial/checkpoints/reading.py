@@ -6,6 +6,7 @@ Formats: what ``torch.save`` writes (zip, and the format before it), plain pickl
 
 from __future__ import annotations
 
+import gzip
 import io
 import logging
 import tarfile
@@ -21,20 +22,29 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fiducial.checkpoints.keys import unwrapped
 from fiducial.checkpoints.resolving import real_file
+from fiducial.checkpoints.trees import walkable
 from fiducial.checkpoints.unpickling import RefusedGlobalError, load_stream, load_zip, plain
 from fiducial.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-NESTING = ("state_dict", "state_dict_ema", "model", "model_state_dict", "teacher", "student")
-"""Where files keep their tensors, in the order of preference; several can be inside one another."""
+NESTING = ("state_dict_ema", "state_dict", "model", "model_state_dict", "teacher", "student")
+"""Where files keep their tensors, in the order of preference; several can be inside one another.
+
+Averaged weights come first, as in timm's and RADIO's own loaders.
+"""
 MARKER = "pytorch-lightning_version"
 """The entry that every Lightning checkpoint has."""
 
 _EFF_MEMBER = "tlt_pytorch_model.pth"
 _ENCRYPTED = "decrypt once inside a TAO container, or install nvidia-eff"
 _HEAD = 512
+_MOST_INFLATION, _ALWAYS_INFLATED = 20, 16 << 20
+"""What is compressed may grow this much, and this many bytes more. Weights hardly shrink: torch never tries."""
+_MOST_STRUCTURE = 256 << 20
+"""Bytes of a file's pickle beside its tensors."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +81,9 @@ def read(
     file = real_file(path, where=where)
     raw, foreign = read_raw(file, device=device, mmap=mmap, key=key)
     tensors, nesting = _nested(raw)
-    state_dict = {
-        str(name): value for name, value in ((n, _tensor(v)) for n, v in tensors.items()) if value is not None
-    }
+    named = {str(name): value for name, value in ((n, _tensor(v)) for n, v in tensors.items()) if value is not None}
+    _check_extent(file, named)
+    state_dict = unwrapped(named)
     if not state_dict:
         _fail(file, f"holds no tensors ({_contents(raw)})", "give a file with a model's weights")
     return Checkpoint(
@@ -84,7 +94,7 @@ def read(
         raw=raw,
         nesting=nesting,
         foreign=foreign,
-        skipped=tuple(str(name) for name in tensors if str(name) not in state_dict),
+        skipped=tuple(str(name) for name in tensors if str(name) not in named),
     )
 
 
@@ -96,12 +106,22 @@ def read_raw(
     Raises: CheckpointError, as `read` does.
     """
     raw, foreign = _any_format(path, device, mmap, key)
-    return (_decrypted(raw, path, key) if isinstance(raw, dict) else raw), foreign
+    if isinstance(raw, dict):
+        raw = _decrypted(raw, path, key)
+    try:
+        return walkable(raw), foreign
+    except ValueError as error:
+        _damaged(path, error)
 
 
 def _any_format(path: Path, device: str, mmap: bool, key: str | None) -> tuple[Any, tuple[str, ...]]:
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
+    if not path.is_file():
+        _fail(path, "a device or a pipe, no file", "give a file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        _fail(path, f"cannot be read ({error.strerror or error})", "check its permissions")
     _refuse_other_formats(path, head)
     if head[:2] == b"\x1f\x8b":
         return _eff_archive(path, key)
@@ -171,9 +191,15 @@ def _safetensors(path: Path, device: str) -> dict[str, Tensor]:
 def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name.split("/", 1)[-1] for name in archive.namelist()]
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+            members = {member.filename.split("/", 1)[-1]: member for member in archive.infolist()}
+    except Exception as error:  # zipfile knows its own errors only: names, for one, can be no text
         _damaged(path, error)
+    names = list(members)
+    for name, member in members.items():
+        compressed = member.compress_type != zipfile.ZIP_STORED
+        grown = compressed and member.file_size > _most_bytes(member.compress_size)
+        if grown or (name == "data.pkl" and member.file_size > _MOST_STRUCTURE):
+            _fail(path, f"{name} would unpack to {member.file_size:,} bytes", "no weights do that; do not trust it")
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         _fail(path, "a TorchScript program, which is code", "give the checkpoint (state_dict) it was made from")
     if "data.pkl" not in names:
@@ -223,12 +249,31 @@ def _moved(tree: Any, device: torch.device) -> Any:
     return tree
 
 
+def _most_bytes(compressed: int) -> int:
+    return _MOST_INFLATION * compressed + _ALWAYS_INFLATED
+
+
+class _Inflating:
+    """A gzip file that is read once from its start, and ends with an error where it grows too much."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = gzip.GzipFile(path)
+        self.left = _most_bytes(path.stat().st_size)
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
+        self.left -= len(data)
+        if self.left < 0:
+            raise EOFError("it unpacks to far more than weights do")
+        return data
+
+
 def _eff_archive(path: Path, key: str | None) -> tuple[Any, tuple[str, ...]]:
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with tarfile.open(fileobj=_Inflating(path), mode="r|") as archive:  # type: ignore[call-overload]
             member = next((one for one in archive if one.isfile() and one.name.split("/")[-1] == _EFF_MEMBER), None)
-            content = archive.extractfile(member).read() if member else None  # type: ignore[union-attr]
-    except (tarfile.TarError, EOFError, OSError, zipfile.BadZipFile) as error:
+            content = archive.extractfile(member).read() if member else None
+    except Exception as error:  # tarfile and zlib raise what comes to them
         _damaged(path, error)
     if content is None:
         _fail(path, f"a gzip archive without {_EFF_MEMBER}", "unpack it and give the model file inside")
@@ -266,13 +311,23 @@ def _nested(raw: Any) -> tuple[dict[Any, Any], tuple[str, ...]]:
     """The dict that holds the tensors, and the names that lead to it."""
     names: list[str] = []
     tree = raw
+    lightning = isinstance(raw, dict) and MARKER in raw
+    nesting = [name for name in NESTING if not (lightning and name == "state_dict_ema")]
     while isinstance(tree, dict):
-        name = next((name for name in NESTING if isinstance(tree.get(name), dict) and _has_tensors(tree[name])), None)
+        name = next((name for name in nesting if isinstance(tree.get(name), dict) and _has_tensors(tree[name])), None)
         if name is None:
             return tree, tuple(names)
         names.append(name)
         tree = tree[name]
     return {}, ()
+
+
+def _check_extent(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Refuse tensors that repeat a few numbers without end: small in the file, endless once they are computed with."""
+    for name, tensor in tensors.items():
+        held = tensor.untyped_storage().nbytes() if tensor.layout == torch.strided else tensor.numel()
+        if tensor.numel() * tensor.element_size() > _most_bytes(held):
+            _fail(path, f"{name} {list(tensor.shape)} is made of {held:,} bytes", "save its weights as they are")
 
 
 def _has_tensors(tree: dict[Any, Any]) -> bool:

@@ -133,7 +133,7 @@ def _suggestion(path: Path) -> str:
 
 def _pointer(path: Path) -> Path | None:
     """What a regular file that only holds a path points to."""
-    if path.stat().st_size > _POINTER_BYTES:
+    if not path.is_file() or path.stat().st_size > _POINTER_BYTES:  # reading a pipe would wait for ever
         return None
     try:
         text = path.read_text("utf-8").strip()

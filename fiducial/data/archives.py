@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from fiducial.data.files import HEAD, is_folder, what_bytes_are
 from fiducial.data.tar_headers import StrictHeader
@@ -42,6 +42,10 @@ MAX_RATIO = 250
 SMALL_BYTES = 1 << 30
 
 _CHUNK = 1 << 20
+_TAR_MAGIC = slice(257, 262)
+_MOST_BEHIND = 64 << 20
+"""Bytes behind the end of a tar that are read."""
+_COMPRESSED = {b"\x1f\x8b": "r:gz", b"BZh": "r:bz2", b"\xfd7zXZ\0": "r:xz"}
 _UNPACK_YOURSELF = "unpack it yourself and give the folder"
 
 
@@ -91,9 +95,9 @@ def extract(archive: Path, into: Path, *, max_bytes: int = MAX_BYTES, max_member
     try:
         for member in _members(archive, budget):
             target = into / _checked(archive, member)
+            budget.take(member)
             if _is_finder_litter(target.relative_to(into)):
                 continue
-            budget.take(member)
             _enter(archive, member, target if member.kind == "folder" else target.parent, into, parents)
             if member.kind == "file":
                 _check_twin(archive, member, target, written)
@@ -201,13 +205,18 @@ def _check_twin(archive: Path, member: _Member, target: Path, written: dict[str,
 
 
 def _members(archive: Path, budget: _Budget) -> Iterator[_Member]:
-    if zipfile.is_zipfile(archive):
+    with archive.open("rb") as file:
+        head = file.read(HEAD)
+    compressed = next((mode for signature, mode in _COMPRESSED.items() if head.startswith(signature)), None)
+    is_tar = compressed or head[_TAR_MAGIC] == b"ustar"  # a zip is one by its end: a tar's last member may be one
+    if not is_tar and zipfile.is_zipfile(archive):
         yield from _zip_members(archive, budget)
     else:
-        yield from _tar_members(archive)
+        yield from _tar_members(archive, compressed or "r:")
 
 
-def _tar_members(archive: Path) -> Iterator[_Member]:
+def _tar_members(archive: Path, mode: Any) -> Iterator[_Member]:
+    """``mode``: tarfile's for the compression. Its "r:*" tries them all, and mixes up what each has to say."""
     kinds = {
         tarfile.SYMTYPE: "a symbolic link",
         tarfile.LNKTYPE: "a hard link",
@@ -215,13 +224,15 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
         tarfile.BLKTYPE: "a device",
         tarfile.FIFOTYPE: "a named pipe",
     }
-    with tarfile.open(archive, "r:*", tarinfo=StrictHeader) as tar:
+    with tarfile.open(archive, mode, tarinfo=StrictHeader) as tar:
         for info in tar:
             kind = "file" if info.isreg() else "folder" if info.isdir() else kinds.get(info.type, "of an unknown kind")
             yield _Member(info.name, kind, info.size if info.isreg() else 0, partial(tar.extractfile, info))
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header until the end
-        while tar.fileobj and tar.fileobj.read(_CHUNK):
-            """The checksum of gzip stands behind the last byte."""
+        behind = 0
+        while tar.fileobj and (chunk := tar.fileobj.read(_CHUNK)):  # the checksum of gzip stands behind the last byte
+            if (behind := behind + len(chunk)) > _MOST_BEHIND:
+                raise tarfile.ReadError(f"more than {_MOST_BEHIND >> 20} MiB behind its end")
 
 
 def _zip_members(archive: Path, budget: _Budget) -> Iterator[_Member]:

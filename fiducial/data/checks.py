@@ -86,7 +86,7 @@ def how_to_find(path: Path, *, renamed: str, folders: str, otherwise: str) -> st
     missing = missing_folder(path)
     if odd := odd_name(str(path.relative_to((missing or path).parent))):
         return odd
-    if os.path.islink(path) and (wrong := why_unreadable(path)):
+    if (os.path.islink(path) or is_folder(path)) and (wrong := why_unreadable(path)):
         return f"it is {wrong[0]}: {wrong[1]}"
     for other in nearby(path):
         if same_name(path.name, other.name):

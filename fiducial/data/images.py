@@ -90,12 +90,13 @@ def read_rgb(path: Path | str) -> Image.Image:
 
 
 def check_whole(path: Path | str) -> None:
-    """Raises DatasetError for what is no image, or one that is cut off; damage within shows when it is decoded.
+    """Raises DatasetError for what :func:`to_rgb` refuses, and what is cut off; damage within shows when it is decoded.
 
     Of PNG, JPEG, BMP and WebP only the ends are read.
     """
     path = Path(path)
     with open_image(path) as image:
+        _check_range(image, str(path))
         if not _is_long_enough(path, image):
             image.load()  # says what is wrong, if anything is
 
@@ -123,6 +124,8 @@ class ImageFacts:
     """(width, height)"""
     brightest: int | None
     """The highest value, 0..65535, of a file with 16 bits per channel; None for others."""
+    has_more_pages: bool
+    """Whether the file holds further pictures, which are not read."""
 
 
 def image_facts(path: Path | str) -> ImageFacts:
@@ -130,13 +133,25 @@ def image_facts(path: Path | str) -> ImageFacts:
     with open_image(path) as image:
         has_high_bytes = _has_high_bytes(image)
         image.load()
-    highest = None
+        facts = to_rgb(image, where=str(path)).size, _brightest(image, has_high_bytes)
+        return ImageFacts(*facts, _has_more_pages(image))
+
+
+def _brightest(image: Image.Image, has_high_bytes: bool) -> int | None:
     if image.mode.startswith("I;16"):
-        highest = int(np.asarray(image).max(initial=0))
-    elif has_high_bytes:
-        highest = int(np.asarray(image).max(initial=0)) << 8 | 255
-    to_rgb(image, where=str(path))
-    return ImageFacts(image.size, highest)
+        return int(np.asarray(image).max(initial=0))
+    return int(np.asarray(image).max(initial=0)) << 8 | 255 if has_high_bytes else None
+
+
+def _has_more_pages(image: ImageFile.ImageFile) -> bool:
+    """Whether a second page can be gone to; those of a JPEG are previews."""
+    if image.format not in ("TIFF", "GIF", "WEBP"):
+        return False
+    try:
+        image.seek(1)
+    except Exception:  # no second page, or a damaged one, which nobody needs
+        return False
+    return True
 
 
 def _has_high_bytes(image: ImageFile.ImageFile) -> bool:
@@ -179,9 +194,13 @@ def to_rgb(image: Image.Image, *, where: str = "image") -> Image.Image:
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
+    _check_range(image, where)
+    return image.convert("RGB")
+
+
+def _check_range(image: Image.Image, where: str) -> None:
     if image.mode in ("I", "F"):
         raise DatasetError(where, f"pixels of mode {image.mode!r} (32 bits) have no known range", "save as 8 or 16 bit")
-    return image.convert("RGB")
 
 
 class ImageCache(ByteLRU[tuple[str, tuple[int, int] | None, Image.Resampling], npt.NDArray[np.uint8]]):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fiducial.deploy.card import ModelCard
+from fiducial.errors import CheckpointError
 
 __all__ = ["Normalization"]
 
@@ -23,9 +24,10 @@ class Normalization:
 
     @classmethod
     def of(cls, card: ModelCard) -> Normalization:
-        """What a model says that it was trained with. Raises: ValueError when it does not say three of each."""
+        """What a model says that it was trained with. Raises: CheckpointError when it does not say three of each."""
         if len(card.mean) != 3 or len(card.std) != 3:
-            raise ValueError(f"the model card has mean {card.mean}, std {card.std}: three of each are needed")
+            found = f"mean {list(card.mean)}, std {list(card.std)}: three of each are needed"
+            raise CheckpointError("the model's card", found, "export the model again, or train it anew")
         return cls((card.mean[0], card.mean[1], card.mean[2]), (card.std[0], card.std[1], card.std[2]))
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:

@@ -127,8 +127,9 @@ def _checked(url: str, key: str) -> str:
         raise SourceError(key, f"no way to fetch {scheme}://", f"use a local path or {', '.join(SCHEMES)}")
     try:
         parts = urlsplit(url)
+        _ = parts.port  # read, and so checked, only when asked for
     except ValueError:
-        raise SourceError(key, "not a valid URL", "check its host") from None
+        raise SourceError(key, "not a valid URL", "check its host and port") from None
     if scheme.startswith("http") and parts.path in ("", "/"):
         raise SourceError(key, f"{public_url(url)} names no file", "name a file or an archive on that server")
     if "@" in parts.netloc and scheme in ("s3", "gs"):

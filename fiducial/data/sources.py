@@ -1,7 +1,7 @@
 """From what a spec key names to a path of this machine.
 
 A key may name a file or folder, an archive (``.tar .tar.gz .tgz .zip``) of either, something in such an archive
-(``pairs.zip/pairs.csv``), or the same at an ``s3://``, ``gs://``, ``https://`` or ``http://`` address. Nothing is sent
+(``lists.zip/train.txt``), or the same at an ``s3://``, ``gs://``, ``https://`` or ``http://`` address. Nothing is sent
 over the network for a key that holds no URL.
 """
 
@@ -11,7 +11,7 @@ import difflib
 import logging
 import os
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from fiducial.data.archives import archive_stem, extract, safe_relative
 from fiducial.data.cache import Cache, default_cache_dir, digest
@@ -98,7 +98,7 @@ def _existing(value: str, key: str) -> tuple[Path, str | None]:
     """The path that is there; where ``value`` leads into an archive, that and the rest of ``value``."""
     if not value.strip():
         raise SourceError(key, "an empty path", "name a file, folder, archive or URL")
-    path = _plain_path(value)
+    path = _plain_path(value, key)
     if is_file(path) or is_folder(path):
         return path, None
     for parent in path.parents:
@@ -114,8 +114,15 @@ def _existing(value: str, key: str) -> tuple[Path, str | None]:
     raise SourceError(key, f"{value!r} is {wrong[0]}", wrong[1])
 
 
-def _plain_path(value: str) -> Path:
-    path = Path(unquote(urlsplit(value).path) if value.startswith("file://") else value)
+def _plain_path(value: str, key: str) -> Path:
+    path = Path(value)
+    if value.startswith("file://"):
+        host, slash, rest = value.removeprefix("file://").partition("/")
+        if not slash or host not in ("", "localhost"):
+            raise SourceError(
+                key, f"{value!r} names no path of this machine", "write file:///folder/file, or the path alone"
+            )
+        path = Path(slash + unquote(rest))
     try:
         return path.expanduser()
     except RuntimeError:  # ~somebody who is not known here

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiducial import __version__
+from fiducial.deploy.onnx_file import OnnxFile, read_onnx
 from fiducial.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -83,7 +85,14 @@ class ModelCard:
             tensors = parts.get(name) or {}
             parts[name] = {k: TensorCard(tuple(map(int, v["shape"])), str(v["dtype"])) for k, v in tensors.items()}
         for name in ("mean", "std"):
-            parts[name] = tuple(float(value) for value in parts.get(name) or ())
+            parts[name] = tuple(_number(value) for value in parts.get(name) or ())
+        if 0 in parts["std"]:
+            raise ValueError("a std of 0")
+        if parts.get("threshold") is not None:
+            parts["threshold"] = _number(parts["threshold"])
+        for name in ("network", "task", "backbone", "colours", "weights"):
+            if not isinstance(parts.get(name, ""), str):
+                raise TypeError(f"{name} is no text")
         parts["classes"] = tuple(map(str, parts.get("classes") or ()))
         parts["versions"] = {str(name): str(value) for name, value in (parts.get("versions") or {}).items()}
         return cls(**parts, details={name: value for name, value in said.items() if name not in known})
@@ -102,25 +111,35 @@ class ModelCard:
 
         Raises: CheckpointError when the card, or the ONNX file, cannot be read.
         """
-        beside = sidecar(path)
         if path.suffix.lower() == ".onnx":
-            text = _onnx_entry(path)
-        else:
-            text = beside.read_text(encoding="utf-8") if beside.is_file() else ""
+            return cls.of_onnx(read_onnx(path))
+        beside = sidecar(path)
+        return cls._parsed(beside.read_bytes() if beside.is_file() else b"{}", path)
+
+    @classmethod
+    def of_onnx(cls, file: OnnxFile) -> ModelCard:
+        """The card inside an ONNX file. Raises: CheckpointError when it cannot be read."""
+        return cls._parsed(file.metadata.get(ENTRY, "{}"), file.path)
+
+    @classmethod
+    def _parsed(cls, text: str | bytes, path: Path) -> ModelCard:
         try:
-            said = json.loads(text) if text else {}
+            return cls._checked(json.loads(text), path)
         except (ValueError, RecursionError):
-            said = None
-        return cls._checked(said, path)
+            return cls._checked(None, path)
 
     @classmethod
     def _checked(cls, said: Any, path: Path) -> ModelCard:
         try:
-            return cls.of(said)
-        except (ValueError, TypeError, AttributeError, KeyError):
+            card = cls.of(said)
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
             raise CheckpointError(
                 str(path), "its model card cannot be read", "export the model again, or train it anew"
             ) from None
+        if card.colours != "RGB":
+            found = f"takes colours in the order {card.colours!r}"
+            raise CheckpointError(str(path), found, "export it for RGB, which is how images are read")
+        return card
 
     def stamped(self, state_dict: Mapping[str, Tensor] | None = None) -> ModelCard:
         """The card with the versions of what writes it, and the hash of the weights."""
@@ -128,6 +147,12 @@ class ModelCard:
 
         versions = {**self.versions, "fiducial": __version__, "torch": str(torch.__version__)}
         return replace(self, versions=versions, weights=weights_hash(state_dict) if state_dict else self.weights)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
 
 
 def sidecar(path: Path) -> Path:
@@ -145,13 +170,3 @@ def weights_hash(state_dict: Mapping[str, Tensor]) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def _onnx_entry(path: Path) -> str:
-    import onnx
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's own exceptions
-        raise CheckpointError(str(path), f"not an ONNX file: {error}", "export the model again") from None
-    return next((str(item.value) for item in model.metadata_props if item.key == ENTRY), "")

@@ -1,6 +1,6 @@
 """Operators that torch does not have, each with one exact definition and several kernels."""
 
-from fiducial.ops.export import Formulation, export_as, opset_for
+from fiducial.ops.export import Formulation, export_as
 from fiducial.ops.kernels import ENVIRONMENT, KERNELS, KernelError, kernel_for
 from fiducial.ops.op import ms_deform_attn
 
@@ -12,5 +12,4 @@ __all__ = [
     "export_as",
     "kernel_for",
     "ms_deform_attn",
-    "opset_for",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -12,8 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fiducial.ops import reference
-
-log = logging.getLogger(__name__)
 
 Formulation = Literal["gather", "grid_sample", "plugin"]
 
@@ -92,11 +89,11 @@ def plugin(
     return node.flatten(2)
 
 
-_FORMULATIONS: dict[Formulation, tuple[Callable[..., Tensor], int]] = {
-    "gather": (gather, 13),
-    "grid_sample": (grid_sample, 16),
-    "plugin": (plugin, 13),
-}  # with the lowest ONNX opset that can express it
+_FORMULATIONS: dict[Formulation, Callable[..., Tensor]] = {
+    "gather": gather,
+    "grid_sample": grid_sample,
+    "plugin": plugin,
+}
 _active: Callable[..., Tensor] | None = None
 
 
@@ -114,16 +111,8 @@ def export_as(formulation: Formulation) -> Iterator[None]:
     differentiated twice, forward, and within ``torch.func``.
     """
     global _active
-    before, _active = _active, _FORMULATIONS[formulation][0]
+    before, _active = _active, _FORMULATIONS[formulation]
     try:
         yield
     finally:
         _active = before
-
-
-def opset_for(formulation: Formulation, requested: int) -> int:
-    """The requested ONNX opset, or the lowest that the formulation needs, with a notice."""
-    needed = _FORMULATIONS[formulation][1]
-    if requested < needed:
-        log.warning("opset %d raised to %d, which deformable attention as %s needs", requested, needed, formulation)
-    return max(requested, needed)

@@ -220,7 +220,9 @@ class ExportSection(Section):
         None, "File to write; empty puts it beside the checkpoint, with suffix .onnx.", template=MISSING, shown=True
     )
     on_cpu: bool = knob(False, "Accepted; graphs are always traced on the CPU.")
-    opset_version: int = knob(17, "ONNX operator set. Raised, with a notice, where the graph needs a newer one.", ge=1)
+    opset_version: int = knob(
+        17, "ONNX operator set, 12 to 25; grid_sample needs 16, and like plugin ends at 20.", ge=1
+    )
     batch_size: int = knob(
         -1,
         "Batch size fixed in the graph; -1 leaves it open.",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +144,22 @@ class TestLoad:
         (tmp_path / "broken.onnx").write_bytes(b"not a graph")
         with pytest.raises(CheckpointError, match="ONNX"):
             load(tmp_path / "broken.onnx")
+
+
+class TestPickled:
+    @pytest.mark.parametrize("kind", ["torch", "onnxruntime"])
+    def test_scores_the_same(self, trained, arrays, tmp_path, kind):
+        path = trained
+        if kind == "onnxruntime":
+            runtime, path = ClassifyRuntime(tiny_spec()), tmp_path / "model.onnx"
+            settings = ExportSettings(17, -1)
+            export_onnx(network_of(trained), path, runtime.graph(), settings, card=runtime.card(), samples=[])
+        inspector = changenet.load(path)
+        inspector.margin = 0.123
+        expected = inspector.score(arrays["test"], arrays["golden"])
+        for other in (pickle.loads(pickle.dumps(inspector)), copy.deepcopy(inspector)):
+            assert other.score(arrays["test"], arrays["golden"]) == expected
+            assert (other.margin, repr(other)) == (0.123, repr(inspector))
 
 
 class TestScore:

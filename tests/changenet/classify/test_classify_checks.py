@@ -118,8 +118,15 @@ CASES = [
         *("without validation data", "train_loss", "warning"),
     ),
     ("export", {"export": {"input_channel": 1}}, "export.input_channel", "found 1", "3 colour", "error"),
+    (
+        "export",
+        {
+            "export": {"opset_version": 22, "deformable_attention": "plugin"},
+            "model__backbone__type": "c_radio_v2_vit_base_patch16_224",
+        },
+        *("export.opset_version", "22: deformable attention as plugin", "set 20", "error"),
+    ),
     ("export", {"export": {"format": "xdl"}}, "export.format", "xdl", "onnx", "error"),
-    ("export", {"export": {"batch_size": 0}}, "export.batch_size", "found 0", "-1", "error"),
     (
         *("export", {"export": {"input_height": 224}}, "export.input_height, input_width"),
         *("the dataset composes 64 x 32", "export.input_height=64 export.input_width=32", "warning"),
@@ -191,3 +198,10 @@ def test_square_inputs_where_a_backbone_needs_them(make_spec, monkeypatch):
     (problem,) = check_spec(make_spec(), "train")
     assert "64 x 32" in problem.found
     assert "use concat_type grid so that the composed image is square" in problem.fix
+
+
+def test_an_embedding_has_no_deformable_attention(make_spec):
+    model = {"backbone": {"type": "c_radio_v2_vit_base_patch16_224"}, "classify": {"difference_module": "euclidean"}}
+    export = {"opset_version": 22, "deformable_attention": "plugin"}
+    problems = list(check_spec(make_spec(model=model, export=export), "export"))
+    assert "export.opset_version" not in {problem.where for problem in problems}

@@ -72,7 +72,7 @@ class TestFiles:
         (problem,) = found(check_data(spec_of(), ("train", "val"), False))  # one for all 48 files
         assert problem.where == f"{data}/train.csv:2"
         assert problem.found.endswith("train/b0/0000_SolderLight.png, and 47 more below the same folder")
-        assert problem.fix == f"the folder {data}/train does not exist: check images_dir and the CSV's paths"
+        assert problem.fix.startswith(f"the folder {data}/train does not exist: check images_dir and the CSV's paths")
 
     @pytest.mark.parametrize("cut", [True, False])
     def test_damaged_image(self, spec_of, data, cut):  # a quick look sees only that the end is missing
@@ -108,8 +108,8 @@ class TestFiles:
         (data / "val.csv").write_text(text)
         problems = found(check_data(spec_of(), ("test",), False))
         assert [(p.where, p.found) for p in problems] == [
-            (f"{data}/val.csv:2", "input_path names a file, val/b0/0000_SolderLight.png, as in 5 other rows"),
-            (f"{data}/val.csv:2", "golden_path names a file, golden/0003_WhiteLight.png, as in 5 other rows"),
+            (f"{data}/val.csv:2", "input_path names a file, val/b0/0000_SolderLight.png, as in 2 other rows"),
+            (f"{data}/val.csv:2", "golden_path names a file, golden/0003_WhiteLight.png, as in 2 other rows"),
         ]
         assert problems[0].fix.startswith("write its folder, val/b0: ")
 
@@ -120,6 +120,8 @@ class TestFiles:
             ("val/b1", " val/b1", "a blank at its beginning"),
             ("0001", "x" * 300, "longer than a name can be"),
             ("0001", "\u00fc1", "accents are other Unicode characters"),
+            ("0001", " ", "object_name is blank"),
+            ("0001", "FOLDER", "it is a folder, not a file"),
             ("0001", "LINK", "a link to nowhere, which is not there"),
             ("0001", "Caps", "there is CAPS_SolderLight.png: capitals count"),
         ],
@@ -129,6 +131,7 @@ class TestFiles:
         lines[2] = lines[2].replace(old, new)
         (data / "val.csv").write_text("\n".join(lines), encoding="utf-8")
         (data / "val/b1/u\u03081_SolderLight.png").touch()
+        (data / "val/b1/FOLDER_SolderLight.png").mkdir()
         (data / "val/b1/CAPS_SolderLight.png").touch()
         (data / "val/b1/LINK_SolderLight.png").symlink_to("nowhere")
         assert cause in found(check_data(spec_of(), ("test",), False))[0].fix
@@ -148,10 +151,24 @@ class TestFiles:
             Image.fromarray(grey if bits == 8 else grey.astype(np.uint16) << (bits - 8)).save(path)
         report = check_data(spec_of(), ("test",), thorough)
         dark = [problem for problem in found(report, "warning") if "16 bits" in problem.found]
-        assert len(dark) == (bits in (10, 12, 14))
-        if dark:
-            assert f"values reach {255 << (bits - 8)} of 65535: a camera's {bits} bits" in dark[0].found
-            assert dark[0].fix.startswith(f"multiply them by {1 << (16 - bits)} ")
+        kinds = ["test images", "goldens"] if bits in (10, 12, 14) else []
+        assert len(dark) == len(kinds)
+        for problem, kind in zip(dark, kinds, strict=True):
+            assert (
+                f"{kind} of 16 bits whose values reach {255 << (bits - 8)} of 65535: a camera's {bits}" in problem.found
+            )
+            assert problem.fix.startswith(f"multiply them by {1 << (16 - bits)} ")
+
+    def test_several_pages(self, spec_of, data):
+        pages = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+        pages[0].save(data / "val/b1/0001_SolderLight.png", "TIFF", save_all=True, append_images=pages[1:])
+        (problem,) = found(check_data(spec_of(), ("test",), True), "warning")
+        assert problem.where == f"{data}/val.csv:3"
+        assert problem.found.startswith("1 images have several pages, of which the first is read")
+
+    def test_a_file_below_an_object_name(self, spec_of, data):
+        (data / "val.csv").write_text((data / "val.csv").read_text().replace(",0001,", ",0001_WhiteLight.png/x,"))
+        assert "Image file wasn't found" in found(check_data(spec_of(), ("test",), False))[0].found
 
 
 class TestRows:
@@ -182,6 +199,14 @@ class TestRows:
             ),
             (f"{data}/train.csv:27", "2 rows repeat an earlier row: lines 3 and 27, lines 4 and 28"),
         ]
+
+    def test_rows_that_compare_an_image_with_itself(self, spec_of, data):
+        with (data / "val.csv").open("a") as file:
+            file.write("golden,val/../golden/.,PASS,0001,\ngolden/,golden,OPEN,0002,\n")
+        for split in ("test", "infer"):
+            (problem,) = found(check_data(spec_of(), (split,), False), "warning")
+            assert problem.where == f"{data}/val.csv:13"
+            assert problem.found == "2 rows compare an image with itself (first: golden, 0001)"
 
     def test_boards_of_two_splits(self, spec_of, data):
         lines = (data / "train.csv").read_text().splitlines()

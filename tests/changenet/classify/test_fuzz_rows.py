@@ -10,6 +10,7 @@ from makers import write_image
 from changenet.classify.config import ClassifyDataset
 from changenet.classify.inspect import check_data
 from changenet.classify.rows import COLUMNS, named_files, read_pairs
+from changenet.classify.tables import read_table
 from changenet.config import ExperimentSpec
 from fiducial.errors import UserError
 
@@ -48,6 +49,23 @@ def test_rows(tmp_path, rows, goldens, thorough):
     write(tmp_path, rows)
     report = check_data(spec_of(tmp_path, num_golden=goldens), ("train", "test"), thorough)
     assert all("\n" not in problem.fix for problem in report.problems)
+
+
+@FUZZ
+@given(
+    data=st.binary(max_size=200)
+    | st.text(alphabet='ab,"\n\r\0 ;\t\u2028\ufeff\u00fc', max_size=60).map(str.encode)
+    | st.text(alphabet='12,"\n\r', max_size=40).map(lambda rows: b"a,b\r\n" + rows.encode("utf-8-sig"))
+)
+def test_tables(tmp_path, data):
+    (tmp_path / "x.csv").write_bytes(data)
+    told = []
+    try:
+        table = read_table(tmp_path / "x.csv", needed=("a", "b"), one_line=("a",))
+        assert all(set(row.fields) == set(table.columns) for row in table.rows)
+    except UserError as error:
+        told = [str(problem) for problem in error.problems]
+    assert not any("\n" in line for line in told)
 
 
 @FUZZ

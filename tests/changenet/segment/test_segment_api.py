@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,30 @@ class TestLoad:
         torch.save({"state_dict": {"fc.weight": torch.zeros(2, 2)}}, tmp_path / "other.pth")
         with pytest.raises(CheckpointError, match="no Visual ChangeNet"):
             changenet.load(tmp_path / "other.pth")
+
+
+def restored(detector):
+    return pickle.loads(pickle.dumps(detector))
+
+
+class TestPickled:
+    @pytest.mark.parametrize("kind", ["torch", "onnxruntime"])
+    def test_finds_the_same(self, run, network, tmp_path, kind):
+        if kind == "onnxruntime":
+            runtime, run = SegmentRuntime(tiny_spec()), tmp_path / "model.onnx"
+            settings = ExportSettings(17, -1)
+            export_onnx(network, run, runtime.graph(), settings, card=runtime.card(), samples=[])
+        detector = changenet.load(run)
+        expected = detector.detect(*pictures(SIDE, SIDE))
+        for other in (restored(detector), copy.deepcopy(detector)):
+            assert np.array_equal(other.detect(*pictures(SIDE, SIDE)).probability, expected.probability)
+            assert repr(other) == repr(detector)
+
+    def test_after_splits_were_read(self):
+        runtime = SegmentRuntime(tiny_spec())
+        with pytest.raises(DatasetError):
+            runtime.split("test")
+        assert restored(runtime).spec == runtime.spec
 
 
 class TestSizes:

@@ -89,6 +89,30 @@ def test_another_export_size_is_a_warning():
     assert [p.level for p in found] == ["warning"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "opset", "found"),
+    [
+        (VIT, 12, None),
+        (VIT, 25, None),
+        (
+            {**VIT, "export__deformable_attention": "grid_sample"},
+            15,
+            "as grid_sample is written in ONNX operator set 16",
+        ),
+        ({**VIT, "export__deformable_attention": "grid_sample"}, 16, None),
+        ({**VIT, "export__deformable_attention": "plugin"}, 21, "as plugin is written in ONNX operator set 12 to 20"),
+        ({**VIT, "compat": "tao"}, 21, "as plugin"),  # what TAO writes there
+        ({**VIT, "compat": "tao"}, 17, None),
+        ({"export__deformable_attention": "grid_sample"}, 15, None),  # FAN has no deformable attention
+        ({**VIT, "export__deformable_attention": "plugin"}, 99, None),  # said for every network
+    ],
+)
+def test_operator_sets_of_deformable_attention(changes, opset, found):
+    texts = [p.found for p in problems("export", **changes, export__opset_version=opset) if "opset" in p.where]
+    assert len(texts) == (found is not None)
+    assert all(found in text for text in texts)
+
+
 def test_other_transforms_count_as_class_numbers():
     assert [p.level for p in problems(dataset__segment__label_transform="ids")] == ["warning"]
     assert problems(dataset__segment__label_transform=None) == []

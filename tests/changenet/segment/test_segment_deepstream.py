@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from changenet.segment.runtime import SegmentRuntime
+from fiducial.errors import CheckpointError
 
 
 @pytest.mark.parametrize("compat", ["off", "tao"])  # TAO writes none for this task
@@ -24,3 +25,10 @@ def test_files(make_spec, tmp_path, compat):
         offsets = [float(offset) for offset in config["user-configs"]["offsets"].split(";")]
         factor = config["user-configs"]["pixel-normalization-factor"]
         assert [(51 - offset) * factor for offset in offsets] == pytest.approx([0, -0.8, -1.6], abs=1e-4)
+
+
+def test_a_file_that_cannot_be_written(make_spec, tmp_path):
+    (tmp_path / "nvdsinfer_config.yaml").mkdir()
+    runtime = SegmentRuntime(make_spec(export={"serialize_nvdsinfer": True}))
+    with pytest.raises(CheckpointError, match=r"nvdsinfer_config\.yaml · cannot be written \(Is a directory\)"):
+        runtime.write_beside_export(tmp_path / "model.onnx")

@@ -187,6 +187,19 @@ class TestTar:
         with pytest.raises(SourceError, match="an extended header of 2097152 bytes"):
             extract(archive, tmp_path / "out")
 
+    def test_a_zip_within_is_a_file_like_others(self, tmp_path):
+        inner = make_zip(tmp_path / "inner.zip", {"secret": b"x"}).read_bytes()
+        archive = make_tar(tmp_path / "x.tar", entry("a", data=b"x"), entry("inner.zip", data=inner))
+        extract(archive, tmp_path / "out")
+        assert set(contents(tmp_path / "out")) == {"a", "inner.zip"}
+
+    def test_what_stands_behind_the_end_is_not_read_for_ever(self, tmp_path):
+        archive = make_tar(tmp_path / "x.tar", entry("a", data=b"x"))
+        with archive.open("ab") as file:
+            file.truncate(archive.stat().st_size + (65 << 20))
+        with pytest.raises(SourceError, match="more than 64 MiB behind its end"):
+            extract(archive, tmp_path / "out")
+
 
 class TestBounds:
     @pytest.mark.parametrize("name", ["x.tar.gz", "x.zip"])

@@ -14,7 +14,6 @@ from PIL import Image
 
 from fiducial.data.archives import extract, images_root
 from fiducial.data.images import FORMATS, check_whole, has_16_bits, image_facts, read_rgb
-from fiducial.data.tables import read_table
 from fiducial.errors import UserError
 
 FUZZ = settings(
@@ -79,17 +78,6 @@ def test_images(tmp_path, data):
     (tmp_path / "x.png").write_bytes(data)
     for look in (read_rgb, check_whole, image_facts, has_16_bits):
         only_user_errors(look, tmp_path / "x.png")
-
-
-@FUZZ
-@given(
-    data=mutations([b"a,b,c\n1,2,3\n", b'a,b\r\n"1","2"\r\n"x\ny",3\r\n'])
-    | st.binary(max_size=200)
-    | st.text(alphabet='ab,"\n\r\0 ;\t\u2028\ufeff\u00fc', max_size=60).map(str.encode)
-)
-def test_tables(tmp_path, data):
-    (tmp_path / "x.csv").write_bytes(data)
-    only_user_errors(read_table, tmp_path / "x.csv", needed=("a", "b"), one_line=("a",))
 
 
 def archives_of(names):

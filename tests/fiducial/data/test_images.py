@@ -36,8 +36,9 @@ class TestReadRgb:
     @pytest.mark.parametrize("mode", ["I", "F"])
     def test_pixels_without_a_range_are_refused(self, tmp_path, mode):
         Image.new(mode, (2, 2)).save(tmp_path / "x.tif")
-        with pytest.raises(DatasetError, match=r"x\.tif · pixels of mode"):
-            read_rgb(tmp_path / "x.tif")
+        for look in (read_rgb, check_whole, image_facts):
+            with pytest.raises(DatasetError, match=r"x\.tif · pixels of mode"):
+                look(tmp_path / "x.tif")
 
     @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
     def test_every_mode_becomes_rgb(self, tmp_path, mode):

@@ -146,6 +146,9 @@ class TestLocal:
             ("pipe", "a device or a pipe"),
             ("data\\images", "backslashes"),
             ("file/images", r"file is a file, not a folder"),
+            ("file://", "names no path of this machine"),
+            ("file://folder/file", "names no path of this machine"),
+            ("file:///no%00thing", "NUL"),
             ("~nobody-is-called-this/x", "no file or folder"),
         ],
     )
@@ -155,7 +158,13 @@ class TestLocal:
         (tmp_path / "circle").symlink_to("circle")
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(SourceError, match=told):
-            local_path(name if name.startswith("~") else f"{tmp_path}/{name}", key=KEY)
+            local_path(name if name.startswith(("~", "file:/")) else f"{tmp_path}/{name}", key=KEY)
+
+    def test_names_that_are_no_text_can_be_told(self, tmp_path):
+        (tmp_path / os.fsdecode(b"images\xff")).mkdir()
+        with pytest.raises(SourceError, match="did you mean images") as caught:
+            local_path(str(tmp_path / "images"), key=KEY)
+        assert str(caught.value).encode()
 
     def test_nothing_is_sent_for_a_path(self, tmp_path, monkeypatch):
         monkeypatch.setattr(sources, "fetch", None)  # would fail if called
@@ -164,6 +173,11 @@ class TestLocal:
     def test_unknown_scheme(self):
         with pytest.raises(SourceError, match="no way to fetch ftp://"):
             local_path("ftp://user:hunter2@host/x", key=KEY)
+
+    @pytest.mark.parametrize("url", ["http://[::1", "http://host:99999/x", "http://host:abc/x"])
+    def test_urls_that_are_none(self, url):
+        with pytest.raises(SourceError, match="not a valid URL"):
+            local_path(url, key=KEY)
 
     def test_where_the_cache_is(self, monkeypatch):
         assert default_cache_dir() == Path(os.environ["FIDUCIAL_CACHE"])

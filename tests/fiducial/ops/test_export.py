@@ -1,7 +1,6 @@
 """The op in ONNX graphs: three formulations, run where a runtime exists for them."""
 
 import io
-import logging
 import warnings
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from fiducial.backbones.deformable import MSDeformAttn
-from fiducial.ops import export, export_as, ms_deform_attn, opset_for
+from fiducial.ops import export, export_as, ms_deform_attn
 
 LEVELS = ((6, 4), (3, 2))
 FORMULATIONS = {"gather": export.gather, "grid_sample": export.grid_sample, "plugin": export.plugin}
@@ -64,7 +63,7 @@ def exported(formulation, opset=17):
 @pytest.mark.parametrize("formulation", ["gather", "grid_sample"])
 class TestRunnableGraphs:
     def test_onnxruntime_computes_the_same_for_any_batch(self, formulation):
-        model = exported(formulation, opset_for(formulation, 11))
+        model = exported(formulation, opset=16)
         onnx.checker.check_model(model, full_check=True)
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         layer = Layer().eval()
@@ -124,14 +123,3 @@ class TestFormulations:
             assert export.active() is FORMULATIONS[formulation]
             torch.testing.assert_close(ms_deform_attn(*self.inputs()), FORMULATIONS[formulation](*self.inputs()))
         assert export.active() is None
-
-
-class TestOpset:
-    def test_raised_with_a_notice(self, caplog):
-        with caplog.at_level(logging.WARNING):
-            assert opset_for("grid_sample", 12) == 16
-        assert "opset 12 raised to 16" in caplog.text
-
-    def test_kept_when_high_enough(self, caplog):
-        assert opset_for("gather", 17) == 17
-        assert not caplog.text

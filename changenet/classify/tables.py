@@ -16,6 +16,7 @@ __all__ = ["Table", "TableRow", "read_table"]
 
 MAX_BYTES = 1 << 30
 """Size (1 GiB) above which a file is not taken for a table."""
+_CLOSE = "close it, or double a quote that is part of the text"
 _FIX = "save it as comma-separated UTF-8"
 
 
@@ -47,6 +48,8 @@ def read_table(path: Path, *, needed: Sequence[str], one_line: Collection[str] =
     lines = list(io.StringIO(_text(path), newline=""))
     records = _Records(path, lines)
     header = next(records, (1, []))[1]
+    if records.is_open_quote or any("\n" in cell or "\r" in cell for cell in header):
+        raise DatasetError(f"{path}:1", "a quote that is opened in line 1 and not closed", _CLOSE)
     columns = tuple(cell.strip() or f"Unnamed: {place}" for place, cell in enumerate(header))
     _check_header(path, header, columns, needed)
     rows: list[TableRow] = []
@@ -63,7 +66,7 @@ def read_table(path: Path, *, needed: Sequence[str], one_line: Collection[str] =
                 if records.is_open_quote
                 else (f"a line break in {broken[0]}: a quote that is not closed where it should be")
             )
-            problems.append(Problem(where, found, "close it, or double a quote that is part of the text"))
+            problems.append(Problem(where, found, _CLOSE))
         elif len(cells) != len(columns):
             found = f"{len(cells)} values for {len(columns)} columns"
             problems.append(Problem(where, found, "mend the line (quote values that hold commas)"))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fiducial.data import tables
-from fiducial.data.tables import read_table
+from changenet.classify import tables
+from changenet.classify.tables import read_table
 from fiducial.errors import DatasetError
 
 
@@ -46,6 +46,8 @@ class TestRefused:
         [
             ("a,b,a\n1,2,3\n", 1, r"column 'a' is there 2 times \(columns 1, 3\)"),
             ("a, b ,b\n1,2,3\n", 1, r"column 'b' is there 2 times"),
+            ('a,"b\n1,2\n', 1, "a quote that is opened in line 1 and not closed"),
+            ('"a\nb",b\n1,2\n', 1, "a quote that is opened in line 1 and not closed"),
             ('a,b\n1,2\n3,"4\n5,6\n7,8\n', 3, "a quote that is opened in line 3 and not closed"),
             ('a,b\n"1,2\n3,4\n"5,6\n', 2, "a line break in a: a quote that is not closed"),
             ('a,b\n1,"' + "x" * 140_000, 2, "field larger than field limit .*opened in line 2"),

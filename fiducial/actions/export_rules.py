@@ -1,0 +1,51 @@
+"""What can be said of an export before anything heavy is loaded. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fiducial.deploy.opsets import check_opset
+from fiducial.errors import Problem
+
+__all__ = ["SUFFIX", "check_export", "check_target", "named_target"]
+
+SUFFIX = ".onnx"
+
+
+def check_export(section: Any) -> Iterator[Problem]:
+    """What is wrong with a spec's ``export`` section, whatever the network."""
+    yield from check_opset(section.opset_version)
+    if section.batch_size == 0:
+        yield Problem("export.batch_size", "found 0", "-1 leaves the batch size open, 1 or more fixes it")
+    if section.onnx_file:
+        yield from check_target(named_target(section), overwrite=section.overwrite)
+
+
+def named_target(section: Any) -> Path:
+    """The file that a spec names; ``~`` is the home of whoever there is, else a folder of that name."""
+    return Path(os.path.expanduser(section.onnx_file))  # pathlib's raises for a user there is not
+
+
+def check_target(target: Path, *, overwrite: bool) -> Iterator[Problem]:
+    """Why a file of this name cannot be written."""
+    key, suffix = "export.onnx_file", target.suffix.lower()
+    there = True
+    try:
+        os.lstat(target)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except (OSError, ValueError) as error:  # too long a name, or one with NUL in it
+        yield Problem(key, f"cannot write to {str(target)!r} ({error})", f"name a file, model{SUFFIX} say")
+        return
+    if suffix == ".etlt":
+        yield Problem(key, "an encrypted .etlt file: its format is NVIDIA's own", f"write {SUFFIX}")
+    elif there and target.is_dir():
+        yield Problem(key, f"{target} is a folder", f"name the file: {target / 'model'}{SUFFIX}")
+    elif suffix != SUFFIX:
+        # what runs a model file goes by its suffix, and a checkpoint must not be written over
+        yield Problem(key, f"{target.name} does not end in {SUFFIX}", f"name it {target.with_suffix(SUFFIX).name}")
+    elif there and not overwrite:
+        yield Problem(key, f"{target} exists already", "set export.overwrite=true, or another name")
