@@ -22,7 +22,14 @@ from fiducial.training.sections import (
 class DecoderParams(Section):
     """``model.decode_head.decoder_params``."""
 
-    embed_dim: int = knob(256, "Channels of the decoder at every scale.", ge=1, aliases=("embed_dims",))
+    embed_dim: int = knob(
+        256,
+        "Channels of the decoder at every scale.",
+        ge=1,
+        le=common.MAX_SIDE,
+        schema_range=(1, None),
+        aliases=("embed_dims",),
+    )
 
 
 class DecodeHeadSection(Section):
@@ -77,7 +84,7 @@ class TrainSection(common.TrainSection):
     tensorboard: TensorboardSection = section(TensorboardSection, "Pictures and histograms for TensorBoard.")
     precision: str = precision_knob()
     pretrained_model_path: OptionalText = knob(
-        None, "Checkpoint of a whole ChangeNet to start from; its optimiser state is not used.", template=""
+        None, "Checkpoint of a whole ChangeNet to start from; its optimiser state is not used.", template="", shown=True
     )
     sync_batchnorm: bool = sync_batchnorm_knob()
     use_distributed_sampler: bool = knob(
@@ -89,7 +96,13 @@ class RunModelSection(common.RunModelSection):
     """What ``evaluate`` and ``inference`` have in common."""
 
     batch_size: int = knob(
-        -1, "Pairs per batch; -1 takes the batch size of the dataset.", template=8, ge=-1, schema_range=(1, inf)
+        -1,
+        "Pairs per batch; -1 takes the batch size of the dataset.",
+        template=8,
+        ge=-1,
+        le=common.MAX_BATCH,
+        schema_range=(1, inf),
+        shown=True,
     )
     vis_after_n_batches: int = knob(
         16, "Task segment: write pictures of every n-th batch; 1 writes all.", template=1, ge=1, schema_range=(1, inf)
@@ -121,9 +134,15 @@ class InferenceSection(RunModelSection):
 class ExportSection(common.ExportSection):
     """``export``: checkpoint to ONNX."""
 
-    input_width: int = knob(224, "Width of the composed input, in pixels.", ge=1)
+    input_width: int = knob(
+        224, "Width of the composed input, in pixels.", ge=1, le=common.MAX_SIDE, schema_range=(1, None)
+    )
     input_height: int = knob(
-        224, "Height of the composed input, in pixels: with concat_type linear, image_height times num_input.", ge=1
+        224,
+        "Height of the composed input, in pixels: with concat_type linear, image_height times num_input.",
+        ge=1,
+        le=common.MAX_SIDE,
+        schema_range=(1, None),
     )
     input_channel: int = knob(3, "Channels of the exported model's input; the network takes colour images.", ge=1)
     format: Annotated[Literal["onnx", "xdl"], Lowercase] = knob("onnx", "File format. Only onnx can be written.")
@@ -143,9 +162,20 @@ class TensorRTSection(common.TensorRTSection):
     max_batch_size: int = knob(8, "Largest batch that the engine accepts.", ge=1)
 
 
+def _unused_size(what: str) -> int | None:
+    """A key of TAO 5."""
+    made: int | None = knob(
+        None, f"{what} of the input, in TAO 5.", ge=1, schema=False, ignored="the ONNX file says what its inputs are"
+    )
+    return made
+
+
 class GenTrtEngineSection(common.GenTrtEngineSection):
     """``gen_trt_engine``: ONNX to a TensorRT engine."""
 
+    input_channel: int | None = _unused_size("Channels")
+    input_width: int | None = _unused_size("Width")
+    input_height: int | None = _unused_size("Height")
     tensorrt: TensorRTSection = section(TensorRTSection, "How the engine is built.")
 
 
@@ -153,7 +183,9 @@ class ExperimentSpec(common.ExperimentBase):
     """The spec of Visual ChangeNet."""
 
     task: Literal["segment", "classify"] = knob(
-        "segment", "classify scores a part against its golden reference; segment marks which pixels changed."
+        "segment",
+        "classify scores a part against its golden reference; segment marks which pixels changed.",
+        shown=True,
     )
     model: ModelSection = section(ModelSection, "The architecture.")
     dataset: DatasetSection = section(DatasetSection, "Where the data is and how it is read.")

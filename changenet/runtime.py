@@ -20,10 +20,10 @@ from fiducial.data.normalization import Normalization
 from fiducial.errors import Problem, UserError
 from fiducial.ops import Formulation
 from fiducial.prediction import Batch
+from fiducial.redact import redact
 from fiducial.run.console import LOGGER
 from fiducial.run.resume import place_of
 from fiducial.spec.knob import plain
-from fiducial.spec.redact import redact
 from fiducial.task import TaskRuntime
 from fiducial.training.optim import OptimizerRecipe
 from fiducial.training.weights import start_weights

@@ -38,6 +38,11 @@ class ChangeNetTask(Task["ExperimentSpec"]):
 
         return ExperimentSpec
 
+    def unwrap(self, tree: dict[str, Any]) -> dict[str, Any]:
+        from changenet.old_specs import renamed
+
+        return renamed(tree)
+
     def policy(self, spec: ExperimentSpec) -> TrainerPolicy:
         train = spec.train
         return TrainerPolicy(

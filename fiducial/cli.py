@@ -10,8 +10,9 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,20 +96,23 @@ def _execute(tasks: Sequence[Task[Any]], command: Command) -> int:
 
 def _default_specs(tasks: Sequence[Task[Any]], command: Command) -> int:
     """Print the run-time defaults, or write them to ``results_dir=DIR`` as TAO does."""
-    from fiducial.spec.compose import to_yaml
+    from fiducial.run.run import writable_folder, write_spec
+    from fiducial.spec.compose import compose, to_yaml
     from fiducial.spec.knob import plain
 
-    text = to_yaml(plain(tasks[0].spec_model()()))
-    target = read_spec(tasks, None, command.overrides).tree.get("results_dir")
-    if target:
-        path = Path(str(target)).expanduser() / "experiment.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            LOGGER.warning("overwriting %s", path)
-        path.write_text(text, encoding="utf-8")
-        LOGGER.info("defaults written to %s", path)
-    else:
+    kind = tasks[0].spec_model()
+    text = to_yaml(plain(kind()))
+    source = read_spec(tasks, None, command.overrides)
+    target = compose(kind, source, path_map=command.path_map).spec.results_dir  # also says what is wrong
+    if ignored := sorted(key for key in source.given if key != "results_dir"):
+        LOGGER.warning("%s: ignored; default_specs shows the defaults", ", ".join(ignored))
+    if not target:
         print(text, end="")
+        return 0
+    folder = writable_folder(target, "results_dir", "set results_dir=./results")
+    if (folder / "experiment.yaml").exists():
+        LOGGER.warning("overwriting %s", folder / "experiment.yaml")
+    LOGGER.info("defaults written to %s", write_spec(folder, text))
     return 0
 
 
@@ -121,7 +125,7 @@ def _parse(tasks: Sequence[Task[Any]], argv: list[str], prog: str) -> Command:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s (fiducial {__version__})")
-    commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_ActionParser)
     actions = actions_of(tasks)
     runs = [action for action in actions.values() if action.run is not None]
     for action in actions.values():
@@ -132,7 +136,7 @@ def _parse(tasks: Sequence[Task[Any]], argv: list[str], prog: str) -> Command:
         for action in runs:
             alias = f"{task.name}_{action.name}"
             aliases[alias] = (task, action)
-            _add_command(commands, alias, action, tasks, runs, f"{action.name} with task={task.name}")
+            _add_command(commands, alias, action, tasks, runs, task)
     if argv and argv[0] in actions:
         known_action(tasks, argv[0])
     known, unknown = parser.parse_known_args(argv)
@@ -160,20 +164,20 @@ def _parse(tasks: Sequence[Task[Any]], argv: list[str], prog: str) -> Command:
 
 
 def _add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_ActionParser],
     name: str,
     action: Action,
     tasks: Sequence[Task[Any]],
     runs: Sequence[Action],
-    help: str = "",
+    task: Task[Any] | None = None,
 ) -> None:
-    help = help or action.help
+    """An action, or with ``task`` its alias for that one."""
+    help = f"{action.name} with task={task.name}" if task else action.help
     command = commands.add_parser(
         name,
         help=help,
         description=help[0].upper() + help[1:] + ".",
         allow_abbrev=False,
-        formatter_class=_KeyHelp,
     )
     command.usage = f"{command.prog} [options] [key=value ...]"
     if action.name == "default_specs":
@@ -193,26 +197,27 @@ def _add_command(
         metavar="FROM=TO",
         help=f"read paths of the spec below FROM as TO: /data=./data (also {PATH_MAP_VARIABLE}, comma-separated)",
     )
-    _KeyHelp.task = tasks[0]
+    command.spec_help = partial(_spec_help, tasks, action, [task] if task else tasks)
 
 
-class _KeyHelp(argparse.HelpFormatter):
-    """Adds the spec's most used keys below the options, read from their declarations only when help is asked for."""
+class _ActionParser(argparse.ArgumentParser):
+    """The arguments of one action; its help ends with spec keys, made only when help is asked for."""
 
-    task: Task[Any] | None = None
+    spec_help: Callable[[], str] | None = None
 
     def format_help(self) -> str:
-        text = super().format_help()
-        if " default_specs" in text.splitlines()[0] or not text.startswith("usage") or self.task is None:
-            return text
-        from fiducial.spec.knob import walk  # brings pydantic
+        return super().format_help() + (self.spec_help() if self.spec_help else "")
 
-        lines = ["", "spec keys set most often (all of them: default_specs):"]
-        for key in walk(self.task.spec_model()):
-            if key.meta.popular and key.section is None:
-                default = "" if key.default in (None, "") else f" [{key.default}]"
-                lines.append(f"  {key.path}{default}\n      {key.meta.help.split('. ')[0].rstrip('.')}")
-        return text + "\n".join(lines) + "\n"
+
+def _spec_help(tasks: Sequence[Task[Any]], action: Action, meant: Sequence[Task[Any]]) -> str:
+    """The keys of an action that people set, of the tasks that are meant."""
+    if action.name == "check":
+        return "\nspec keys: those of the action that is checked, as its --help shows them\n"
+    from fiducial.spec.shown import help_lines  # brings pydantic
+
+    others = [task.name for task in tasks if task not in meant]
+    hidden = {*actions_of(tasks), *others, *(("task",) if others else ())} - {action.name}
+    return help_lines(tasks[0].spec_model(), action.name, hidden=hidden)
 
 
 def _spec_file(known: argparse.Namespace, action: str) -> Path | None:
@@ -222,18 +227,18 @@ def _spec_file(known: argparse.Namespace, action: str) -> Path | None:
         from fiducial.resources import resource_dir
 
         folder = resource_dir("configs")
-        path = folder / f"{known.config.removesuffix('.yaml')}.yaml"
-        if not path.is_file():
-            names = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
-            raise SpecError("--config", f"no curated spec {known.config!r}", f"use one of: {', '.join(names)}")
-        return path
+        curated = {str(p.relative_to(folder).with_suffix("")): p for p in sorted(folder.rglob("*.yaml"))}
+        found = curated.get(known.config.removesuffix(".yaml"))
+        if found is None:
+            raise SpecError("--config", f"no curated spec {known.config!r}", f"use one of: {', '.join(curated)}")
+        return found
     if not known.experiment_spec_file:
         raise SpecError(
             "-e/--experiment_spec_file",
             f"ERROR: The subtask `{action}` requires the following argument: -e/--experiment_spec_file",
             "give the spec, or --config NAME for one that comes with the package",
         )
-    path = Path(known.experiment_spec_file).expanduser()
-    if not path.is_file():
-        raise SpecError(str(path), "ERROR: The indicated experiment spec file doesn't exist!", "check the path")
-    return path
+    path = os.path.expanduser(known.experiment_spec_file)  # leaves ~nobody as it is
+    if not os.path.exists(path):
+        raise SpecError(path, "ERROR: The indicated experiment spec file doesn't exist!", "check the path")
+    return Path(path)

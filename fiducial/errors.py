@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
 
+from fiducial.redact import redact_text
+
 SHOWN = 10
 """How many problems of one kind a message spells out before it only counts them."""
 
@@ -26,7 +28,7 @@ class Problem:
     level: Literal["error", "warning"] = "error"
 
     def __str__(self) -> str:
-        text = f"{self.where} · {self.found} · {self.fix}"
+        text = redact_text(f"{self.where} · {self.found} · {self.fix}")
         return text.encode("utf-8", "backslashreplace").decode()  # names of files may be no text
 
 

@@ -35,10 +35,24 @@ class DatasetSection(Section):
         "picture. A folder is recognised by what lies in it.",
         options=("coco", "yolo", "voc"),
     )
-    train_ann_path: Text = knob("", "Annotations to train on; only their boxes are used.")
-    train_img_dir: Text = knob("", "Folder, archive or URL of the pictures to train on.")
-    val_ann_path: Text = knob("", "Annotations for validation and evaluate; empty trains without validation.")
-    val_img_dir: Text = knob("", "Folder, archive or URL of the pictures for validation and evaluate.")
+    train_ann_path: Text = knob(
+        "", "Annotations to train on; only their boxes are used.", shown=True, actions=("train",)
+    )
+    train_img_dir: Text = knob(
+        "", "Folder, archive or URL of the pictures to train on.", shown=True, actions=("train",)
+    )
+    val_ann_path: Text = knob(
+        "",
+        "Annotations for validation and evaluate; empty trains without validation.",
+        shown=True,
+        actions=("train", "evaluate"),
+    )
+    val_img_dir: Text = knob(
+        "",
+        "Folder, archive or URL of the pictures for validation and evaluate.",
+        shown=True,
+        actions=("train", "evaluate"),
+    )
     min_obj_size: float = knob(
         2048,
         "Boxes to train on are larger than this, in square pixels: 2048 is about 45 x 45.",
@@ -49,11 +63,21 @@ class DatasetSection(Section):
         1e10, "Boxes to train on are smaller than this, in square pixels.", gt=0, schema_range=(None, None)
     )
     num_workers_per_gpu: int = knob(
-        2, "Processes that load data for each GPU; 0 loads in the main process.", ge=0, schema_range=(None, None)
+        2,
+        "Processes that load data for each GPU; 0 loads in the main process.",
+        ge=0,
+        schema_range=(None, None),
+        le=common.MAX_WORKERS,
     )
     load_mask: bool = knob(True, "Read the masks of validation and evaluate, which mIoU needs.")
     crop_size: int = knob(
-        512, "Side of the crops that the network sees, in pixels.", ge=16, usual=(256, None), schema_range=(256, inf)
+        512,
+        "Side of the crops that the network sees, in pixels.",
+        ge=16,
+        usual=(256, None),
+        schema_range=(256, inf),
+        le=common.MAX_SIDE,
+        shown=True,
     )
     point_size: float | None = knob(
         None,
@@ -74,7 +98,7 @@ class DatasetSection(Section):
 class ModelSection(Section):
     """``model``: student and teacher."""
 
-    arch: str = knob("vit-mae-base/16", "Architecture of the backbone.", options=ARCHITECTURES)
+    arch: str = knob("vit-mae-base/16", "Architecture of the backbone.", options=ARCHITECTURES, shown=True)
     frozen_stages: list[int] = knob(
         [-1],
         "Parts of the backbone that are not trained: 0 is the patch embedding, 1 and up are the blocks.",
@@ -109,7 +133,13 @@ class TrainSection(common.TrainSection):
     """``train``: the training loop, the losses, and how masks are made of logits."""
 
     batch_size: int = knob(
-        3, "Boxes per batch and GPU. The learning rate grows with it.", template=1, ge=1, schema_range=(1, inf)
+        3,
+        "Boxes per batch and GPU. The learning rate grows with it.",
+        template=1,
+        ge=1,
+        schema_range=(1, inf),
+        le=common.MAX_BATCH,
+        shown=True,
     )
     accum_grad_batches: int = knob(1, "Batches whose gradients make one step.", ge=1, schema_range=(1, inf))
     use_amp: bool = knob(True, "Train in 16 bits on a GPU: float16; on a CPU training stays in 32 bits.")
@@ -121,6 +151,7 @@ class TrainSection(common.TrainSection):
         "Weights to begin with: a ViT-MAE, DeiT or timm file, or a MAL checkpoint; file, URL or hub id. Ignored when a "
         "run is continued.",
         template="",
+        shown=True,
     )
     pretrained_strict: bool = knob(
         True, "Refuse weights that fill less than nine tenths of the backbone.", schema=False
@@ -133,6 +164,7 @@ class TrainSection(common.TrainSection):
         ge=0,
         usual=(1e-7, 1e-5),
         automl=True,
+        shown=True,
     )
     min_lr: float = knob(
         0, "Has no effect.", ge=0, ignored="the floor is min_lr_rate times the highest rate", schema_range=(None, None)
@@ -180,7 +212,7 @@ class TrainSection(common.TrainSection):
 class RunSection(common.RunModelSection):
     """What ``evaluate`` and ``inference`` have in common."""
 
-    batch_size: int = knob(3, "Boxes per batch and GPU.", ge=1, schema_range=(1, inf))
+    batch_size: int = knob(3, "Boxes per batch and GPU.", ge=1, schema_range=(1, inf), le=common.MAX_BATCH, shown=True)
 
 
 class EvaluateSection(RunSection):
@@ -198,10 +230,10 @@ class EvaluateSection(RunSection):
 class InferenceSection(RunSection):
     """``inference``: masks for boxes."""
 
-    ann_path: Text = knob("", "Annotations with the boxes to find masks for.")
-    img_dir: Text = knob("", "Folder, archive or URL of the pictures.")
+    ann_path: Text = knob("", "Annotations with the boxes to find masks for.", shown=True)
+    img_dir: Text = knob("", "Folder, archive or URL of the pictures.", shown=True)
     label_dump_path: str = knob(
-        "instances_val2017_mal.json", "File to write, in the results folder unless it is an absolute path."
+        "instances_val2017_mal.json", "File to write, in the results folder unless it is an absolute path.", shown=True
     )
     load_mask: bool = knob(False, "The annotations have masks: write how well each is met.")
     use_mixed_model: bool = knob(False, "Average the logits of student and teacher.", schema=False)

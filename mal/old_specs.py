@@ -4,51 +4,70 @@ from __future__ import annotations
 
 from typing import Any
 
+from fiducial.errors import SpecError
 from fiducial.run.console import LOGGER
+from fiducial.spec.bounded import brief
+from fiducial.spec.common import MAX_GPUS
 
 __all__ = ["unwrapped"]
 
 _MOVED = {"crop_size": "dataset", "load_mask": "dataset"}
 """Keys that TAO's documents have below ``model``, and the section that they belong to."""
 _SECTIONS = ("train", "evaluate", "inference")
+_MOST_STAGES = 100
 _OUTER = ("results_dir", "encryption_key", "wandb")
 
 
 def unwrapped(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree under today's names; what is changed is told."""
+    """The tree under today's names; what is changed is told.
+
+    Nothing of it is validated yet: what has no sense here is left as it is, for validation to name.
+    """
     tree = _generated(tree) if tree.get("autolabel_type") == "mal" or isinstance(tree.get("mal"), dict) else dict(tree)
     model = tree.get("model")
-    if isinstance(model, dict):
-        for name, section in _MOVED.items():
-            if name in model:
-                model = {key: value for key, value in model.items() if key != name}
-                tree[section] = {name: tree["model"][name], **(tree.get(section) or {})}
-                _tell(f"model.{name}", f"{section}.{name}")
-        tree["model"] = model
+    moved = [name for name in _MOVED if name in model] if isinstance(model, dict) else []
+    for name in moved:
+        section = _MOVED[name]
+        if _give(tree, section, {name: tree["model"][name]}):
+            tree["model"] = {key: value for key, value in tree["model"].items() if key != name}
+            _tell(f"model.{name}", f"{section}.{name}")
     return _without_top_level(tree)
+
+
+def _give(tree: dict[str, Any], section: str, values: dict[str, Any]) -> bool:
+    """Put values into a section of ``tree``, below those that it has. Returns: whether it is a section."""
+    own = tree.get(section) or {}
+    if isinstance(own, dict):
+        tree[section] = values | own
+    return isinstance(own, dict)
+
+
+def _gpus(told: Any) -> dict[str, Any]:
+    """``num_gpus`` and ``gpu_ids`` for a list of GPUs, or their number."""
+    if isinstance(told, list):
+        return {"gpu_ids": told, "num_gpus": max(1, len(told))}
+    counted = isinstance(told, int) and not isinstance(told, bool) and 1 <= told <= MAX_GPUS
+    return {"num_gpus": told, "gpu_ids": list(range(told))} if counted else {"num_gpus": told}
 
 
 def _without_top_level(tree: dict[str, Any]) -> dict[str, Any]:
     """Keys that older specs have at the top are those of every action's section."""
     moved: dict[str, Any] = {}
-    if isinstance(tree.get("gpus"), list):
-        moved |= {"gpu_ids": tree["gpus"], "num_gpus": max(1, len(tree["gpus"]))}
-        _tell("gpus", "gpu_ids and num_gpus of each action")
-    elif "gpus" in tree:
-        moved |= {"num_gpus": tree["gpus"], "gpu_ids": list(range(int(tree["gpus"])))}
-        _tell("gpus", "num_gpus of each action")
+    if "gpus" in tree:
+        moved |= _gpus(tree["gpus"])
+        _tell("gpus", f"{' and '.join(moved)} of each action")
     if "num_nodes" in tree:
         moved["num_nodes"] = tree["num_nodes"]
         _tell("num_nodes", "num_nodes of each action")
     for section in _SECTIONS if moved else ():
-        tree[section] = {**moved, **(tree.get(section) or {})}
+        _give(tree, section, moved)
     if "checkpoint" in tree:
         for section, name in (
             ("train", "pretrained_model_path"),
             ("evaluate", "checkpoint"),
             ("inference", "checkpoint"),
         ):
-            tree[section] = {name: tree["checkpoint"], **(tree.get(section) or {})}
+            _give(tree, section, {name: tree["checkpoint"]})
         _tell("checkpoint", "evaluate.checkpoint, inference.checkpoint and train.pretrained_model_path")
     if "strategy" in tree:
         LOGGER.warning("strategy: ignored; several GPUs run DDP, there is no FSDP")
@@ -57,25 +76,30 @@ def _without_top_level(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _generated(tree: dict[str, Any]) -> dict[str, Any]:
     """The spec of ``auto_label generate`` with ``autolabel_type: mal`` as a spec of inference."""
-    inner = dict(tree.get("mal") or {})
+    inner = _section(tree, "mal")
     spec = {**inner, **{key: tree[key] for key in _OUTER if key in tree}}
-    inference = dict(inner.get("inference") or {})
+    inference = _section(inner, "inference")
     if "checkpoint" in inner:
         inference.setdefault("checkpoint", inner["checkpoint"])
         del spec["checkpoint"]
     inference["batch_size"] = tree.get("batch_size", inference.get("batch_size", 4))
-    if "gpu_ids" in tree:
-        inference |= {"gpu_ids": tree["gpu_ids"], "num_gpus": max(1, len(tree["gpu_ids"]))}
+    if isinstance(tree.get("gpu_ids"), list):
+        inference |= _gpus(tree["gpu_ids"])
     spec["inference"] = inference
-    workers = tree.get("num_workers", 8)
-    spec["dataset"] = {**(inner.get("dataset") or {}), "num_workers_per_gpu": workers}
-    model = dict(spec.get("model") or {})
-    stages = model.get("frozen_stages")
-    if isinstance(stages, list) and len(stages) == 1 and stages[0] >= 0:
-        model["frozen_stages"] = list(range(stages[0] + 1))  # there one number is the last of a range
-        spec["model"] = model
+    spec["dataset"] = {**_section(inner, "dataset"), "num_workers_per_gpu": tree.get("num_workers", 8)}
+    stages = _section(spec, "model").get("frozen_stages")
+    if isinstance(stages, list) and len(stages) == 1 and isinstance(stages[0], int) and 0 <= stages[0] < _MOST_STAGES:
+        spec["model"] = {**spec["model"], "frozen_stages": list(range(stages[0] + 1))}  # there the last of a range
     LOGGER.info("read as a MAL spec for inference: it is one of auto_label generate")
     return spec
+
+
+def _section(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """A copy of a section. Raises: SpecError when something else stands there."""
+    own = tree.get(name) or {}
+    if not isinstance(own, dict):
+        raise SpecError(name, f"found {brief(own)}", "this is a section with keys")
+    return dict(own)
 
 
 def _tell(old: str, new: str) -> None:

@@ -15,10 +15,10 @@ from fiducial.deploy.card import ModelCard, TensorCard
 from fiducial.errors import CheckpointError, Problem, UserError
 from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Graph, GraphInput
+from fiducial.redact import redact
 from fiducial.run.console import LOGGER
 from fiducial.run.devices import resolve_devices
 from fiducial.spec.knob import plain
-from fiducial.spec.redact import redact
 from fiducial.task import TaskRuntime
 from fiducial.training.module import TrainingPlan
 from mal.augment import BoxAugment

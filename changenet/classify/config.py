@@ -8,15 +8,24 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from changenet.augment_config import Factors, RandomColor, RandomFlip, RandomRotate, ScaleRandomCrop
-from fiducial.spec.common import BlankIsNone, OptionalText, PositiveTriple, Text, Triple
+from fiducial.spec.common import (
+    MAX_BATCH,
+    MAX_SIDE,
+    MAX_WORKERS,
+    BlankIsNone,
+    OptionalText,
+    PositiveTriple,
+    Text,
+    Triple,
+)
 from fiducial.spec.knob import Section, item, knob, section
 
 
 class PairFiles(Section):
     """One split of the data: a CSV of pairs and the folder its paths start from."""
 
-    csv_path: Text = knob("", "CSV with the columns input_path, golden_path, label and object_name.")
-    images_dir: Text = knob("", "Folder that input_path and golden_path of the CSV start from.")
+    csv_path: Text = knob("", "CSV with the columns input_path, golden_path, label and object_name.", shown=True)
+    images_dir: Text = knob("", "Folder that input_path and golden_path of the CSV start from.", shown=True)
 
 
 class CalibrationFiles(Section):
@@ -67,17 +76,35 @@ class ClassifyAugmentation(Section):
 class ClassifyDataset(Section):
     """``dataset.classify``: pairs of a part and its golden reference."""
 
-    train_dataset: PairFiles = section(PairFiles, "Pairs to train on.")
-    validation_dataset: PairFiles = section(PairFiles, "Pairs that are scored during training.")
-    test_dataset: PairFiles = section(PairFiles, "Labelled pairs for evaluate.")
-    infer_dataset: PairFiles = section(PairFiles, "Pairs for inference; the label may be missing.")
+    train_dataset: PairFiles = section(PairFiles, "Pairs to train on.", actions=("train",))
+    validation_dataset: PairFiles = section(PairFiles, "Pairs that are scored during training.", actions=("train",))
+    test_dataset: PairFiles = section(PairFiles, "Labelled pairs for evaluate.", actions=("evaluate",))
+    infer_dataset: PairFiles = section(
+        PairFiles, "Pairs for inference; the label may be missing.", actions=("inference",)
+    )
     quant_calibration_dataset: CalibrationFiles = section(CalibrationFiles, "Images for static quantization.")
     image_ext: Annotated[str, BeforeValidator(lambda value: value or ".jpg")] = knob(
-        ".jpg", "Suffix of every image file, with its dot and exactly as written on disk."
+        ".jpg",
+        "Suffix of every image file, with its dot and exactly as written on disk.",
+        shown=True,
+        actions=("train", "evaluate", "inference"),
     )
-    batch_size: int = knob(8, "Pairs per batch and GPU. Training needs at least 2.", ge=1, schema_range=(1, inf))
+    batch_size: int = knob(
+        8,
+        "Pairs per batch and GPU. Training needs at least 2.",
+        ge=1,
+        le=MAX_BATCH,
+        schema_range=(1, inf),
+        shown=True,
+        actions=("train", "evaluate", "inference"),
+    )
     workers: int = knob(
-        8, "Processes that load data; 0 loads in the main process.", template=1, ge=0, schema_range=(0, inf)
+        8,
+        "Processes that load data; 0 loads in the main process.",
+        template=1,
+        ge=0,
+        le=MAX_WORKERS,
+        schema_range=(0, inf),
     )
     fpratio_sampling: float = knob(
         0.1,
@@ -85,6 +112,8 @@ class ClassifyDataset(Section):
         ge=0,
         usual=(0, 1),
         automl=True,
+        shown=True,
+        actions=("train",),
     )
     num_input: int = knob(
         8,
@@ -92,26 +121,41 @@ class ClassifyDataset(Section):
         template=4,
         ge=1,
         schema_range=(1, inf),
+        shown=True,
     )
     input_map: dict[str, int] | None = knob(
         None,
         "Lights of an image: file suffix and position. Images are joined in the order of these entries. null: one "
         "image without suffix.",
         template={"LowAngleLight": 0, "SolderLight": 1, "UniformLight": 2, "WhiteLight": 3},
+        shown=True,
     )
     concat_type: Annotated[Literal["linear", "grid"] | None, BlankIsNone] = knob(
         None,
         "How lights are joined: linear stacks them downwards, grid fills grid_map. null is linear.",
         template="linear",
+        shown=True,
     )
     grid_map: dict[str, int] | None = knob(
         None, "Columns (x) and rows (y) of concat_type grid; x times y is num_input.", template={"x": 2, "y": 2}
     )
     image_width: int = knob(
-        224, "Width of the image of one light, in pixels.", ge=1, schema_range=(None, None), aliases=("input_width",)
+        224,
+        "Width of the image of one light, in pixels.",
+        ge=1,
+        le=MAX_SIDE,
+        schema_range=(None, None),
+        aliases=("input_width",),
+        shown=True,
     )
     image_height: int = knob(
-        224, "Height of the image of one light, in pixels.", ge=1, schema_range=(None, None), aliases=("input_height",)
+        224,
+        "Height of the image of one light, in pixels.",
+        ge=1,
+        le=MAX_SIDE,
+        schema_range=(None, None),
+        aliases=("input_height",),
+        shown=True,
     )
     num_classes: int = knob(
         2, "Outputs of the learnable classifier: good and defect.", ge=2, schema_range=(2, inf), math_cond=">0"
@@ -148,15 +192,24 @@ class ClassifyModel(Section):
         automl=True,
     )
     eval_margin: float = knob(
-        2.0, "A pair is a defect when its score is above this.", usual=(0, None), schema_range=(0, inf), automl=True
+        2.0,
+        "A pair is a defect when its score is above this.",
+        usual=(0, None),
+        schema_range=(0, inf),
+        automl=True,
+        shown=True,
+        actions=("train", "evaluate", "inference"),
     )
-    embedding_vectors: int = knob(5, "Size of the embedding that euclidean compares.", ge=1, schema_range=(1, inf))
-    embed_dec: int = knob(5, "Hidden width of the classifier behind learnable.", ge=1, schema_range=(1, inf))
+    embedding_vectors: int = knob(
+        5, "Size of the embedding that euclidean compares.", ge=1, le=MAX_SIDE, schema_range=(1, inf)
+    )
+    embed_dec: int = knob(5, "Hidden width of the classifier behind learnable.", ge=1, le=2**20, schema_range=(1, inf))
     difference_module: Literal["learnable", "euclidean"] = knob(
         "euclidean",
         "How the two images are compared: learnable trains a difference decoder with loss ce, euclidean measures the "
         "distance of two embeddings with loss contrastive.",
         aliases=("diff_module",),
+        shown=True,
     )
     learnable_difference_modules: int = knob(
         4, "Scales that learnable compares, coarsest first.", ge=1, le=4, automl=True
@@ -167,7 +220,10 @@ class ClassifyTrain(Section):
     """``train.classify``: the loss."""
 
     loss: Literal["ce", "contrastive"] = knob(
-        "contrastive", "ce belongs to difference_module learnable, contrastive to euclidean."
+        "contrastive",
+        "ce belongs to difference_module learnable, contrastive to euclidean.",
+        shown=True,
+        actions=("train",),
     )
     cls_weight: list[Annotated[float, Field(ge=0)]] = knob(
         [1.0, 10.0],

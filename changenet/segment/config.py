@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from changenet.augment_config import RandomColor, RandomFlip, RandomRotate, ScaleRandomCrop
-from fiducial.spec.common import PositiveTriple, Text, Triple
+from fiducial.spec.common import MAX_BATCH, MAX_SIDE, MAX_WORKERS, PositiveTriple, Text, Triple
 from fiducial.spec.knob import Section, knob, section
 
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
@@ -112,7 +112,12 @@ class Outputs(Section):
 class SegmentDataset(Section):
     """``dataset.segment``: two images of one place and the mask of what changed."""
 
-    root_dir: Text = knob("", "Folder that holds the folders of the images, the masks and the lists.")
+    root_dir: Text = knob(
+        "",
+        "Folder that holds the folders of the images, the masks and the lists.",
+        shown=True,
+        actions=("train", "evaluate", "inference"),
+    )
     dataset: Literal["CNDataset"] = knob("CNDataset", "Kind of dataset; there is one.")
     data_name: str = knob(
         "LEVIR",
@@ -123,6 +128,8 @@ class SegmentDataset(Section):
         "norm",
         "norm: masks hold 0 and 255, meaning 0 and 1. None (or null): masks hold class numbers.",
         options=("norm", "None"),
+        shown=True,
+        actions=("train", "evaluate"),
     )
     multi_scale_train: bool = knob(
         True,
@@ -130,16 +137,39 @@ class SegmentDataset(Section):
         automl=True,
     )
     multi_scale_infer: bool = knob(False, "Average the predictions of all five scales.")
-    num_classes: int = knob(2, "Classes of the mask, no change included.", ge=2, schema_range=(2, inf), math_cond=">0")
+    num_classes: int = knob(
+        2,
+        "Classes of the mask, no change included.",
+        ge=2,
+        le=MAX_SIDE,
+        schema_range=(2, inf),
+        math_cond=">0",
+        shown=True,
+    )
     img_size: int = knob(
         224,
         "Images and masks are resized to squares of this many pixels; a multiple of 16 (FAN) or 32 (ViT).",
         ge=1,
+        le=MAX_SIDE,
         schema_range=(None, None),
+        shown=True,
     )
-    batch_size: int = knob(8, "Pairs per batch and GPU.", ge=1, schema_range=(1, inf))
+    batch_size: int = knob(
+        8,
+        "Pairs per batch and GPU.",
+        ge=1,
+        le=MAX_BATCH,
+        schema_range=(1, inf),
+        shown=True,
+        actions=("train", "evaluate", "inference"),
+    )
     workers: int = knob(
-        8, "Processes that load data; 0 loads in the main process.", template=1, ge=0, schema_range=(0, inf)
+        8,
+        "Processes that load data; 0 loads in the main process.",
+        template=1,
+        ge=0,
+        le=MAX_WORKERS,
+        schema_range=(0, inf),
     )
     shuffle: bool = knob(True, "Shuffle the data.", ignored="training always shuffles, the other actions never do")
     image_folder_name: str = knob("A", "Folder of the earlier images, under root_dir.")
@@ -147,10 +177,10 @@ class SegmentDataset(Section):
     list_folder_name: str = knob("list", "Folder of the list files, under root_dir.")
     annotation_folder_name: str = knob("label", "Folder of the masks, under root_dir.")
     augmentation: SegmentAugmentation = section(SegmentAugmentation, "Normalisation and augmentation.")
-    train_split: str = knob("train", "List file to train on, without .txt.")
-    validation_split: str = knob("val", "List file to validate on, without .txt.")
-    test_split: str = knob("test", "List file for evaluate, without .txt.")
-    predict_split: str = knob("test", "List file for inference, without .txt.")
+    train_split: str = knob("train", "List file to train on, without .txt.", shown=True, actions=("train",))
+    validation_split: str = knob("val", "List file to validate on, without .txt.", shown=True, actions=("train",))
+    test_split: str = knob("test", "List file for evaluate, without .txt.", shown=True, actions=("evaluate",))
+    predict_split: str = knob("test", "List file for inference, without .txt.", shown=True, actions=("inference",))
     label_suffix: str = knob(".png", "Suffix of mask files.")
     color_map: dict[str, Colour] | None = knob(
         None, "Colour [R, G, B] of each class number in pictures of the result; null takes the palette of data_name."

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from fiducial.actions.action import Action
 from fiducial.checkpoints.resolving import ResolvedFile, real_file, resolve_model_file
-from fiducial.deploy.kinds import suffixes
+from fiducial.deploy.kinds import refuse_engine, runs_an_engine, suffixes
 from fiducial.errors import Problem, UserError
 from fiducial.spec.compose import Composed
+from fiducial.spec.knob import plain
 from fiducial.task import Task
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def find_model(task: Task[Any], composed: Composed[Any], action: Action) -> Reso
     """
     spec, section = composed.spec, getattr(composed.spec, action.name)
     named, engine = getattr(section, action.model_key), getattr(section, "trt_engine", None)
+    if runs_an_engine(plain(section)):
+        refuse_engine(f"{action.name}.{action.model_key if named else 'trt_engine'}")
     monitor, mode = task.monitor(spec.train)
     return resolve_model_file(
         engine if engine and not named else named,

@@ -94,7 +94,9 @@ def run_action(task: Task[Any], action: Action, composed: Composed[Any], *, verb
 
     if action.run is None:
         raise SpecError(action.name, "makes no run", "use the command line")
-    LOGGER.info("spec after merging:\n%s", composed.yaml.rstrip())
+    LOGGER.info(
+        "spec, where it differs from the defaults (experiment.yaml has all of it):\n%s", composed.changes.rstrip()
+    )
     with open_run(action, task.title, composed, verb=verb) as run:
         result = action.run(task, run)
     leave_group()
@@ -117,15 +119,14 @@ def _task_of(tasks: Sequence[Task[Any]], composed: Composed[Any], source: Source
 
 def _record_failure(source: Source, action: Action, path_map: Mapping[str, str], error: UserError) -> None:
     """Leave the FAILURE record of a spec that never became a run, where the raw YAML says where to."""
-    from fiducial.run.run import failure_message
+    from fiducial.run.run import failure_message, writable_folder
     from fiducial.run.status import StatusWriter
 
     folder = source.results_dir(action.name, path_map, lambda section: folder_of(action, section))
     if folder is None or global_rank() != 0:
         return
-    mapped = Path(folder).expanduser()
     try:
-        mapped.mkdir(parents=True, exist_ok=True)
-        StatusWriter(mapped).write(failure_message(action.name.capitalize(), error), "FAILURE")
-    except OSError as problem:
-        LOGGER.warning("no status.json written: %s", problem)
+        status = StatusWriter(writable_folder(folder, "results_dir", "no status.json written"))
+        status.write(failure_message(action.name.capitalize(), error), "FAILURE")
+    except (SpecError, OSError) as problem:
+        LOGGER.warning("%s", problem)

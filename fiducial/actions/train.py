@@ -11,6 +11,7 @@ from fiducial.actions.preflight import preflight
 from fiducial.actions.result import Result
 from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.errors import SHOWN, CheckpointError, DatasetError, SpecError
+from fiducial.redact import redact
 from fiducial.run.callbacks import Reporter
 from fiducial.run.console import LOGGER
 from fiducial.run.devices import resolve_devices
@@ -19,7 +20,6 @@ from fiducial.run.run import Run
 from fiducial.run.seeds import seed_run
 from fiducial.run.trainer import plain_interrupts, training_trainer
 from fiducial.spec.knob import plain
-from fiducial.spec.redact import redact
 from fiducial.task import ResumeRules, Task
 from fiducial.training.module import TrainingModule
 

@@ -19,7 +19,7 @@ from fiducial.checkpoints.keys import KeyMap, backbone_keys, family_of
 from fiducial.checkpoints.loading import LoadReport, is_shapes_alone, load_into
 from fiducial.checkpoints.reading import read
 from fiducial.errors import CheckpointError
-from fiducial.spec.redact import redact_text
+from fiducial.redact import redact_text
 
 __all__ = ["KEY_MAPS", "adapt_state_dict", "load_backbone", "resize_patch_kernel"]
 

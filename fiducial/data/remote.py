@@ -25,8 +25,8 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from fiducial.data.archives import safe_relative
 from fiducial.data.cache import Cache, digest
 from fiducial.errors import SourceError, optional
-from fiducial.spec.redact import public_url
-from fiducial.spec.redact import redact_text as redact
+from fiducial.redact import public_url
+from fiducial.redact import redact_text as redact
 
 __all__ = ["SCHEMES", "Fetched", "fetch", "is_remote", "public_url", "redact"]
 

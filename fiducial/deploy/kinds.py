@@ -65,7 +65,10 @@ RUNTIMES: list[ModelRuntime] = [
     ModelRuntime(
         "tensorrt",
         ENGINE_SUFFIXES,
-        refusal=("a TensorRT engine", "evaluate the checkpoint or the .onnx file it was built from"),
+        refusal=(
+            "a TensorRT engine: engines are not available in this version",
+            "set checkpoint to the checkpoint or the .onnx file that it was built from",
+        ),
     ),
     ModelRuntime("openvino", (".xml",), refusal=("an OpenVINO model", "evaluate the .onnx file it was made from")),
 ]
@@ -86,6 +89,13 @@ def runtime_of(path: Path) -> ModelRuntime:
     if found.open is None:
         raise CheckpointError(str(path), *found.refusal)
     return found
+
+
+def refuse_engine(key: str) -> None:
+    """Raises: CheckpointError for the key that names a TensorRT engine, while nothing here runs engines."""
+    engines = [runtime for runtime in RUNTIMES if set(runtime.suffixes) & set(ENGINE_SUFFIXES)]
+    if engines and not any(runtime.open for runtime in engines):
+        raise CheckpointError(key, *engines[0].refusal)
 
 
 def suffixes() -> tuple[str, ...]:

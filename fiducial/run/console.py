@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 
+from fiducial.redact import redact_text
 from fiducial.run.ranks import global_rank
 
 LOGGER = logging.getLogger("fiducial")
@@ -20,7 +21,7 @@ class _Formatter(logging.Formatter):
         self.colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = redact_text(super().format(record))
         start = _COLOURS.get(record.levelname, "") if self.colour else ""
         return f"{start}{text}\033[0m" if start else text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,8 @@ from fiducial.errors import Problem, SpecError
 from fiducial.run.console import LOGGER
 from fiducial.run.ranks import under_torchrun
 
+_DIGITS = 9
+"""Of a number in an environment variable: more are no number of anything."""
 _TOLD = "FIDUCIAL_NODES"
 """Nodes and processes per node, for the processes that Lightning starts."""
 
@@ -49,9 +51,10 @@ def resolve_devices(section: Any, name: str) -> Devices:
         if not gpus:
             LOGGER.warning("no CUDA device: %d process(es) on the CPU", world)
         return Devices("gpu" if gpus else "cpu", local, world // local)
+    wanted: Sequence[int]
     by_launcher = _nodes(gpus)
     if by_launcher:
-        nodes, wanted = by_launcher[0], list(range(by_launcher[1]))
+        nodes, wanted = by_launcher[0], range(by_launcher[1])
     else:
         nodes, wanted = section.num_nodes, _reconciled(section, name)
     if not gpus:
@@ -61,7 +64,7 @@ def resolve_devices(section: Any, name: str) -> Devices:
     if max(wanted) >= gpus:
         found = f"asks for GPU {max(wanted)}, but there are {gpus} (numbered from 0)"
         raise SpecError(f"{name}.gpu_ids", found, f"use ids below {gpus}, or lower {name}.num_gpus")
-    return Devices("gpu", wanted, nodes)
+    return Devices("gpu", list(wanted), nodes)
 
 
 def single(devices: Devices) -> Devices:
@@ -70,19 +73,21 @@ def single(devices: Devices) -> Devices:
     return replace(devices, devices=first, num_nodes=1)
 
 
-def _reconciled(section: Any, name: str) -> list[int]:
+def _reconciled(section: Any, name: str) -> Sequence[int]:
+    """The GPUs' numbers; a range where they are only counted, so that no count takes memory."""
     visible = [part.strip() for part in os.environ.get("TAO_VISIBLE_DEVICES", "").split(",") if part.strip()]
-    if not all(part.isdecimal() for part in visible):
+    if not all(part.isdecimal() and len(part) <= _DIGITS for part in visible):
         found = f"found {os.environ['TAO_VISIBLE_DEVICES']!r}"
         raise SpecError("TAO_VISIBLE_DEVICES", found, "give GPU numbers like 0,1, or unset it")
     if visible:
         return [int(part) for part in visible]
     num, ids = int(section.num_gpus), list(section.gpu_ids)
-    if num != len(ids):
-        num = max(num, len(ids))
-        ids = ids if len(ids) == num else list(range(num))
-        LOGGER.warning("%s.num_gpus and %s.gpu_ids differ: using GPUs %s", name, name, ids)
-    return ids
+    if num == len(ids):
+        return ids
+    wanted = ids if len(ids) > num else range(num)
+    shown = ids if len(ids) > num else f"0 to {num - 1}"
+    LOGGER.warning("%s.num_gpus and %s.gpu_ids differ: using GPUs %s", name, name, shown)
+    return wanted
 
 
 def _nodes(gpus: int) -> tuple[int, int] | None:
@@ -100,7 +105,7 @@ def _nodes(gpus: int) -> tuple[int, int] | None:
 
     def number(name: str, default: int | None, low: int, high: int) -> int:
         text = env.get(name, "" if default is None else str(default))
-        value = int(text) if text.isdecimal() else low - 1
+        value = int(text) if text.isdecimal() and len(text) <= _DIGITS else low - 1
         if not low <= value <= high:
             found = f"found {text!r}" if text else "not set"
             problems.append(Problem(name, found, f"set a number from {low} to {high}, or unset WORLD_SIZE"))

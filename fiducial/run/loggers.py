@@ -1,4 +1,4 @@
-"""Where scalars go: TensorBoard always, Weights & Biases only for those who are logged in."""
+"""Where scalars go: TensorBoard always, Weights & Biases only where the spec asks for it and the user is logged in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fiducial.run.console import LOGGER
 
 
 def build_loggers(spec: Any, folder: Path) -> list[Logger]:
-    """The loggers of a training run. Nothing is sent anywhere without credentials for it."""
+    """The loggers of a training run. Nothing is sent anywhere unless the spec says so."""
     # TAO-compat: always version_1, so that a resumed run continues the same event folder
     loggers: list[Logger] = [TensorBoardLogger(str(folder), name="lightning_logs", version="version_1")]
     if spec.wandb.enable and _logged_in():

@@ -55,7 +55,7 @@ def open_run(action: Action, title: str, composed: Composed[Any], *, verb: str =
     folder = results_folder(composed.spec.results_dir, action.name)
     main = global_rank() == 0
     if main:
-        (folder / "experiment.yaml").write_text(composed.yaml, encoding="utf-8")
+        write_spec(folder, composed.yaml)
     status = StatusWriter(folder if main else None)
     label = action.name.capitalize()
     status.write(f"Starting {title} {action.name}.", "STARTED")
@@ -77,19 +77,31 @@ def results_folder(results_dir: str | None, action: str) -> Path:
             "results_dir", f"neither results_dir nor {action}.results_dir is set", "set results_dir=./results"
         )
     fix = "set results_dir=./results, or map the container's path: --map-path /results=./results"
-    return writable_folder(Path(results_dir).expanduser().resolve(), "results_dir", fix)
+    return writable_folder(results_dir, "results_dir", fix)
 
 
-def writable_folder(folder: Path, key: str, fix: str) -> Path:
+def writable_folder(name: str | Path, key: str, fix: str) -> Path:
     """The folder, created. Raises: SpecError naming the key when files cannot be written to it."""
     try:
+        folder = Path(name).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-test-{global_rank()}"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise SpecError(key, f"cannot write to {folder} ({error.strerror or error})", fix) from None
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, ~ of nobody, characters no name can have
+        raise SpecError(key, f"cannot write to {name} ({getattr(error, 'strerror', None) or error})", fix) from None
     return folder
+
+
+def write_spec(folder: Path, text: str) -> Path:
+    """Write ``experiment.yaml``. Raises: SpecError when that cannot be done."""
+    path = folder / "experiment.yaml"
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        found = f"cannot be written ({error.strerror or error})"
+        raise SpecError(str(path), found, "make room for it, or choose another results_dir") from None
+    return path
 
 
 def failure_message(label: str, error: BaseException) -> str:

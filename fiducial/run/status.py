@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from fiducial.redact import redact
+
 Status = Literal["SUCCESS", "FAILURE", "STARTED", "RUNNING", "SKIPPED"]
 
 
@@ -47,7 +49,7 @@ class StatusWriter:
         if self.kpi:
             record["kpi"] = self.kpi
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(redact(record)) + "\n")
 
 
 def _number(value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import inf
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from fiducial.spec.knob import MISSING, Section, knob, section, section_of
 
@@ -32,6 +32,26 @@ PositiveTriple = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length
 """One number above 0 for each of red, green, blue."""
 
 
+MAX_GPUS = 1024
+"""GPUs of one machine, more than any has: what a spec asks for beyond is a slip."""
+GpuId = Annotated[int, Field(ge=0, lt=MAX_GPUS)]
+
+
+def _distinct(ids: list[int]) -> list[int]:
+    if len(set(ids)) < len(ids):
+        raise ValueError("name each GPU once")
+    return ids
+
+
+GpuIds = Annotated[list[GpuId], Field(max_length=MAX_GPUS), AfterValidator(_distinct)]
+
+
+MAX_SIDE = 2**15
+"""Pixels of a side of what a network sees, and numbers of a layer: beyond, no memory holds it."""
+MAX_WORKERS = 1024
+MAX_BATCH = 2**16
+
+
 class DistributedSection(Section):
     """Where an action runs: GPUs per node, and nodes."""
 
@@ -40,10 +60,15 @@ class DistributedSection(Section):
         "GPUs to use on each node. With a different number of gpu_ids the larger of the two wins; without any GPU the "
         "run falls back to the CPU.",
         ge=1,
+        le=MAX_GPUS,
+        schema_range=(1, None),
         popular=True,
+        shown=True,
     )
-    gpu_ids: list[int] = knob([0], "Indices of the GPUs to use; their number should equal num_gpus.", popular=True)
-    num_nodes: int = knob(1, "Machines that take part in the run.", ge=1, popular=True)
+    gpu_ids: GpuIds = knob([0], "Indices of the GPUs to use; their number should equal num_gpus.", popular=True)
+    num_nodes: int = knob(
+        1, "Machines that take part in the run.", ge=1, le=2**16, schema_range=(1, None), popular=True
+    )
 
     @property
     def num_devices(self) -> int:
@@ -54,7 +79,12 @@ class DistributedSection(Section):
 class WandbSection(Section):
     """``wandb``: logging to Weights & Biases. Never needed: without credentials it is skipped."""
 
-    enable: bool = knob(True, "Log to Weights & Biases when credentials for it exist (WANDB_API_KEY or ~/.netrc).")
+    # TAO-compat: TAO's default is true, and whoever is logged in uploads without having asked for it
+    enable: bool = knob(
+        False,
+        "Log to Weights & Biases when credentials for it exist (WANDB_API_KEY or ~/.netrc).",
+        template=True,
+    )
     project: Text = knob("TAO Toolkit", "Project that the run is listed under.")
     entity: Text = knob("", "User or team that owns the project; empty takes the account's default.")
     group: Text = knob("", "Group that the run is shown in, together with related runs.")
@@ -110,11 +140,15 @@ class TrainSection(DistributedSection):
     seed: int = knob(
         1234,
         "Seed of everything random. A negative number leaves the run unseeded.",
+        ge=-(2**31),
+        lt=2**32,
         usual=(-1, None),
         schema_range=(-1, inf),
     )
     cudnn: CudnnSection = section(CudnnSection, "How convolutions choose their algorithm on a GPU.")
-    num_epochs: int = knob(10, "Passes over the training data.", ge=1, schema_range=(1, inf), popular=True)
+    num_epochs: int = knob(
+        10, "Passes over the training data.", ge=1, le=10**6, schema_range=(1, inf), popular=True, shown=True
+    )
     checkpoint_interval: int = knob(
         1,
         "Write a checkpoint each time this many epochs (or steps, see checkpoint_interval_unit) have passed. "
@@ -124,13 +158,18 @@ class TrainSection(DistributedSection):
     )
     checkpoint_interval_unit: Literal["epoch", "step"] = knob("epoch", "What checkpoint_interval counts.")
     validation_interval: int = knob(
-        1, "Validate each time this many epochs have passed; must not exceed num_epochs.", ge=1, popular=True
+        1,
+        "Validate each time this many epochs have passed; must not exceed num_epochs.",
+        ge=1,
+        popular=True,
+        aliases=("val_interval",),
     )
     resume_training_checkpoint_path: OptionalText = knob(
         None,
         "Checkpoint to continue from, with optimiser and epoch. Empty continues from the latest checkpoint in the "
         "results folder when there is one.",
         template="",
+        shown=True,
     )
     results_dir: OptionalText = knob(
         None, "Folder for the results of training; empty means <results_dir>/train.", template=""
@@ -151,12 +190,20 @@ class RunModelSection(DistributedSection):
         "checkpoint).",
         template=MISSING,
         required=True,
+        shown=True,
     )
     trt_engine: OptionalText = knob(None, "TensorRT engine to run instead of a checkpoint.", template="")
     results_dir: OptionalText = knob(
         None, "Folder for the results of this action; empty means <results_dir>/<action>.", template=""
     )
-    batch_size: int = knob(-1, "Samples per batch; -1 takes the batch size of the dataset.", ge=-1)
+    batch_size: int = knob(
+        -1,
+        "Samples per batch; -1 takes the batch size of the dataset.",
+        ge=-1,
+        le=MAX_BATCH,
+        schema_range=(-1, None),
+        shown=True,
+    )
 
 
 class ExportSection(Section):
@@ -165,16 +212,25 @@ class ExportSection(Section):
     results_dir: OptionalText = knob(
         None, "Folder for the results of export; empty means <results_dir>/export.", template=""
     )
-    gpu_id: int = knob(0, "GPU that the model is traced on.", ge=0)
-    checkpoint: OptionalText = knob(None, "Checkpoint to export, or a results folder.", template=MISSING, required=True)
+    gpu_id: int = knob(0, "GPU that the model is traced on.", ge=0, lt=MAX_GPUS, schema_range=(0, None))
+    checkpoint: OptionalText = knob(
+        None, "Checkpoint to export, or a results folder.", template=MISSING, required=True, shown=True
+    )
     onnx_file: OptionalText = knob(
-        None, "File to write; empty puts it beside the checkpoint, with suffix .onnx.", template=MISSING
+        None, "File to write; empty puts it beside the checkpoint, with suffix .onnx.", template=MISSING, shown=True
     )
     on_cpu: bool = knob(False, "Accepted; graphs are always traced on the CPU.")
     opset_version: int = knob(
         17, "ONNX operator set, 12 to 25; grid_sample needs 16, and like plugin ends at 20.", ge=1
     )
-    batch_size: int = knob(-1, "Batch size fixed in the graph; -1 leaves it open.", ge=-1)
+    batch_size: int = knob(
+        -1,
+        "Batch size fixed in the graph; -1 leaves it open.",
+        ge=-1,
+        le=MAX_BATCH,
+        schema_range=(-1, None),
+        shown=True,
+    )
     verbose: bool = knob(False, "Print the graph while it is exported.")
     overwrite: bool = knob(False, "Replace onnx_file when it exists; otherwise that is an error.", schema=False)
 
@@ -220,6 +276,7 @@ class QuantizeSection(Section):
         "torchao",
         "Library that quantizes: torchao (weights of linear layers), modelopt.pytorch (calibrated) or modelopt.onnx "
         "(calibrated, on an ONNX file). modelopt is another name of modelopt.pytorch.",
+        shown=True,
     )
     mode: Annotated[Literal["static_ptq", "weight_only_ptq"], Lowercase] = knob(
         "weight_only_ptq", "weight_only_ptq goes with torchao, static_ptq (needs calibration images) with modelopt."
@@ -233,7 +290,7 @@ class QuantizeSection(Section):
         "with modelopt.onnx.",
     )
     skip_names: list[str] = knob([], "Patterns of layers to leave out, applied after layers.")
-    model_path: Text = knob("", "Checkpoint to quantize (an ONNX file for modelopt.onnx).", required=True)
+    model_path: Text = knob("", "Checkpoint to quantize (an ONNX file for modelopt.onnx).", required=True, shown=True)
     results_dir: Text = knob("", "Folder for the quantized model; empty means <results_dir>/quantize.", required=True)
     backend_kwargs: dict[str, Any] | None = knob({}, "Extra arguments that are handed to the backend.")
     device: str = knob(
@@ -277,6 +334,7 @@ class TensorRTSection(Section):
     data_type: Annotated[Literal["fp32", "fp16", "bf16", "int8", "fp8"], Lowercase] = knob(
         "fp32",
         "Precision of the engine; int8 and fp8 need calibration images unless the ONNX file is quantized already.",
+        shown=True,
     )
     workspace_size: int = knob(1024, "Memory that TensorRT may use while building, in MB; 0 sets no limit.", ge=0)
     min_batch_size: int = knob(1, "Smallest batch that the engine accepts.", ge=1, popular=True)
@@ -294,12 +352,14 @@ class GenTrtEngineSection(Section):
     results_dir: OptionalText = knob(
         None, "Folder for the results; empty means <results_dir>/gen_trt_engine.", template=""
     )
-    gpu_id: int = knob(0, "GPU that the engine is built on, and for.", ge=0, popular=True)
+    gpu_id: int = knob(
+        0, "GPU that the engine is built on, and for.", ge=0, lt=MAX_GPUS, schema_range=(0, None), popular=True
+    )
     onnx_file: OptionalText = knob(
-        None, "ONNX file to build from, or a folder that holds one.", template=MISSING, required=True
+        None, "ONNX file to build from, or a folder that holds one.", template=MISSING, required=True, shown=True
     )
     trt_engine: OptionalText = knob(
-        None, "Engine file to write; empty means model.engine in the results folder.", template=MISSING
+        None, "Engine file to write; empty means model.engine in the results folder.", template=MISSING, shown=True
     )
     timing_cache: OptionalText = knob(
         None, "File of kernel timings, read and extended: the next build is faster.", template=""
@@ -328,7 +388,9 @@ class ExperimentBase(Section):
     encryption_key: OptionalText = knob(
         None, "Key to read encrypted checkpoints with. What is written is never encrypted.", template=""
     )
-    results_dir: Text = knob("", "Root folder of the results; each action writes to a folder of its name in it.")
+    results_dir: Text = knob(
+        "", "Root folder of the results; each action writes to a folder of its name in it.", shown=True
+    )
     wandb: WandbSection = section(WandbSection, "Logging to Weights & Biases.")
     clearml: dict[str, Any] | None = knob(None, "ClearML settings.", schema=False, ignored="there is no ClearML logger")
     compat: Literal["off", "tao"] = knob(

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from fiducial.errors import Problem, SpecError
+from fiducial.redact import redact
 from fiducial.spec.interpolation import NameFolder, resolve
 from fiducial.spec.knob import MISSING, Section, plain, section_of
 from fiducial.spec.messages import problems_of
 from fiducial.spec.path_map import parse_path_map
-from fiducial.spec.redact import redact
 from fiducial.spec.remarks import remarks
 from fiducial.spec.source import Source, read_source
 from fiducial.spec.value_types import union_members
@@ -45,14 +45,19 @@ class Composed(Generic[SpecT]):
     @property
     def yaml(self) -> str:
         """The resolved spec as YAML, secrets starred out."""
-        return to_yaml(redact(plain(self.spec)))
+        return to_yaml(plain(self.spec))
+
+    @property
+    def changes(self) -> str:
+        """As :attr:`yaml`, what differs from the defaults alone."""
+        return to_yaml(_difference(plain(self.spec), _defaults(type(self.spec))))
 
 
 def to_yaml(tree: Any) -> str:
-    """Block YAML of a plain tree, keys in their order."""
+    """Block YAML of a plain tree, keys in their order, secrets starred out."""
     import yaml
 
-    text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=1000)
+    text: str = yaml.safe_dump(redact(tree), sort_keys=False, allow_unicode=True, width=1000)
     return text
 
 
@@ -93,6 +98,20 @@ def compose(
         notices=(*source.notices, *notices, *said),
         warnings=warnings,
     )
+
+
+def _difference(tree: dict[str, Any], base: Any) -> dict[str, Any]:
+    """The values of ``tree`` that ``base`` has not; keys of sections, lists as a whole."""
+    changed: dict[str, Any] = {}
+    for key, value in tree.items():
+        before = base.get(key) if isinstance(base, dict) else None
+        if isinstance(value, dict) and isinstance(before, dict):
+            value = _difference(value, before)
+            if value:
+                changed[key] = value
+        elif value != before:
+            changed[key] = value
+    return changed
 
 
 def _defaults(kind: type[Section]) -> dict[str, Any]:

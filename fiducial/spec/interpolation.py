@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-import operator
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
 from fiducial.errors import Problem
 from fiducial.spec.knob import MISSING
 from fiducial.spec.path_map import map_path
-
-_ARITHMETIC: dict[type, Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-}
-
-
-def arithmetic(text: str) -> int | float:
-    """Evaluate numbers, ``+ - * / // %`` and brackets; nothing else. Raises: ValueError."""
-
-    def value(node: ast.AST) -> int | float:
-        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
-            return node.value
-        if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-            result: int | float = _ARITHMETIC[type(node.op)](value(node.left), value(node.right))
-            return result
-        if isinstance(node, ast.UnaryOp) and type(node.op) in _ARITHMETIC:
-            signed: int | float = _ARITHMETIC[type(node.op)](value(node.operand))
-            return signed
-        raise ValueError(f"{text!r}: only numbers, + - * / // % and brackets are evaluated")
-
-    try:
-        return value(ast.parse(str(text), mode="eval").body)
-    except (SyntaxError, ZeroDivisionError, RecursionError) as error:
-        raise ValueError(f"{text!r}: {error}") from None
-
+from fiducial.spec.references import Path as KeyPath
+from fiducial.spec.references import References, key_of
 
 NameFolder = Callable[[Mapping[str, Any]], str]
 """Names the results folder of an action after its section, which is not validated: any key may hold anything."""
@@ -57,18 +26,17 @@ def folder_of(tree: Mapping[str, Any], action: str, path_map: Mapping[str, str],
     """
     if name is None:
         return action
-    config = _config(tree)
+    references = References(tree)
 
-    def told(text: str, key: str) -> Any:
+    def told(text: str, path: KeyPath) -> Any:
         found: Any = text
-        if "${" in text:
-            with suppress(ValueError):
-                found = _select(config, key)
+        with suppress(ValueError):
+            found = references.value(path)
         return map_path(found, path_map) if isinstance(found, str) else found
 
     own = tree.get(action)
     section = {key: value for key, value in own.items() if value != MISSING} if isinstance(own, dict) else {}
-    return name(_with_texts(section, action, told))
+    return name(_with_texts(section, (action,), told))
 
 
 def resolve(
@@ -81,63 +49,47 @@ def resolve(
     problems: list[Problem] = []
     notices: list[str] = []
 
-    def value_of(config: Any, key: str) -> Any:
+    def value_of(references: References, path: KeyPath) -> Any:
         try:
-            return _select(config, key)
+            return references.value(path)
         except ValueError as error:
-            problems.append(Problem(key, f"interpolation does not resolve: {error}", "check the key it refers to"))
+            where = key_of(path)
+            problems.append(Problem(where, f"interpolation does not resolve: {error}", "check the key it refers to"))
             return ""
 
-    original = _config(tree)
-    root_dir = map_path(str(value_of(original, "results_dir") or ""), path_map)
+    original = References(tree)
+    root_dir = map_path(str(value_of(original, ("results_dir",)) or ""), path_map)
     rebased = original
     own = tree.get(action) if action else None
     if action and isinstance(own, dict) and "results_dir" in own:
-        target = map_path(str(value_of(original, f"{action}.results_dir") or ""), path_map)
+        target = map_path(str(value_of(original, (action, "results_dir")) or ""), path_map)
         if not target and root_dir:
             target = str(Path(root_dir) / folder_of(tree, action, path_map, folder))
         if target:
             tree = {**tree, "results_dir": target, action: {**own, "results_dir": target}}
-            rebased = _config(tree)
+            rebased = References(tree)
 
-    def resolved(text: str, key: str) -> Any:
+    def resolved(text: str, path: KeyPath) -> Any:
         if "${" not in text:
             return map_path(text, path_map)
-        found = value_of(rebased, key)
+        found = value_of(rebased, path)
         if isinstance(found, str) and "${results_dir}" in text:
             # TAO-compat: ${results_dir} is the action's folder; a checkpoint of the training run lies beside it
-            other = value_of(original, key)
-            if not Path(found).exists() and isinstance(other, str) and Path(map_path(other, path_map)).exists():
+            other = value_of(original, path)
+            # os.path.exists also takes names that no file can have
+            if not exists(found) and isinstance(other, str) and exists(map_path(other, path_map)):
+                key = key_of(path)
                 notices.append(f"{key}: {found} does not exist; using {other} (results_dir before /{action} was added)")
                 found = other
         return map_path(found, path_map) if isinstance(found, str) else found
 
-    return _with_texts(tree, "", resolved), root_dir, notices, problems
+    return _with_texts(tree, (), resolved), root_dir, notices, list(dict.fromkeys(problems))
 
 
-def _config(tree: Mapping[str, Any]) -> Any:
-    from omegaconf import OmegaConf
-
-    OmegaConf.register_new_resolver("eval", arithmetic, replace=True)
-    return OmegaConf.create(dict(tree))
-
-
-def _select(config: Any, key: str) -> Any:
-    """The value at a key, interpolations replaced. Raises: ValueError, of one line."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        found = OmegaConf.select(config, key, throw_on_missing=True)
-        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
-
-
-def _with_texts(value: Any, key: str, change: Callable[[str, str], Any]) -> Any:
-    """A copy of a plain tree in which every string is ``change(string, its dotted key)``."""
+def _with_texts(value: Any, path: KeyPath, change: Callable[[str, KeyPath], Any]) -> Any:
+    """A copy of a plain tree in which every string is ``change(string, its path)``."""
     if isinstance(value, dict):
-        return {k: _with_texts(v, f"{key}.{k}" if key else k, change) for k, v in value.items()}
+        return {k: _with_texts(v, (*path, k), change) for k, v in value.items()}
     if isinstance(value, list):
-        return [_with_texts(v, f"{key}[{i}]", change) for i, v in enumerate(value)]
-    return change(value, key) if isinstance(value, str) else value
+        return [_with_texts(v, (*path, i), change) for i, v in enumerate(value)]
+    return change(value, path) if isinstance(value, str) else value

@@ -9,11 +9,12 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from fiducial.errors import Problem
+from fiducial.spec.bounded import brief
 from fiducial.spec.knob import MISSING, Section, meta_of, section_of
 from fiducial.spec.overrides import set_value
 from fiducial.spec.value_types import item_type_of
 
-_ITEM_KEY = re.compile(r"(?P<name>\w+)\[(?P<index>\d+)\]")
+_ITEM_KEY = re.compile(r"(?P<name>\w+)\[(?P<index>\d{1,9})\]")
 
 
 def set_item(kind: type[Section], tree: dict[str, Any], path: str, index: int, value: Any) -> str | None:
@@ -38,7 +39,7 @@ def set_item(kind: type[Section], tree: dict[str, Any], path: str, index: int, v
     if held is None:
         return f"{path} is not set and has no element {index}; set the whole list"
     if not isinstance(held, list):
-        return f"{path} is {held!r}, not a list with elements"
+        return f"{path} is {brief(held)}, not a list with elements"
     if index >= len(held):
         return f"{path} has no element {index}: its length is {len(held)}; set the whole list"
     return set_value(tree, [*parents, name], [*held[:index], value, *held[index + 1 :]])

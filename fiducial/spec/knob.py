@@ -48,10 +48,15 @@ MISSING = "???"
 
 
 class Section(BaseModel):
-    """A group of spec keys. Frozen, and unknown keys are errors."""
+    """A group of spec keys. Frozen; unknown keys, and numbers that are none or infinite, are errors."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", coerce_numbers_to_str=True, protected_namespaces=(), validate_default=False
+        frozen=True,
+        extra="forbid",
+        coerce_numbers_to_str=True,
+        protected_namespaces=(),
+        validate_default=False,
+        allow_inf_nan=False,  # a key to which infinity means something is Annotated[float, AllowInfNan(True)]
     )
 
     @classmethod

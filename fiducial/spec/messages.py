@@ -9,6 +9,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from fiducial.errors import Problem
+from fiducial.redact import STARS, is_secret_name
+from fiducial.spec.bounded import brief
 from fiducial.spec.knob import Section, item_section_of, section_of, walk
 
 
@@ -17,7 +19,7 @@ def problems_of(kind: type[Section], error: ValidationError) -> Iterator[Problem
     for item in error.errors(include_url=False):
         path, info, parent = _locate(kind, item["loc"])
         found, context, code = item["input"], item.get("ctx", {}), item["type"]
-        shown = f"found {found!r}" if not isinstance(found, (dict, list)) else f"found a {type(found).__name__}"
+        shown = f"found {STARS if is_secret_name(path) else brief(found)}"
         bounds = {
             "greater_than_equal": ("ge", "at least"),
             "greater_than": ("gt", "more than"),

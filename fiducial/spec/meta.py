@@ -37,7 +37,9 @@ class KnobMeta:
         depends_on: Keys that a search chooses before this one, as :class:`Dependency` reads them.
         parent_param: Other keys depend on this one: a search remembers its value.
         items: Items of a list that have metadata and hard bounds of their own, each an :func:`item`.
-        popular: Shown first.
+        popular: TAO's flag of the keys that user interfaces show first.
+        shown: Among what people set: ``--help`` of an action shows it.
+        actions: The actions that use the key, or those below it; empty: all, and below an action's name that one.
         required: The action cannot run without it.
         title: Short name for user interfaces.
         schema: False keeps the key out of generated schemas (accepted, not advertised).
@@ -61,6 +63,8 @@ class KnobMeta:
     parent_param: bool = False
     items: Mapping[int, FieldInfo] = field(default_factory=dict)
     popular: bool = False
+    shown: bool = False
+    actions: tuple[str, ...] = ()
     required: bool = False
     title: str = ""
     schema: bool = True

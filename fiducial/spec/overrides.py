@@ -10,18 +10,21 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from fiducial.errors import Problem
+from fiducial.errors import Problem, SpecError
+from fiducial.redact import STARS, is_secret_name, redact_text
+from fiducial.spec.bounded import bounded, brief
 
-_INDEXED = re.compile(r"^\+{0,2}(?P<key>[\w.]+)\[(?P<index>\d+)\]=(?P<value>.*)$", re.DOTALL)
+_INDEXED = re.compile(r"^\+{0,2}(?P<key>[\w.]+)\[(?P<index>\d{1,9})\]=(?P<value>.*)$", re.DOTALL)
+_MAX_TEXT = 2**15
 _QUOTE = "quote a value with special characters: 'key=\"value\"'"
 
-
+Rename = Callable[[str], str]
 SetItem = Callable[[dict[str, Any], str, int, Any], str | None]
 """Changes a tree at a dotted key and index; returns what is wrong, or None."""
 
 
 def apply_overrides(
-    tree: dict[str, Any], overrides: Iterable[str], *, rename: Callable[[str], str], set_item: SetItem
+    tree: dict[str, Any], overrides: Iterable[str], *, rename: Rename, set_item: SetItem
 ) -> list[Problem]:
     """Change ``tree`` in place by overrides in Hydra's grammar, their dotted keys put through ``rename`` first.
 
@@ -33,36 +36,50 @@ def apply_overrides(
     if not overrides:  # not worth the import
         return []
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import Override
-    from hydra.errors import HydraException
 
     parser = OverridesParser.create()
-    problems: list[Problem] = []
-    for text in overrides:
-        indexed = _INDEXED.match(text)
-        try:
-            parsed: Override = parser.parse_overrides([f"{indexed['key']}={indexed['value']}" if indexed else text])[0]
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
-            problems.append(Problem(f"override {text!r}", f"does not parse: {reason}", f"write key=value; {_QUOTE}"))
-            continue
-        if parsed.is_sweep_override():
-            problems.append(
-                Problem(f"override {text!r}", "several values (a sweep)", "give one value; a list is [a,b]")
-            )
-            continue
+    problems = (_apply(tree, text, parser, rename, set_item) for text in overrides)
+    return [problem for problem in problems if problem]
+
+
+def _apply(tree: dict[str, Any], text: str, parser: Any, rename: Rename, set_item: SetItem) -> Problem | None:
+    from hydra.errors import HydraException
+
+    where = f"override {_shown(text)}"
+    indexed = _INDEXED.match(text)
+    if len(text) > _MAX_TEXT:
+        return Problem(where, f"has {len(text)} characters", "write so much into the spec file")
+    try:
+        parsed = parser.parse_overrides([f"{indexed['key']}={indexed['value']}" if indexed else text])[0]
         key = rename(parsed.key_or_group)
-        value = parsed.value()
-        if parsed.is_delete():
-            _delete(tree, key.split("."))
-            continue
-        if indexed:
-            problem = set_item(tree, key, int(indexed["index"]), value)
-        else:
-            problem = set_value(tree, key.split("."), value)
-        if problem:
-            problems.append(Problem(f"override {text!r}", problem, "check the key"))
-    return problems
+        if not key:
+            return Problem(where, "names no key", "write key=value")
+        if parsed.is_sweep_override():
+            return Problem(where, "several values (a sweep)", "give one value; a list is [a,b]")
+        value = bounded(parsed.value(), where, path=key)
+    except (HydraException, ValueError, TypeError, RecursionError) as error:
+        # of a text with a secret in it, the parser's reason may show just that
+        reason = "" if "://" in text or _names_secret(text) else f": {(str(error).splitlines() or [''])[0][:200]}"
+        return Problem(where, f"does not parse{reason}", f"write key=value; {_QUOTE}")
+    except SpecError as error:
+        return error.problems[0]
+    if parsed.is_delete():
+        _delete(tree, key.split("."))
+        return None
+    if indexed:
+        problem = set_item(tree, key, int(indexed["index"]), value)
+    else:
+        problem = set_value(tree, key.split("."), value)
+    return Problem(where, problem, "check the key") if problem else None
+
+
+def _shown(text: str) -> str:
+    """An override as messages show it: short, and without what may be a secret."""
+    return brief(f"{text.partition('=')[0]}={STARS}" if _names_secret(text) else redact_text(text[:1000]))
+
+
+def _names_secret(text: str) -> bool:
+    return any(is_secret_name(word) for word in re.findall(r"\w+", text[:_MAX_TEXT]))
 
 
 def set_value(tree: dict[str, Any], keys: Sequence[str], value: Any) -> str | None:
@@ -73,7 +90,7 @@ def set_value(tree: dict[str, Any], keys: Sequence[str], value: Any) -> str | No
         if child is None or child == "":  # a section without keys
             child = node[key] = {}
         if not isinstance(child, dict):
-            return f"{'.'.join(keys[: depth + 1])} is {child!r}, not a section"
+            return f"{'.'.join(keys[: depth + 1])} is {brief(child)}, not a section"
         node = child
     node[keys[-1]] = value
     return None

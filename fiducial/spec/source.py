@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from fiducial.errors import Problem, SpecError
+from fiducial.redact import keep_secrets_of
+from fiducial.spec.bounded import bounded
 from fiducial.spec.common import without_null_sections
 from fiducial.spec.interpolation import NameFolder, folder_of
 from fiducial.spec.items import fold_items, set_item
-from fiducial.spec.knob import MISSING, Section, meta_of, plain, section_of
+from fiducial.spec.knob import MISSING, Section, meta_of, section_of
 from fiducial.spec.overrides import apply_overrides
 from fiducial.spec.path_map import map_path
+from fiducial.spec.yaml_file import read_yaml
 
 
 @dataclass
@@ -56,39 +59,29 @@ def read_source(
 
     ``unwrap`` is given the file's tree, exactly as written, and returns the spec in it.
 
-    Raises: SpecError when the file cannot be read as one YAML mapping.
+    Raises: SpecError when the file cannot be read as one YAML mapping, or holds more than a spec can.
     """
-    tree: dict[str, Any] = _read_yaml(spec) if isinstance(spec, Path) else plain(spec or {})
+    tree = _tree_of(spec)
+    keep_secrets_of(tree)  # before anything can be said about it
     if spec and unwrap:
         tree = unwrap(tree)
     notices = list(_rename_aliases(kind, tree))  # before the overrides, which then win under either spelling
     problems = list(fold_items(kind, tree))
     problems += apply_overrides(tree, overrides, rename=partial(_real_path, kind), set_item=partial(set_item, kind))
+    keep_secrets_of(tree)
     notices.extend(_rename_aliases(kind, tree))  # those inside an override's {...}
     tree = without_null_sections(kind, tree)
     return Source(tree, set(_leaves(tree)), problems, notices)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise SpecError(
-            where, f"not readable as YAML: {getattr(error, 'problem', None) or error}", "mend the file"
-        ) from None
-    except OSError as error:
-        raise SpecError(
-            str(path), f"cannot be read: {error.strerror or error}", "check the path and its permissions"
-        ) from None
-    if not isinstance(loaded, dict):
-        raise SpecError(str(path), "the top level is not a mapping of keys", "a spec starts with lines like 'train:'")
-    tree: dict[str, Any] = plain(loaded)
+def _tree_of(spec: Path | Mapping[str, Any] | None) -> dict[str, Any]:
+    where = str(spec) if isinstance(spec, Path) else "spec"
+    loaded = read_yaml(spec) if isinstance(spec, Path) else spec
+    if loaded is None:  # an empty file
+        return {}
+    if not isinstance(loaded, Mapping):
+        raise SpecError(where, "the top level is not a mapping of keys", "a spec starts with lines like 'train:'")
+    tree: dict[str, Any] = bounded(loaded, where)
     return tree
 
 

@@ -17,12 +17,21 @@ __all__ = ["BackboneSection", "OptimSection", "TensorboardSection", "precision_k
 class BackboneSection(Section):
     """``model.backbone``: the network that turns each image into feature maps."""
 
-    type: str = knob("fan_small_12_p4_hybrid", "Architecture of the backbone.", options=tuple(BACKBONES))
+    type: str = knob("fan_small_12_p4_hybrid", "Architecture of the backbone.", options=tuple(BACKBONES), shown=True)
     feat_downsample: bool = knob(False, "Halve the last feature map once more (FAN only).")
     pretrained_backbone_path: OptionalText = knob(
-        None, "File with backbone weights to start from (.pth, .ckpt, .pt or .safetensors).", template=""
+        None,
+        "File with backbone weights to start from (.pth, .ckpt, .pt or .safetensors).",
+        template="",
+        shown=True,
+        actions=("train",),
     )
-    freeze_backbone: bool = knob(False, "Keep the backbone as it is while training; needs pretrained_backbone_path.")
+    freeze_backbone: bool = knob(
+        False,
+        "Keep the backbone as it is while training; needs pretrained_backbone_path.",
+        shown=True,
+        actions=("train",),
+    )
     activation_checkpointing: bool = knob(
         False, "Recompute activations in the backward pass: less memory, slower steps.", schema=False
     )
@@ -35,7 +44,7 @@ class OptimSection(Section):
         "val_loss", "Metric that chooses the best checkpoint where train.checkpointer.monitor does not say another."
     )
     optim: Literal["adamw", "adam", "sgd"] = knob("adamw", "Optimiser.")
-    lr: float = knob(1e-4, "Learning rate of the first epoch.", ge=0, schema_range=(0, inf), automl=True)
+    lr: float = knob(1e-4, "Learning rate of the first epoch.", ge=0, schema_range=(0, inf), automl=True, shown=True)
     policy: Literal["linear", "step"] = knob(
         "linear", "linear lowers the rate evenly towards zero; step divides it by 10 after each third of the epochs."
     )
@@ -45,7 +54,7 @@ class OptimSection(Section):
     weight_decay: float = knob(
         0.01, "How strongly weights are pulled towards zero.", ge=0, usual=(0, 1), automl=True, math_cond="> 0.0"
     )
-    betas: Annotated[list[float], Field(min_length=2, max_length=2)] | None = knob(
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] | None = knob(
         None, "Averaging factors of adam and adamw; null takes 0.9 and 0.999.", schema=False
     )
 

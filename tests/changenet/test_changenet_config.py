@@ -212,7 +212,7 @@ class TestValues:
     @pytest.mark.parametrize("empty", [None, ""])
     def test_an_empty_section_means_its_defaults(self, empty):
         spec = ExperimentSpec.model_validate({"wandb": empty, "train": {"optim": empty, "num_epochs": 3}})
-        assert spec.wandb.enable
+        assert spec.wandb.project == "TAO Toolkit"
         assert spec.train.optim.lr == 1e-4
         assert spec.train.num_epochs == 3
 

@@ -130,8 +130,14 @@ class TestLoggers:
 
     def test_tensorboard_always_wandb_never_without_credentials(self, home, monkeypatch, tmp_path):
         monkeypatch.setattr(loggers, "_wandb", lambda *_: pytest.fail("no credentials"))
-        (made,) = loggers.build_loggers(Spec(), tmp_path)
+        (made,) = loggers.build_loggers(Spec(wandb={"enable": True}), tmp_path)
         assert made.log_dir == str(tmp_path / "lightning_logs" / "version_1")
+
+    def test_wandb_only_where_the_spec_asks_for_it(self, home, monkeypatch, tmp_path):
+        monkeypatch.setenv("WANDB_API_KEY", "k")
+        monkeypatch.setattr(loggers, "_wandb", lambda *_: pytest.fail("nobody asked"))
+        for wandb in ({}, {"project": "x"}, {"enable": False}):
+            assert len(loggers.build_loggers(Spec(wandb=wandb), tmp_path)) == 1
 
     @pytest.mark.parametrize("error", [RuntimeError("no network"), None])
     def test_wandb_never_stops_a_run(self, home, monkeypatch, tmp_path, error):
@@ -142,7 +148,7 @@ class TestLoggers:
 
         monkeypatch.setenv("WANDB_API_KEY", "k")
         monkeypatch.setattr(loggers, "_wandb", answer)
-        assert len(loggers.build_loggers(Spec(), tmp_path)) == (1 if error else 2)
+        assert len(loggers.build_loggers(Spec(wandb={"enable": True}), tmp_path)) == (1 if error else 2)
 
 
 class TestFolder:
