@@ -31,9 +31,9 @@ _GRADIENTS = "accumulated_gradients"
 class TrainingPlan:
     """What a training knows beside its network.
 
-    ``card`` goes into every checkpoint, ``hyper_parameters`` (the spec as plain data; without its secrets) too.
-    ``weights``: in words, what was loaded before. ``tao_model_type``: TAO's tag of some architectures. ``explain`` says which spec keys the content
-    of a checkpoint to continue from contradicts.
+    ``card`` goes into every checkpoint, ``hyper_parameters`` (the spec as plain data) too, without its secrets.
+    ``weights``: in words, what was loaded before. ``tao_model_type``: TAO's tag of some architectures. ``explain`` says
+    which spec keys the content of a checkpoint to continue from contradicts.
     """
 
     card: ModelCard = field(default_factory=ModelCard)
