@@ -120,6 +120,7 @@ class EvaluateSection(RunModelSection):
         1000,
         "Resamples of the test rows for the confidence intervals in the report; 0 leaves them out.",
         ge=0,
+        le=10**6,
         schema=False,
     )
     random_goldens: bool = knob(

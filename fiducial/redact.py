@@ -64,14 +64,17 @@ def keep_env_secret(name: str, value: str) -> bool:
     return True
 
 
-def keep_secrets_of(tree: Any) -> None:
-    """Star out what stands under secret keys of a plain tree, at any depth, and in its URLs."""
+def keep_secrets_of(tree: Any) -> int:
+    """Star out what stands under secret keys of a plain tree, at any depth, and in its URLs. Returns: how many."""
+    texts: set[str] = set()
     for name, value in _leaves(tree):
         if name:
-            keep_secret(str(value))
+            texts.add(str(value))
         elif isinstance(value, str) and "://" in value:
-            for part in _secrets_of_url(value):
-                keep_secret(part)
+            texts.update(_secrets_of_url(value))
+    for text in texts:
+        keep_secret(text)
+    return len(texts)
 
 
 def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -158,12 +158,18 @@ class ClassifyDataset(Section):
         shown=True,
     )
     num_classes: int = knob(
-        2, "Outputs of the learnable classifier: good and defect.", ge=2, schema_range=(2, inf), math_cond=">0"
+        2,
+        "Outputs of the learnable classifier: good and defect.",
+        ge=2,
+        le=MAX_SIDE,
+        schema_range=(2, inf),
+        math_cond=">0",
     )
     num_golden: int = knob(
         1,
         "Golden references per part. With more than one, golden_path names a folder that holds them.",
         ge=1,
+        le=MAX_BATCH,
         schema_range=(1, inf),
     )
     augmentation_config: ClassifyAugmentation = section(ClassifyAugmentation, "Normalisation and augmentation.")

@@ -49,7 +49,7 @@ class Windows(Section):
         schema=False,
     )
     per_image: int = knob(
-        0, "Windows drawn from each image in an epoch; 0: as many as would cover it.", ge=0, schema=False
+        0, "Windows drawn from each image in an epoch; 0: as many as would cover it.", ge=0, le=10**6, schema=False
     )
     overlap: float = knob(
         0.25,

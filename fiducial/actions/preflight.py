@@ -11,7 +11,7 @@ from fiducial.actions.export_rules import check_export
 from fiducial.actions.models import check_model_files
 from fiducial.errors import SHOWN, CheckpointError, DatasetError, Problem, SpecError
 from fiducial.run.console import LOGGER
-from fiducial.run.names import fields_of
+from fiducial.run.names import fault_of, fields_of
 from fiducial.run.run import Run
 from fiducial.spec.compose import Composed
 from fiducial.task import DataReport, Task
@@ -85,6 +85,8 @@ def _check_best_names(task: Task[Any], spec: Any) -> Iterator[Problem]:
         if name not in ("epoch", "step") and task.metrics.find(name, ("train", "val")) is None:
             known = ", ".join(task.metrics.kpis("val"))
             yield Problem(where, f"unknown metric {name!r}", f"use epoch, step or a metric: {known}")
+    if fault := fault_of(spec.train.checkpointer.filename):
+        yield Problem(where, fault, "write a name such as model_best_{epoch:03d}")
 
 
 def warn(warnings: list[Problem]) -> None:

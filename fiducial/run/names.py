@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-__all__ = ["best_name", "checkpoint_name", "fields_of"]
+__all__ = ["best_name", "checkpoint_name", "fault_of", "fields_of"]
 
 _FIELD = re.compile(r"\{(?P<name>[^{}:]+)(?P<format>:[^{}]*)?\}")
 
@@ -32,3 +32,16 @@ def best_name(template: str, values: Mapping[str, float], *, insert_names: bool)
         return f"{name}_{text}".replace("/", "_") if insert_names else text
 
     return _FIELD.sub(fill, template) + ".pth"
+
+
+def fault_of(template: str) -> str:
+    """Why a template for :func:`best_name` names no file, empty when it does."""
+    if any(re.search(r"\d{4}", match["format"] or "") for match in _FIELD.finditer(template)):
+        return "a number of thousands of digits"
+    values = {name: 0 if name in ("epoch", "step") else 0.0 for name in fields_of(template)}
+    try:
+        name = best_name(template, values, insert_names=True)
+    except ValueError as error:
+        return str(error)
+    size = len(name.encode())
+    return f"a name of {size} bytes, where 255 is the most" if size > 255 else ""

@@ -12,7 +12,7 @@ from typing import Any
 
 from fiducial.errors import Problem, SpecError
 from fiducial.redact import STARS, is_secret_name, redact_text
-from fiducial.spec.bounded import bounded, brief
+from fiducial.spec.bounded import MAX_DEPTH, bounded, brief
 
 _INDEXED = re.compile(r"^\+{0,2}(?P<key>[\w.]+)\[(?P<index>\d{1,9})\]=(?P<value>.*)$", re.DOTALL)
 _MAX_TEXT = 2**13
@@ -55,6 +55,10 @@ def _apply(tree: dict[str, Any], text: str, parser: Any, rename: Rename, set_ite
         key = rename(parsed.key_or_group)
         if not key:
             return Problem(where, "names no key", "write key=value")
+        if parsed.package is not None:
+            return Problem(where, "@ is for Hydra's packages, which a spec has not", "write key=value")
+        if key.count(".") >= MAX_DEPTH:
+            return Problem(where, f"a key of more than {MAX_DEPTH} parts", "no key stands so deep")
         if parsed.is_sweep_override():
             return Problem(where, "several values (a sweep)", "give one value; a list is [a,b]")
         value = bounded(parsed.value(), where, path=key)

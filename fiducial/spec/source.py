@@ -19,6 +19,9 @@ from fiducial.spec.overrides import apply_overrides
 from fiducial.spec.path_map import map_path
 from fiducial.spec.yaml_file import read_yaml
 
+_MAX_SECRETS = 500
+"""Each is looked for in every line that is said."""
+
 
 @dataclass
 class Source:
@@ -62,16 +65,23 @@ def read_source(
     Raises: SpecError when the file cannot be read as one YAML mapping, or holds more than a spec can.
     """
     tree = _tree_of(spec)
-    keep_secrets_of(tree)  # before anything can be said about it
+    _keep_secrets(tree)  # before anything can be said about it
     if spec and unwrap:
         tree = unwrap(tree)
     notices = list(_rename_aliases(kind, tree))  # before the overrides, which then win under either spelling
     problems = list(fold_items(kind, tree))
     problems += apply_overrides(tree, overrides, rename=partial(_real_path, kind), set_item=partial(set_item, kind))
-    keep_secrets_of(tree)
+    _keep_secrets(tree)
     notices.extend(_rename_aliases(kind, tree))  # those inside an override's {...}
     tree = without_null_sections(kind, tree)
     return Source(tree, set(_leaves(tree)), problems, notices)
+
+
+def _keep_secrets(tree: dict[str, Any]) -> None:
+    count = keep_secrets_of(tree)
+    if count > _MAX_SECRETS:
+        fix = "a spec has one or two: leave out what no key needs"
+        raise SpecError("spec", f"{count} passwords, keys and signed URLs", fix)
 
 
 def _tree_of(spec: Path | Mapping[str, Any] | None) -> dict[str, Any]:

@@ -189,6 +189,8 @@ class TestNumbers:
                 ("dataset.segment.img_size", 10**9),
                 ("train.num_epochs", 10**12),
             ),
+            *(("dataset.classify.num_classes", 10**9), ("dataset.classify.num_golden", 10**9)),
+            *(("dataset.segment.windows.per_image", 10**9), ("evaluate.bootstrap", 10**9)),
         ],
     )
     def test_refused(self, path, value):

@@ -35,6 +35,6 @@ def interruptible():
 @pytest.fixture
 def secret(monkeypatch):
     """Makes a text known as a secret, for the test alone."""
-    for known in ("_whole", "_inside"):
-        monkeypatch.setattr(redact, known, set())
+    for known in ("_whole", "_inside", "_longest_first"):
+        monkeypatch.setattr(redact, known, type(getattr(redact, known))())
     return redact.keep_secret

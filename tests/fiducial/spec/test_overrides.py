@@ -45,6 +45,7 @@ def test_applied(text, tree):
             ("a[3]=1", "an item"),
             ("a='" + "x" * 9000 + "'", "characters"),
         ),
+        *(("a@b=1", "packages"), ("a.c@b.d=1", "packages"), ("a" + ".a" * 2000 + "=1", "parts")),
         *(("b.c=1", "b is 5, not a section"), ("l.c=1", "l is a list, not a section")),
     ],
 )

@@ -52,6 +52,7 @@ class TestValue:
                 ("${" * 900, "not understood"),
                 ("${a}" + "x" * 5000, "characters"),
                 ("${oc.decode:'" + "[" * 900, "not"),
+                *((f"${{oc.decode:'{mark}'}}", "not understood") for mark in ("}", "]", "{a:1}}", "x}")),
             ),
         ],
     )
@@ -91,6 +92,19 @@ class TestBounds:
         references = References(tree)
         with pytest.raises(ValueError, match=r"MiB|in a row|nested"):
             all_values(references, tree)
+
+    def test_parsing_is_part_of_the_work(self):
+        tree = {f"a{i}": "${b}" * 1000 for i in range(20)} | {"b": ""}
+        start, references = time.monotonic(), References(tree)
+        with pytest.raises(ValueError, match="MiB"):
+            all_values(references, tree)
+        assert time.monotonic() - start < 5
+
+    def test_what_is_not_understood_shows_no_secret(self, monkeypatch):
+        monkeypatch.setenv("FIDUCIAL_TEST_TOKEN", "tok" * 100)
+        with pytest.raises(ValueError, match="not understood") as caught:
+            References({"a": "${oc.decode:'{${oc.env:FIDUCIAL_TEST_TOKEN}'}"}).value(("a",))
+        assert "toktok" not in str(caught.value)
 
     def test_a_tree_in_itself(self):
         tree = {f"a{i}": "${all}" for i in range(50)}

@@ -44,6 +44,12 @@ class TestUnwrap:
             read_source(Spec, file("train: {}"), (), unwrap=unwrap)
 
 
+def test_more_secrets_than_a_spec_has_are_refused():
+    urls = {f"a{i}": f"https://me{i}:secret{i}@host/x" for i in range(300)}
+    with pytest.raises(SpecError, match="passwords, keys and signed URLs"):
+        read_source(Spec, {"clearml": urls}, ())
+
+
 class TestResultsDir:
     @pytest.mark.parametrize(
         ("tree", "folder"),
