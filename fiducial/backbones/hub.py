@@ -12,7 +12,7 @@ from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES
 from fiducial.data.remote import is_remote
 from fiducial.data.sources import local_path
 from fiducial.errors import Problem, SourceError
-from fiducial.spec.redact import public_url
+from fiducial.redact import public_url
 
 __all__ = ["DEFAULT_FILE", "KNOWN", "check_weights_source", "hub_id", "local_weights", "resolve_weights"]
 
