@@ -20,6 +20,7 @@ from fiducial.actions.action import Action
 from fiducial.actions.perform import compose_for, known_action, read_spec, run_action
 from fiducial.actions.registry import actions_of
 from fiducial.errors import SpecError, UserError
+from fiducial.machine import explained
 from fiducial.run.console import FAIL, LOGGER, PASS, last_line, set_up_console
 from fiducial.spec.path_map import parse_path_map
 from fiducial.task import Task
@@ -63,9 +64,12 @@ def main(tasks: Sequence[Task[Any]], argv: Sequence[str] | None = None, *, prog:
             raise
         code = 1
     except Exception as error:
-        LOGGER.error("%s", "".join(traceback.format_exception(error)).rstrip())
-        for advice in _advice(error, tasks[0]):
-            LOGGER.error("%s", advice)
+        if known := explained(error, Path.cwd()):
+            LOGGER.error("%s", known)
+        else:
+            LOGGER.error("%s", "".join(traceback.format_exception(error)).rstrip())
+            for advice in _advice(error, tasks[0]):
+                LOGGER.error("%s", advice)
         code = 1
     last_line(PASS if code == 0 else FAIL)
     return code

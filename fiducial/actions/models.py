@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiducial.actions.action import Action
-from fiducial.checkpoints.resolving import ResolvedFile, real_file, resolve_model_file
+from fiducial.checkpoints.resolving import ResolvedFile, newest_first, real_file, resolve_model_file
 from fiducial.deploy.kinds import suffixes
 from fiducial.errors import Problem, UserError
 from fiducial.spec.compose import Composed
@@ -17,7 +18,7 @@ from fiducial.task import Task
 if TYPE_CHECKING:
     from fiducial.run.run import Run
 
-__all__ = ["check_model_files", "find_model", "find_resume", "not_trained_yet", "open_model"]
+__all__ = ["check_model_files", "find_model", "find_resume", "not_trained_yet", "open_model", "with_start_weights"]
 
 
 def find_model(task: Task[Any], composed: Composed[Any], action: Action) -> ResolvedFile:
@@ -25,18 +26,10 @@ def find_model(task: Task[Any], composed: Composed[Any], action: Action) -> Reso
 
     Raises: CheckpointError.
     """
-    spec, section = composed.spec, getattr(composed.spec, action.name)
+    section = getattr(composed.spec, action.name)
     named, engine = getattr(section, action.model_key), getattr(section, "trt_engine", None)
-    monitor, mode = task.monitor(spec.train)
-    return resolve_model_file(
-        engine if engine and not named else named,
-        results_dir=composed.root_dir or (str(Path(spec.results_dir).parent) if spec.results_dir else None),
-        prefix=task.prefix,
-        key=f"{action.name}.{action.model_key}",
-        monitor=monitor,
-        mode="max" if mode == "max" else "min",
-        suffixes=suffixes(),
-    )
+    wanted = engine if engine and not named else named
+    return _resolve(task, composed, wanted, f"{action.name}.{action.model_key}", suffixes=suffixes())
 
 
 def open_model(task: Task[Any], run: Run) -> Path:
@@ -48,24 +41,57 @@ def open_model(task: Task[Any], run: Run) -> Path:
     return found.path
 
 
-def find_resume(task: Task[Any], spec: Any) -> Path | None:
-    """The checkpoint to continue from: the one the spec names, else this network's latest in the results folder.
+def find_resume(task: Task[Any], composed: Composed[Any]) -> tuple[Path, ...]:
+    """The checkpoints to continue from, to be tried in their order; none when a training is to begin.
 
-    Raises: CheckpointError.
+    Those of the folder that the spec names, or of the results folder, the newest first; or the one file that it names.
+
+    Raises: CheckpointError when what the spec names is not there, or when a run's only checkpoint is.
     """
-    named = spec.train.resume_training_checkpoint_path
-    if named:
-        return real_file(named, where="train.resume_training_checkpoint_path").resolve()
-    latest = Path(spec.results_dir or ".").expanduser() / f"{task.prefix}_latest.pth"
-    return real_file(latest).resolve() if latest.exists() or latest.is_symlink() else None
+    spec, key = composed.spec, "train.resume_training_checkpoint_path"
+    named: str = spec.train.resume_training_checkpoint_path or ""
+    own = named in ("", "latest")
+    folder = Path(spec.results_dir or "." if own else named).expanduser()
+    looks_into = folder.is_dir() and named != "best"
+    found = newest_first(folder, prefix=task.prefix, key=key) if looks_into else []
+    link = folder / f"{task.prefix}_latest.pth"
+    if not found and named:
+        return (_resolve(task, composed, named, key, of_folder="latest").path.resolve(),)
+    if not found and os.path.lexists(link):
+        real_file(link)  # says what is wrong with it
+    return tuple(found)
+
+
+def with_start_weights(task: Task[Any], composed: Composed[Any]) -> Any:
+    """The spec, with the file that its ``train.pretrained_model_path`` means. Raises: CheckpointError."""
+    spec, key = composed.spec, "train.pretrained_model_path"
+    named = getattr(spec.train, "pretrained_model_path", None)
+    if not named:
+        return spec
+    found = _resolve(task, composed, named, key).path
+    return spec.model_copy(update={"train": spec.train.model_copy(update={"pretrained_model_path": str(found)})})
+
+
+def _resolve(task: Task[Any], composed: Composed[Any], named: str | None, key: str, **how: Any) -> ResolvedFile:
+    spec = composed.spec
+    monitor, mode = task.monitor(spec.train)
+    return resolve_model_file(
+        named,
+        results_dir=composed.root_dir or (str(Path(spec.results_dir).parent) if spec.results_dir else None),
+        prefix=task.prefix,
+        key=key,
+        monitor=monitor,
+        mode="max" if mode == "max" else "min",
+        **how,
+    )
 
 
 def check_model_files(task: Task[Any], composed: Composed[Any], action: Action) -> Iterator[Problem]:
     """Model files that an action needs and that are not there."""
     try:
         if action.name == "train":
-            if find_resume(task, composed.spec) is None:
-                yield from task.check_weights(composed.spec)
+            if not find_resume(task, composed):
+                yield from task.check_weights(with_start_weights(task, composed))
         elif action.model_key:
             find_model(task, composed, action)
     except UserError as error:

@@ -117,6 +117,7 @@ def _task_of(tasks: Sequence[Task[Any]], composed: Composed[Any], source: Source
 
 def _record_failure(source: Source, action: Action, path_map: Mapping[str, str], error: UserError) -> None:
     """Leave the FAILURE record of a spec that never became a run, where the raw YAML says where to."""
+    from fiducial.run.lock import is_taken
     from fiducial.run.run import failure_message
     from fiducial.run.status import StatusWriter
 
@@ -124,6 +125,8 @@ def _record_failure(source: Source, action: Action, path_map: Mapping[str, str],
     if folder is None or global_rank() != 0:
         return
     mapped = Path(folder).expanduser()
+    if is_taken(mapped):  # the record would be another run's
+        return
     try:
         mapped.mkdir(parents=True, exist_ok=True)
         StatusWriter(mapped).write(failure_message(action.name.capitalize(), error), "FAILURE")

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fiducial.checkpoints.finite import not_finite
 from fiducial.checkpoints.writing import AtomicCheckpointIO
-from fiducial.errors import CheckpointError
+from fiducial.errors import CheckpointError, TrainingError
 
 _COUNTERS = ("ready", "started", "processed", "completed")
 
@@ -28,7 +29,22 @@ class Place:
 
 
 class ResumingCheckpointIO(AtomicCheckpointIO):
-    """Hands Lightning every checkpoint with its place made plain, and to the callback ``Position``."""
+    """Hands Lightning every checkpoint with its place made plain, and to the callback ``Position``.
+
+    Writes none that could not be continued from: whatever is on the disk is from before a divergence.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises: TrainingError when the weights are no longer finite; otherwise as the class it extends."""
+        if name := not_finite(checkpoint):
+            step = f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}"
+            raise TrainingError(
+                "training",
+                f"diverged: {name} is no longer finite in {step}; {Path(path).name} is not written",
+                "give a lower learning rate with the same command: it goes on from the last file, whose weights are "
+                "finite (or anew where there is none)",
+            )
+        super().save_checkpoint(checkpoint, path, storage_options)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

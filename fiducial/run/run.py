@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fiducial.actions.action import Action
-from fiducial.errors import SpecError, UserError
+from fiducial.errors import MachineError, SpecError, StorageError, TrainingError, UserError
+from fiducial.machine import explained, storage_error
 from fiducial.run.console import LOGGER
 from fiducial.run.interrupt import interrupts
+from fiducial.run.lock import only_run
 from fiducial.run.ranks import global_rank
 from fiducial.run.status import StatusWriter
 from fiducial.spec.compose import Composed
@@ -48,26 +50,37 @@ class Run:
 def open_run(action: Action, title: str, composed: Composed[Any], *, verb: str = "") -> Iterator[Run]:
     """Create the results folder, write experiment.yaml, and record how the action ends.
 
-    Every exception, an interrupt and out-of-memory included, leaves a FAILURE record and is raised again.
+    Every exception, an interrupt and out-of-memory included, leaves a FAILURE record and is raised again; what the
+    machine did (a full disk, a killed process) as the UserError that says so. The folder is held against other runs.
 
-    Raises: SpecError when no results_dir is set or it cannot be written.
+    Raises: SpecError when no results_dir is set, it cannot be written, or another run has it.
     """
     folder = results_folder(composed.spec.results_dir, action.name)
     main = global_rank() == 0
-    if main:
-        (folder / "experiment.yaml").write_text(composed.yaml, encoding="utf-8")
-    status = StatusWriter(folder if main else None)
     label = action.name.capitalize()
-    status.write(f"Starting {title} {action.name}.", "STARTED")
-    LOGGER.info("%s results will be saved at: %s", label, folder)
-    with interrupts():
+    with only_run(folder, action.name) if main else nullcontext(), interrupts():
+        status = StatusWriter(folder if main else None)
         try:
+            if main:
+                (folder / "experiment.yaml").write_text(composed.yaml, encoding="utf-8")
+            status.write(f"Starting {title} {action.name}.", "STARTED")
+            LOGGER.info("%s results will be saved at: %s", label, folder)
             yield Run(action, folder, status, composed, verb)
+            status.write(f"{label} finished successfully.")
+            status.write(f"{label} finished successfully.", "SUCCESS")
         except BaseException as error:
-            status.write(failure_message(label, error), "FAILURE")
-            raise
-    status.write(f"{label} finished successfully.")
-    status.write(f"{label} finished successfully.", "SUCCESS")
+            known = explained(error, folder)
+            _record(status, failure_message(label, known or error))
+            if known is None:
+                raise
+            raise known from error
+
+
+def _record(status: StatusWriter, message: str) -> None:
+    try:
+        status.write(message, "FAILURE")
+    except OSError as error:  # the disk may be what failed
+        LOGGER.error("status.json has no record of the failure: %s", error)
 
 
 def results_folder(results_dir: str | None, action: str) -> Path:
@@ -81,13 +94,15 @@ def results_folder(results_dir: str | None, action: str) -> Path:
 
 
 def writable_folder(folder: Path, key: str, fix: str) -> Path:
-    """The folder, created. Raises: SpecError naming the key when files cannot be written to it."""
+    """The folder, created. Raises: SpecError naming the key when files cannot be written to it; StorageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-test-{global_rank()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
+        if known := storage_error(error, folder):
+            raise known from None
         raise SpecError(key, f"cannot write to {folder} ({error.strerror or error})", fix) from None
     return folder
 
@@ -101,8 +116,8 @@ def failure_message(label: str, error: BaseException) -> str:
         return f"Configuration error: {text}"
     if isinstance(error, NotImplementedError):
         return f"Feature not implemented: {text}"
-    if isinstance(error, OSError):
+    if isinstance(error, (OSError, StorageError)):
         return f"File system error: {text}"
-    if isinstance(error, (ValueError, TypeError, UserError)):
+    if isinstance(error, (ValueError, TypeError, UserError)) and not isinstance(error, (MachineError, TrainingError)):
         return f"Parameter validation error: {text}"
     return f"{type(error).__name__}: {text}"
