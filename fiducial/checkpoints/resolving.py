@@ -51,8 +51,8 @@ def resolve_model_file(
     """The file that ``value``, the spec's ``key``, means.
 
     A file is taken as it is. A folder (a results root or an action's folder) gives its best, else its latest
-    checkpoint; with ``of_folder="latest"`` always that. ``latest``, ``best`` and ``epoch:NN`` (counted from 0, as in the
-    file names) look into the run's own ``<results_dir>/train``; nothing (None, an empty string, ``???``) means
+    checkpoint; with ``of_folder="latest"`` the latest. ``latest``, ``best`` and ``epoch:NN`` (counted from 0, as in
+    the file names) look into the run's own ``<results_dir>/train``; nothing (None, an empty string, ``???``) means
     ``latest``. *Best* is ``model_best_*.pth``, else ``<prefix>_best.pth``, else the epoch with the best ``monitor``
     (lowest or highest, by ``mode``) in ``status.json``, else the latest. *Latest* is ``<prefix>_latest.pth``, else the
     highest epoch and step. Where ``suffixes`` has no checkpoint kind (``.onnx``, ``.engine``), or a folder has no

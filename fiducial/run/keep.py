@@ -31,8 +31,9 @@ def _batches_trained(trainer: pl.Trainer) -> int:
 class PeriodicCheckpoint(Checkpoint):
     """``model_epoch_EEE_step_SSSSS.pth`` every so often, ``<prefix>_latest.pth`` and ``<prefix>_best.pth`` as links.
 
-    On any exception during training the current state is saved too. ``keep`` newest files stay (None: all), and the one
-    that the best link points to. A file counts when it is whole: one that an exception cut off is written again.
+    On any exception during training the current state is saved too. ``keep`` newest files stay (None: all), the one
+    that the best link points to, and the one that training was continued from: it may be asked for again, with other
+    learning rates. A file counts when it is whole: one that an exception cut off is written again.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class PeriodicCheckpoint(Checkpoint):
         self.best_file = ""
         self.saved: list[str] = []
         self._step = self._passed = -1
+        self._begun_from = ""
         self._batches = 0  # that the last file knows
         self._ranks = False  # whether the file that is being written is one to be ranked
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._passed, self._batches = trainer.global_step, _batches_trained(trainer)
+        self._begun_from = Path(trainer.ckpt_path).name if trainer.ckpt_path else ""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -116,7 +119,7 @@ class PeriodicCheckpoint(Checkpoint):
         self.saved = [kept for kept in self.saved if kept != name] + [name]
         if self.keep is None:
             return []
-        old = [kept for kept in self.saved[: -self.keep] if kept != self.best_file]
+        old = [kept for kept in self.saved[: -self.keep] if kept not in (self.best_file, self._begun_from)]
         self.saved = [kept for kept in self.saved if kept not in old]
         return old
 

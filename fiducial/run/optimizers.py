@@ -8,6 +8,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from fiducial.errors import CheckpointError
+from fiducial.run.resume import check_finite
+from fiducial.training.module import TrainingModule
 
 
 class SameOptimizer(Callback):
@@ -19,6 +21,16 @@ class SameOptimizer(Callback):
             if missing := optimizer.defaults.keys() - optimizer.param_groups[0].keys():
                 found = f"the state of another optimizer: {type(optimizer).__name__} needs {', '.join(sorted(missing))}"
                 raise CheckpointError("the checkpoint to continue from", found, "use the optimizer of that run")
+
+
+class StopDiverged(Callback):
+    """Ends a training whose weights have become NaN, however long it is until the next file would show it."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raises: TrainingError."""
+        loss = pl_module.last_loss if isinstance(pl_module, TrainingModule) else None
+        if loss is not None and not loss.isfinite().all():
+            check_finite({"state_dict": pl_module.state_dict()}, f"epoch {trainer.current_epoch}")
 
 
 class NewRates(Callback):

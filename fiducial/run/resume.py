@@ -36,14 +36,7 @@ class ResumingCheckpointIO(AtomicCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Raises: TrainingError when the weights are no longer finite; otherwise as the class it extends."""
-        if name := not_finite(checkpoint):
-            step = f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}"
-            raise TrainingError(
-                "training",
-                f"diverged: {name} is no longer finite in {step}; {Path(path).name} is not written",
-                "give a lower learning rate with the same command: it goes on from the last file, whose weights are "
-                "finite (or anew where there is none)",
-            )
+        check_finite(checkpoint, f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}")
         super().save_checkpoint(checkpoint, path, storage_options)
 
     def load_checkpoint(
@@ -55,6 +48,15 @@ class ResumingCheckpointIO(AtomicCheckpointIO):
         _rewrite(checkpoint["loops"]["fit_loop"], place)
         checkpoint.setdefault("callbacks", {})["Position"] = asdict(place)
         return checkpoint
+
+
+def check_finite(checkpoint: Mapping[str, Any], when: str) -> None:
+    """Raises: TrainingError when there is nothing in a checkpoint's content that training could go on with."""
+    if name := not_finite(checkpoint):
+        fix = (
+            "give the same command with a lower learning rate: it goes on from the last file that was written, or anew"
+        )
+        raise TrainingError("training", f"diverged: {name} is no longer finite in {when}, and is not saved", fix)
 
 
 def place_of(checkpoint: Any, path: str | Path) -> Place:

@@ -18,7 +18,7 @@ from fiducial.run.console import LOGGER
 from fiducial.run.devices import Devices
 from fiducial.run.keep import BestCheckpoint, PeriodicCheckpoint
 from fiducial.run.loggers import build_loggers
-from fiducial.run.optimizers import NewRates, SameOptimizer
+from fiducial.run.optimizers import NewRates, SameOptimizer, StopDiverged
 from fiducial.run.resume import ResumingCheckpointIO
 from fiducial.run.run import Run
 from fiducial.run.seeds import Position, StepSeed
@@ -117,7 +117,8 @@ def _callbacks(task: Task[Any], run: Run, policy: TrainerPolicy, reporter: Repor
     kept = train.checkpointer
     monitor, mode = task.monitor(train)
     replaces = kept.enable_topk and kept.replace_periodic
-    callbacks: list[Callback] = [reporter, progress(), Position(), SameOptimizer(), Interrupt(), SharedMemory()]
+    callbacks: list[Callback] = [reporter, progress(), Position(), Interrupt(), SharedMemory()]
+    callbacks += [SameOptimizer(), StopDiverged()]
     if train.seed >= 0:
         callbacks.append(StepSeed(train.seed))
     if policy.pictures_every:
