@@ -31,6 +31,11 @@ _FULL = re.compile(
 )
 """What libraries say when a write was cut off and the number of the error is lost on the way."""
 
+_CUT_OFF = (
+    "a write in {folder} was cut off ({free:,} MiB free)",
+    "look for a full disk, a quota or a limit (ulimit -f)",
+)
+
 _MEMORY = "most likely for memory (dmesg tells)"
 _LESS = "lower the number of loader processes (workers), the batch size or the image caches of the dataset section"
 _SHARED = "enlarge /dev/shm (docker run --shm-size=8g) or lower the number of workers in the dataset section"
@@ -67,22 +72,25 @@ def explained(error: BaseException, folder: Path) -> UserError | None:
         told = next((text for link in chain if re.search(pattern, text := _text(link))), None)
         if told is not None:
             return MachineError(who, f"{found} ({_first_line(told)})", fix)
+    chain.sort(key=lambda link: not _is_numbered(link))  # what only the text tells comes last
     known = (storage_error(link, folder) for link in chain)
     return next((found for found in known if found is not None), None)
 
 
 def storage_error(error: BaseException, path: Path) -> StorageError | None:
     """A full disk, a used up quota and their like; None for anything else. ``path`` is what was written to."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number not in _NUMBERS:
-        if not _FULL.search(str(error)):
-            return None
-        number = errno.ENOSPC
+    if not _is_numbered(error) and not _FULL.search(str(error)):
+        return None
+    number = getattr(error, "errno", None)
     named = getattr(error, "filename", None)
     folder = _there(Path(named) if isinstance(named, str) and number != errno.ENAMETOOLONG else path)
-    found, fix = _NUMBERS[number]
+    found, fix = _NUMBERS.get(number or 0, _CUT_OFF)
     free = shutil.disk_usage(folder).free >> 20
     return StorageError(str(path), found.format(folder=folder, free=free), f"{fix}; files that are complete stay so")
+
+
+def _is_numbered(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _NUMBERS
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

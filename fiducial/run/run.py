@@ -13,9 +13,9 @@ from fiducial.errors import MachineError, SpecError, StorageError, TrainingError
 from fiducial.machine import explained, storage_error
 from fiducial.run.console import LOGGER
 from fiducial.run.interrupt import interrupts
-from fiducial.run.lock import only_run
+from fiducial.run.lock import is_taken, only_run
 from fiducial.run.ranks import global_rank
-from fiducial.run.status import StatusWriter
+from fiducial.run.status import StatusWriter, read_status
 from fiducial.spec.compose import Composed
 
 
@@ -70,10 +70,20 @@ def open_run(action: Action, title: str, composed: Composed[Any], *, verb: str =
             status.write(f"{label} finished successfully.", "SUCCESS")
         except BaseException as error:
             known = explained(error, folder)
+            if not main and isinstance(known, MachineError) and _first_is_gone(folder):
+                status = StatusWriter(folder)
             _record(status, failure_message(label, known or error))
             if known is None:
                 raise
             raise known from error
+
+
+def _first_is_gone(folder: Path) -> bool:
+    """Whether the process that writes the records was killed: it holds the folder no longer, and did not say why."""
+    if is_taken(folder):
+        return False
+    records = read_status(folder / "status.json")
+    return not records or records[-1].get("status") != "FAILURE"
 
 
 def _record(status: StatusWriter, message: str) -> None:
@@ -102,7 +112,7 @@ def writable_folder(folder: Path, key: str, fix: str) -> Path:
         probe.unlink()
     except OSError as error:
         if known := storage_error(error, folder):
-            raise known from None
+            raise StorageError(key, known.problems[0].found, fix) from None
         raise SpecError(key, f"cannot write to {folder} ({error.strerror or error})", fix) from None
     return folder
 

@@ -65,8 +65,10 @@ def _number(value: Any) -> Any:
 
 
 def read_status(path: Path) -> list[dict[str, Any]]:
-    """The records of a status.json; lines that a crash or a bad disk has damaged are left out."""
+    """The records of a status.json, none without one; lines that a crash or a bad disk has damaged are left out."""
     records: list[dict[str, Any]] = []
+    if not path.is_file():
+        return records
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
