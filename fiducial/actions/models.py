@@ -52,7 +52,7 @@ def find_resume(task: Task[Any], composed: Composed[Any]) -> tuple[Path, ...]:
     named: str = spec.train.resume_training_checkpoint_path or ""
     own = named in ("", "latest")
     folder = Path(spec.results_dir or "." if own else named).expanduser()
-    looks_into = folder.is_dir() and named != "best"
+    looks_into = folder.is_dir() and (own or not _is_choice(named))
     found = newest_first(folder, prefix=task.prefix, key=key) if looks_into else []
     link = folder / f"{task.prefix}_latest.pth"
     if not found and named:
@@ -63,10 +63,13 @@ def find_resume(task: Task[Any], composed: Composed[Any]) -> tuple[Path, ...]:
 
 
 def with_start_weights(task: Task[Any], composed: Composed[Any]) -> Any:
-    """The spec, with the file that its ``train.pretrained_model_path`` means. Raises: CheckpointError."""
+    """The spec, with the file in place of the folder or word (``best``) that ``train.pretrained_model_path`` names.
+
+    Raises: CheckpointError.
+    """
     spec, key = composed.spec, "train.pretrained_model_path"
-    named = getattr(spec.train, "pretrained_model_path", None)
-    if not named:
+    named: str = getattr(spec.train, "pretrained_model_path", None) or ""
+    if not (_is_choice(named) or (named and Path(named).expanduser().is_dir())):
         return spec
     found = _resolve(task, composed, named, key).path
     return spec.model_copy(update={"train": spec.train.model_copy(update={"pretrained_model_path": str(found)})})
@@ -101,5 +104,10 @@ def check_model_files(task: Task[Any], composed: Composed[Any], action: Action) 
 def not_trained_yet(problem: Problem, spec: Any, action: Action) -> Problem:
     """``problem`` as a warning when it is that a model to be chosen among the run's own is not there."""
     named = getattr(getattr(spec, action.name, None), action.model_key or "-", None) or ""
-    is_choice = named in ("", "???", "best", "latest") or named.startswith("epoch:")
+    is_choice = named in ("", "???") or _is_choice(named)
     return replace(problem, level="warning") if action.model_key and is_choice else problem
+
+
+def _is_choice(named: str) -> bool:
+    """Whether a word chooses among the run's own files."""
+    return named in ("best", "latest") or named.startswith("epoch:")

@@ -555,6 +555,13 @@ class TestConsole:
         assert not [line for line in rest if "Lightning" in line or "weights_only" in line or "GPU" in line]
         assert "Warning" not in lines.err
 
+    def test_a_long_validation_is_not_silent(self, train, capfd, monkeypatch):
+        monkeypatch.setattr("fiducial.progress.LINE_EVERY_S", 0.0)
+        train("a", "train.num_epochs=1")
+        said = capfd.readouterr().err
+        assert "validation batch 2/3 " in said
+        assert "batches/s left 0:00:00" in said.partition("validation batch 3/3 ")[2].splitlines()[0]
+
     def test_progress(self, train, capfd):
         train("a", "train.num_epochs=2")
         assert "epoch 0/1 step 3/3 loss " in (text := capfd.readouterr().err)
