@@ -7,6 +7,7 @@ Problems that can be known together are raised together.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,6 +17,7 @@ from fiducial.redact import redact_text
 
 SHOWN = 10
 """How many problems of one kind a message spells out before it only counts them."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Problem:
 
     def __str__(self) -> str:
         text = redact_text(f"{self.where} · {self.found} · {self.fix}")
+        text = _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)  # one line, whatever is quoted in it
         return text.encode("utf-8", "backslashreplace").decode()  # names of files may be no text
 
 
@@ -106,7 +109,7 @@ class MissingDependencyError(UserError):
 
 def one_line(text: object, limit: int = 300) -> str:
     """A text from elsewhere, fit for a message: on one line, printable, and not longer than ``limit``."""
-    shown = " ".join(str(text)[: 4 * limit].split())
+    shown = " ".join(redact_text(str(text))[: 4 * limit].split())  # not of a part: half a secret is not known as one
     shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in shown)
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 

@@ -46,11 +46,13 @@ def is_secret_name(name: str) -> bool:
 
 
 def keep_secret(text: str, *, shortest: int = _SHORTEST) -> None:
-    """Star ``text`` out from now on: as a value of its own, and from so many characters on inside other text."""
+    """Star ``text`` out from now on: as a value of its own, and inside other text.
+
+    There also as Python writes it in messages, and when it is shorter than ``shortest`` only so, between its quotes.
+    """
     if text and text != STARS:
         _whole.add(text)
-        if len(text) >= shortest:
-            _inside.add(text)
+        _inside.update({text, repr(text)[1:-1]} if len(text) >= shortest else {repr(text)})
 
 
 def keep_env_secret(name: str, value: str) -> bool:
@@ -122,7 +124,7 @@ def redact_text(text: str) -> str:
 def redact(value: Any) -> Any:
     """A copy of a plain tree fit to be shown: secrets starred out, URLs without theirs."""
     if isinstance(value, Mapping):
-        return {k: STARS if is_secret_name(str(k)) and _told(v) else redact(v) for k, v in value.items()}
+        return {redact(k): STARS if is_secret_name(str(k)) and _told(v) else redact(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [redact(v) for v in value]
     return redact_text(value) if isinstance(value, str) else value

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fiducial.errors import SpecError
+from fiducial.redact import redact_text
 
 __all__ = ["MAX_SIZE", "Budget", "bounded", "brief", "key_text"]
 
@@ -94,5 +95,5 @@ def brief(value: Any) -> str:
     """A value as messages show it."""
     if isinstance(value, (list, dict)):
         return f"a {type(value).__name__}"
-    shown = repr(value)
+    shown = redact_text(repr(value))  # before it is cut: of half a secret nobody would know that it is one
     return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"

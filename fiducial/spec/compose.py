@@ -86,7 +86,8 @@ def compose(
     try:
         spec = kind.model_validate(tree)
     except ValidationError as error:
-        raise SpecError.of([*problems, *problems_of(kind, error)]) from None
+        known = {problem.where for problem in problems}  # of what does not resolve there is no value to validate
+        raise SpecError.of([*problems, *(p for p in problems_of(kind, error) if p.where not in known)]) from None
     if problems:
         raise SpecError.of(problems)
     said, warnings = remarks(spec, source.given)

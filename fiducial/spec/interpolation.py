@@ -57,12 +57,17 @@ def resolve(
             problems.append(Problem(where, f"interpolation does not resolve: {error}", "check the key it refers to"))
             return ""
 
+    def folder_at(path: KeyPath) -> str:
+        found = value_of(original, path)
+        is_name = isinstance(found, (str, int, float)) and not isinstance(found, bool)
+        return map_path(str(found), path_map) if is_name else ""  # anything else is for validation to refuse
+
     original = References(tree)
-    root_dir = map_path(str(value_of(original, ("results_dir",)) or ""), path_map)
+    root_dir = folder_at(("results_dir",))
     rebased = original
     own = tree.get(action) if action else None
     if action and isinstance(own, dict) and "results_dir" in own:
-        target = map_path(str(value_of(original, (action, "results_dir")) or ""), path_map)
+        target = folder_at((action, "results_dir"))
         if not target and root_dir:
             target = str(Path(root_dir) / folder_of(tree, action, path_map, folder))
         if target:

@@ -16,7 +16,7 @@ from fiducial.spec.knob import Section, item_section_of, section_of, walk
 
 def problems_of(kind: type[Section], error: ValidationError) -> Iterator[Problem]:
     """Every error of validating a spec of ``kind``; a misspelt key or choice comes with the one that was meant."""
-    for item in error.errors(include_url=False):
+    for count, item in enumerate(error.errors(include_url=False)):
         path, info, parent = _locate(kind, item["loc"])
         found, context, code = item["input"], item.get("ctx", {}), item["type"]
         shown = f"found {STARS if is_secret_name(path) else brief(found)}"
@@ -27,10 +27,11 @@ def problems_of(kind: type[Section], error: ValidationError) -> Iterator[Problem
             "less_than": ("lt", "less than"),
         }
         if code == "extra_forbidden":
-            yield Problem(path, "unknown key", _suggest(kind, parent, path))
+            fix = _suggest(kind, parent, path) if count < _SUGGESTIONS else "remove it"
+            yield Problem(path, "unknown key", fix)
         elif code in bounds:
             name, words = bounds[code]
-            yield Problem(path, shown, f"must be {words} {context[name]:g}")
+            yield Problem(path, shown, f"must be {words} {_number(context[name])}")
         elif code == "literal_error":
             yield Problem(path, shown, f"use one of {context['expected']}{_near(str(found), context['expected'])}")
         elif code == "model_type":
@@ -41,6 +42,10 @@ def problems_of(kind: type[Section], error: ValidationError) -> Iterator[Problem
             yield Problem(path, shown, str(context.get("error", item["msg"])))
         else:
             yield Problem(path, shown, item["msg"][0].lower() + item["msg"][1:])
+
+
+def _number(limit: float) -> str:
+    return f"{limit:.0f}" if limit == int(limit) else f"{limit:g}"
 
 
 def _locate(kind: type[Section], loc: tuple[int | str, ...]) -> tuple[str, FieldInfo | None, type[Section] | None]:
@@ -62,6 +67,8 @@ def _locate(kind: type[Section], loc: tuple[int | str, ...]) -> tuple[str, Field
     return path, info, parent
 
 
+_SUGGESTIONS = 50
+"""Unknown keys for which the one that was meant is looked for; more are never shown."""
 _TAGS = frozenset({"str", "int", "float", "bool", "none"})
 """Names of union members that pydantic puts into an error's location."""
 

@@ -16,6 +16,7 @@ from fiducial.spec.bounded import bounded, brief
 
 _INDEXED = re.compile(r"^\+{0,2}(?P<key>[\w.]+)\[(?P<index>\d{1,9})\]=(?P<value>.*)$", re.DOTALL)
 _MAX_TEXT = 2**15
+_LEXER = "LexerNoViableAltException: "
 _QUOTE = "quote a value with special characters: 'key=\"value\"'"
 
 Rename = Callable[[str], str]
@@ -58,9 +59,7 @@ def _apply(tree: dict[str, Any], text: str, parser: Any, rename: Rename, set_ite
             return Problem(where, "several values (a sweep)", "give one value; a list is [a,b]")
         value = bounded(parsed.value(), where, path=key)
     except (HydraException, ValueError, TypeError, RecursionError) as error:
-        # of a text with a secret in it, the parser's reason may show just that
-        reason = "" if "://" in text or _names_secret(text) else f": {(str(error).splitlines() or [''])[0][:200]}"
-        return Problem(where, f"does not parse{reason}", f"write key=value; {_QUOTE}")
+        return Problem(where, f"does not parse{_reason(text, error)}", f"write key=value; {_QUOTE}")
     except SpecError as error:
         return error.problems[0]
     if parsed.is_delete():
@@ -71,6 +70,16 @@ def _apply(tree: dict[str, Any], text: str, parser: Any, rename: Rename, set_ite
     else:
         problem = set_value(tree, key.split("."), value)
     return Problem(where, problem, "check the key") if problem else None
+
+
+def _reason(text: str, error: Exception) -> str:
+    """What the parser says, in a line."""
+    if "://" in text or _names_secret(text):  # it may show just that
+        return ""
+    first, *more = str(error).splitlines() or [type(error).__name__]
+    if first.startswith(_LEXER) and more:  # the second line points at the character
+        return f": {text[len(more[0]) - len(_LEXER) - 1 :][:1]!r} is not understood"
+    return f": {first.partition(' expecting ')[0][:200]}"
 
 
 def _shown(text: str) -> str:

@@ -64,12 +64,17 @@ def key_of(path: Path) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 class References:
     """The values of a plain tree with their references replaced."""
 
     def __init__(self, tree: Mapping[str, Any]) -> None:
         self._tree = tree
         self._found: dict[Path, Any] = {}
+        self._failed: dict[Path, ValueError] = {}
         self._open: list[Path] = []
         self._secret: set[Path] = set()
         self._budget = Budget()
@@ -97,8 +102,14 @@ class References:
             return [self._resolved(value, (*path, index)) for index, value in enumerate(node)]
         if not isinstance(node, str) or "${" not in node:
             return node
+        if path in self._failed:
+            raise self._failed[path]
         if path not in self._found:
-            self._found[path] = self._replaced(node, path)
+            try:
+                self._found[path] = self._replaced(node, path)
+            except ValueError as error:
+                self._failed[path] = error
+                raise
         return self._found[path]
 
     def _replaced(self, text: str, path: Path) -> Any:
@@ -114,7 +125,7 @@ class References:
         except SpecError as error:
             raise ValueError(error.problems[0].found) from None
         except (OmegaConfBaseException, TypeError, RecursionError) as error:
-            raise ValueError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}") from None
+            raise ValueError(f"it is not understood: {_first_line(error).partition(' expecting ')[0]}") from None
         finally:
             self._open.pop()
         if path in self._secret and isinstance(value, str):

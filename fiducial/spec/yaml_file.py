@@ -17,7 +17,7 @@ __all__ = ["MAX_BYTES", "read_yaml"]
 MAX_BYTES = 2**19
 MAX_DEPTH = 50
 """Brackets in brackets: more than the spec itself may have, and few enough for the reader's own recursion."""
-_MAX_MERGED = 10_000
+MAX_VALUES = 30_000
 _PLAIN = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
 _MERGE = "tag:yaml.org,2002:merge"
 _FLOAT = re.compile(
@@ -30,10 +30,11 @@ _FLOAT = re.compile(
 class _Loader(yaml.SafeLoader):
     """Plain values only; keys are text as it is written; ``1e-4`` is a number and a date is text, as in OmegaConf."""
 
-    depth = merged = 0
+    depth = values = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
+        self._count(1, self.peek_event())  # type: ignore[no-untyped-call]
         if self.depth > MAX_DEPTH:
             self._refuse(f"nested more than {MAX_DEPTH} deep", self.peek_event())  # type: ignore[no-untyped-call]
         node = super().compose_node(parent, index)
@@ -68,10 +69,13 @@ class _Loader(yaml.SafeLoader):
         if not isinstance(node, yaml.MappingNode) or node in self.recursive_objects:
             self._refuse("<< without a mapping that ends before it", node)
         found: dict[Hashable, Any] = self.construct_object(node, deep=True)
-        self.merged += len(found)
-        if self.merged > _MAX_MERGED:
-            self._refuse(f"<< merges more than {_MAX_MERGED} keys", node)
+        self._count(len(found), node)
         return found
+
+    def _count(self, more: int, at: Any) -> None:
+        self.values += more
+        if self.values > MAX_VALUES:
+            self._refuse(f"more than {MAX_VALUES} values: a spec has some hundreds", at)
 
     def _refuse(self, problem: str, at: Any) -> NoReturn:
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
@@ -95,7 +99,10 @@ def read_yaml(path: Path) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
+        problem = getattr(error, "problem", None) or type(error).__name__
+        if isinstance(error, yaml.reader.ReaderError):
+            bad = error.character
+            problem = f"the character U+{ord(bad):04X}" if isinstance(bad, str) else "it is not text in UTF-8"
         raise SpecError(where, f"not readable as YAML: {problem}", "mend the file") from None
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fiducial import redact
+
 SUPPORT = Path(__file__).parent / "support"
 if str(SUPPORT) not in sys.path:
     sys.path.insert(0, str(SUPPORT))
@@ -28,3 +30,11 @@ def interruptible():
     yield handlers
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def secret(monkeypatch):
+    """Makes a text known as a secret, for the test alone."""
+    for known in ("_whole", "_inside"):
+        monkeypatch.setattr(redact, known, set())
+    return redact.keep_secret
