@@ -20,10 +20,8 @@ from fiducial.data.normalization import Normalization
 from fiducial.errors import Problem, UserError
 from fiducial.ops import Formulation
 from fiducial.prediction import Batch
-from fiducial.redact import redact
 from fiducial.run.console import LOGGER
 from fiducial.run.resume import place_of
-from fiducial.spec.knob import plain
 from fiducial.task import TaskRuntime
 from fiducial.training.optim import OptimizerRecipe
 from fiducial.training.weights import start_weights
@@ -112,11 +110,6 @@ class ChangeNetRuntime(TaskRuntime):
         if optim.betas is not None:
             arguments["betas"] = tuple(optim.betas)
         return OptimizerRecipe(arguments, optim.optim, optim.policy, self.spec.train.num_epochs)
-
-    def hyper_parameters(self) -> dict[str, Any]:
-        """The spec as the checkpoint holds it: plain, without secrets."""
-        tree: dict[str, Any] = redact(plain(self.spec))
-        return tree
 
     def follow(self, recorded: Normalization | None, configured: Normalization) -> None:
         """Normalise as the model was trained, where it says so; else as configured. One rule for both tasks."""

@@ -29,7 +29,7 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _SPLIT = re.compile(r"([^:]*:/+|)([^?#]*)\??([^#]*)", re.DOTALL)
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://?[^\s'\"<>]*")
+_URL = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{1,20}://?[^\s'\"<>]*")
 _SHORTEST = 4
 """Characters of a secret that is looked for inside other text: shorter ones stand there by chance."""
 _LONG = 8
@@ -106,7 +106,7 @@ def _parts(url: str) -> tuple[str, str, str, str]:
 
 def public_url(url: str) -> str:
     """``url`` without user name, password, query and fragment: fit to be shown and logged. A path stays as it is."""
-    if ":/" not in url:
+    if not _URL.match(url):
         return url
     scheme, _, place, query = _parts(url)
     return f"{scheme}{place}{'?…' if query else ''}"

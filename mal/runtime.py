@@ -15,7 +15,6 @@ from fiducial.deploy.card import ModelCard, TensorCard
 from fiducial.errors import CheckpointError, Problem, UserError
 from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Graph, GraphInput
-from fiducial.redact import redact
 from fiducial.run.console import LOGGER
 from fiducial.run.devices import resolve_devices
 from fiducial.spec.knob import plain
@@ -89,7 +88,7 @@ class MalRuntime(TaskRuntime):
             LOGGER.warning("model.frozen_stages: the backbone has no stages %s", sorted(unknown - {-1}))
         peak = peak_lr(train.lr, self._devices_of_a_node(), train.batch_size)
         LOGGER.info("highest learning rate: %g = train.lr x devices x train.batch_size", peak)
-        plan = TrainingPlan(card=self.card(), hyper_parameters=redact(plain(spec)), weights=loaded)
+        plan = TrainingPlan(card=self.card(), hyper_parameters=plain(spec), weights=loaded)
         evaluate = spec.evaluate
         return MalModule(
             student,

@@ -31,6 +31,7 @@ from fiducial.errors import CheckpointError, Problem
 from fiducial.metric_table import Stage
 from fiducial.prediction import Graph, GraphInput
 from fiducial.run.console import LOGGER
+from fiducial.spec.knob import plain
 from fiducial.training.module import TrainingPlan
 from fiducial.training.weights import load_network
 
@@ -106,7 +107,7 @@ class ClassifyRuntime(ChangeNetRuntime):
         loaded = self.started(network, pretrained=pretrained)
         plan = TrainingPlan(
             card=self.card(),
-            hyper_parameters=self.hyper_parameters(),
+            hyper_parameters=plain(spec),
             weights=loaded,
             tao_model_type="radio_learnable" if self.learnable and "radio" in model.backbone.type else None,
             explain=lambda found: differences(spec, found["state_dict"], found.get("hyper_parameters")),

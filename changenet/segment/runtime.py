@@ -108,7 +108,7 @@ class SegmentRuntime(ChangeNetRuntime):
             LOGGER.info("train_loss and val_loss are sums over five scales, weighted with %s", options.weights)
         plan = TrainingPlan(
             card=self.card(),
-            hyper_parameters=self.hyper_parameters(),
+            hyper_parameters=plain(spec),
             weights=loaded,
             tao_model_type="radio" if "radio" in spec.model.backbone.type else None,
             explain=lambda found: differences(spec, found["state_dict"]),

@@ -55,7 +55,7 @@ class _Copy:
         where = path or self.name
         if depth > MAX_DEPTH:
             found = f"nested more than {MAX_DEPTH} deep, or in itself"
-            raise SpecError(where.partition(".")[0], found, "a spec needs far less: flatten it")
+            raise SpecError(re.split(r"[.\[]", where)[0], found, "a spec needs far less: flatten it")
         self.budget.spend(_PER_VALUE, self.name)
         if isinstance(value, Mapping):
             named = [(key_text(key), item) for key, item in value.items()]

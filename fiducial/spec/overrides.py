@@ -15,7 +15,7 @@ from fiducial.redact import STARS, is_secret_name, redact_text
 from fiducial.spec.bounded import bounded, brief
 
 _INDEXED = re.compile(r"^\+{0,2}(?P<key>[\w.]+)\[(?P<index>\d{1,9})\]=(?P<value>.*)$", re.DOTALL)
-_MAX_TEXT = 2**15
+_MAX_TEXT = 2**13
 _LEXER = "LexerNoViableAltException: "
 _QUOTE = "quote a value with special characters: 'key=\"value\"'"
 

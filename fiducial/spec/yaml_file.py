@@ -101,8 +101,8 @@ def read_yaml(path: Path) -> Any:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or type(error).__name__
         if isinstance(error, yaml.reader.ReaderError):
-            bad = error.character
-            problem = f"the character U+{ord(bad):04X}" if isinstance(bad, str) else "it is not text in UTF-8"
+            unprintable = error.encoding == "unicode"
+            problem = f"the character U+{error.character:04X}" if unprintable else "it is not text in UTF-8"
         raise SpecError(where, f"not readable as YAML: {problem}", "mend the file") from None
 
 

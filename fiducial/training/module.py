@@ -18,6 +18,7 @@ from fiducial.deploy.card import ENTRY, ModelCard
 from fiducial.errors import CheckpointError, Problem
 from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Evaluator, Kpis, Outputs
+from fiducial.redact import redact
 from fiducial.run.console import LOGGER
 from fiducial.training.mean import MeanLoss
 from fiducial.training.policy import TrainerPolicy
@@ -29,9 +30,9 @@ __all__ = ["TrainingModule", "TrainingPlan"]
 class TrainingPlan:
     """What a training knows beside its network.
 
-    ``card`` goes into every checkpoint, ``hyper_parameters`` (the spec as plain data) too. ``weights``: in words, what
-    was loaded before. ``tao_model_type``: TAO's tag of some architectures. ``explain`` says which spec keys the content
-    of a checkpoint to continue from contradicts.
+    ``card`` goes into every checkpoint, ``hyper_parameters`` (the spec as plain data) too, without its secrets.
+    ``weights``: in words, what was loaded before. ``tao_model_type``: TAO's tag of some architectures. ``explain`` says
+    which spec keys the content of a checkpoint to continue from contradicts.
     """
 
     card: ModelCard = field(default_factory=ModelCard)
@@ -63,7 +64,7 @@ class TrainingModule(pl.LightningModule):
         self._losses: dict[Stage, MeanLoss] = {"train": MeanLoss(), "val": MeanLoss()}
         self._accumulating = self._in_backward = False
         self._restored: dict[str, Tensor] = {}
-        self.save_hyperparameters(dict(plan.hyper_parameters), logger=False)
+        self.save_hyperparameters(redact(plan.hyper_parameters), logger=False)
 
     @abstractmethod
     def evaluate_batch(self, batch: Batch) -> tuple[Outputs, Tensor | None]:

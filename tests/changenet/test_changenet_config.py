@@ -152,6 +152,56 @@ class TestDefaults:
         assert taken == []
 
 
+class TestNumbers:
+    FLOATS = sorted(key.path for key in walk(ExperimentSpec) if key.value_type == "float")
+    LISTS = (
+        *("dataset.classify.augmentation_config.rgb_input_mean", "dataset.segment.augmentation.std"),
+        *("train.classify.cls_weight", "train.segment.weights", "train.segment.class_weights", "train.optim.betas"),
+    )
+
+    @staticmethod
+    def spec(path, value):
+        return reduce(lambda inner, part: {part: inner}, reversed(path.split(".")), value)
+
+    @pytest.mark.parametrize("number", [float("nan"), inf, -inf, "nan", "-inf", "1e999"])
+    def test_none_is_a_number_that_is_none(self, number):
+        assert len(self.FLOATS) > 20
+        cases = [(path, number) for path in self.FLOATS]
+        cases += [(path, [number] * len(KEYS[path].default or [1, 1])) for path in self.LISTS]
+        for path, value in cases:
+            with pytest.raises(ValidationError):
+                ExperimentSpec.model_validate(self.spec(path, value))
+
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [
+            *(("train.optim.betas", value) for value in ([0.9, 5], [0.9, 1], [-0.1, 0.9], [0.9])),
+            *(
+                ("train.seed", 2**32),
+                ("train.seed", -(2**40)),
+                ("train.num_gpus", 20_000_000),
+                ("train.num_nodes", 10**9),
+            ),
+            *(("train.gpu_ids", value) for value in ([-1], [5000], [0, 0], list(range(2000)))),
+            *(("export.gpu_id", 10**6), ("dataset.classify.workers", 10**6), ("dataset.segment.batch_size", 10**9)),
+            *(
+                ("dataset.classify.image_width", 10**9),
+                ("dataset.segment.img_size", 10**9),
+                ("train.num_epochs", 10**12),
+            ),
+        ],
+    )
+    def test_refused(self, path, value):
+        with pytest.raises(ValidationError, match=path):
+            ExperimentSpec.model_validate(self.spec(path, value))
+
+    @pytest.mark.parametrize(
+        ("path", "value"), [("train.seed", 2**32 - 1), ("train.seed", -1), ("train.gpu_ids", [7, 3])]
+    )
+    def test_accepted(self, path, value):
+        ExperimentSpec.model_validate(self.spec(path, value))
+
+
 class TestValues:
     @pytest.mark.parametrize(
         ("path", "given", "held"),

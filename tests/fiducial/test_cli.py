@@ -67,6 +67,13 @@ class TestArguments:
             (["quantize"], "quantize · is not available in this version"),
             (["train", "--config", "nothing"], "no curated spec 'nothing' · use one of: changenet/"),
             (["train", "-e", "none.yaml", "--map-path", "x"], "ERROR: The indicated"),
+            (["train", "-e", "x" * 300], "ERROR: The indicated"),
+            (["train", "-e", "~nobody-here/x"], "ERROR: The indicated"),
+            (["train", "-e", "/"], "is a folder"),
+            (["train", "-e", "/dev/zero"], "is a pipe or a device"),
+            (["train", "--config", "x" * 300], "no curated spec"),
+            (["train", "--config", "../README"], "no curated spec"),
+            (["default_specs", "a=["], "does not parse"),
         ],
     )
     def test_refused(self, argv, text, capfd):
@@ -146,6 +153,135 @@ class TestResultsDir:
     def test_unset(self, spec, capfd):
         assert run("train", "-e", spec, "results_dir=''") == 1
         assert "neither results_dir nor train.results_dir is set" in capfd.readouterr().err
+
+    @pytest.fixture
+    def odd(self, spec, tmp_path):
+        (tmp_path / "file").touch()
+        (tmp_path / "loop").symlink_to("loop")
+        (tmp_path / "taken" / "train" / "experiment.yaml").mkdir(parents=True)
+        (tmp_path / "taken" / "experiment.yaml").mkdir()
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "file",
+            "file/x",
+            "x" * 300,
+            f"x/{'y' * 300}",
+            "loop",
+            "'é" + "é" * 200 + "'",
+            "/dev/null",
+            "/proc/x",
+            "taken",
+        ],
+    )
+    @pytest.mark.parametrize("action", ["train", "default_specs"])
+    def test_where_nothing_can_be_written(self, odd, spec, capfd, action, name):
+        start = [action] if action == "default_specs" else [action, "-e", spec]
+        assert run(*start, f"results_dir={name}") == 1
+        err = capfd.readouterr().err
+        assert "cannot" in err
+        assert "Traceback" not in err
+
+    @pytest.mark.parametrize("value", ["[a]", "{a: 1}", "true", "'a\0b'", "'${none}'", "'${results_dir}'", "'${'"])
+    def test_no_name_of_a_folder(self, spec, tmp_path, capfd, value):
+        for start in (["train", "-e", spec], ["default_specs"]):
+            assert run(*start, f"results_dir={value}") == 1
+            assert "results_dir · " in capfd.readouterr().err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["spec.yaml"]
+
+    def test_a_link_to_what_is_not_there_yet(self, spec, tmp_path):
+        (tmp_path / "link").symlink_to("later")
+        assert run("train", "-e", spec, "results_dir=link", "train.num_epochs=1") == 0
+        assert (tmp_path / "later" / "train" / "status.json").is_file()
+
+
+class TestSecrets:
+    """None stands in what a run prints or writes, whatever its end."""
+
+    def said(self, tmp_path, capfd):
+        texts = [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
+        said = capfd.readouterr()
+        return "\n".join([said.out, said.err, *texts[1:]])
+
+    @pytest.mark.parametrize(
+        "overrides",
+        [
+            *(["encryption_key=hunter2"], ["encryption_key=hunter2,tlt"], ["encryption_key=hunter2", "train.seed=x"]),
+            *(["encryption_key=hunter2", "wandb.name='${encryption_key}'"], ["encryption_key.x=hunter2"]),
+            *(["encryption_key=hunter2", "train.seed='a-${encryption_key}-b'"], ["encryption_key=[hunter2]"]),
+            *(["dataset.path='https://bob:hunter2@host/x?sig=hunter2hunter2'"], ["train.seed='https://b:hunter2@h/'"]),
+            *(
+                ["dataset.path=https://bob:hunter2@host/x?sig=y"],
+                ["clearml={api_key: hunter2, deep: [{token: hunter2}]}"],
+            ),
+            *(["wandb.name='${oc.env:FIDUCIAL_SECRET}'"], ["train.seed='${oc.env:FIDUCIAL_SECRET}'"]),
+            *(["wandb.name='x-${oc.env:FIDUCIAL_OTHER}-y'"], ["hunter=1", "wandb.tags=['${oc.env:FIDUCIAL_OTHER}']"]),
+        ],
+    )
+    def test_overrides(self, spec, tmp_path, capfd, monkeypatch, overrides):
+        monkeypatch.setenv("FIDUCIAL_SECRET", "hunter2")
+        monkeypatch.setenv("FIDUCIAL_OTHER", "is-hunter2")
+        run("train", "-e", spec, "results_dir=r", "train.num_epochs=1", *overrides)
+        run("check", "train", "--spec-only", "-e", spec, *overrides)
+        assert "hunter2" not in self.said(tmp_path, capfd)
+
+    def test_file(self, tmp_path, monkeypatch, capfd):
+        monkeypatch.chdir(tmp_path)
+        Path("a.yaml").write_text("results_dir: r\nencryption_key: [hunter2\n")
+        assert run("train", "-e", "a.yaml") == 1
+        Path("a.yaml").write_text("results_dir: r\nencryption_key: 5hunter2\ntrain: {seed: 5hunter2}\n")
+        assert run("train", "-e", "a.yaml") == 1
+        Path("a.yaml").unlink()
+        assert "hunter2" not in self.said(tmp_path, capfd)
+
+
+class TestConsole:
+    def test_what_differs_from_the_defaults(self, spec, capfd):
+        assert run("train", "-e", spec, "results_dir=r", "train.num_epochs=1") == 0
+        err, whole = capfd.readouterr().err, Path("r/train/experiment.yaml").read_text()
+        assert "train:\n  num_epochs: 1\n" in err
+        assert "validation_interval" not in err
+        assert "validation_interval: 1" in whole
+
+
+class TestHelp:
+    @pytest.mark.parametrize(
+        ("action", "has", "has_not"),
+        [
+            (
+                "classify_train",
+                [
+                    "dataset.classify.train_dataset.csv_path",
+                    "train.optim.lr",
+                    "dataset.classify.batch_size",
+                    "results_dir",
+                ],
+                ["segment", "test_dataset", "quantize", "gen_trt_engine", "evaluate.", "export."],
+            ),
+            (
+                "segment_evaluate",
+                ["dataset.segment.root_dir", "evaluate.checkpoint"],
+                ["classify.", "train.", "train_split"],
+            ),
+            ("export", ["export.checkpoint", "export.onnx_file"], ["batch_size [8]", "csv_path", "gen_trt_engine"]),
+            ("check", ["those of the action that is checked"], ["train.num_epochs"]),
+        ],
+    )
+    def test_of_an_action(self, capfd, action, has, has_not):
+        from changenet.__main__ import TASKS
+
+        with pytest.raises(SystemExit):
+            cli.main(TASKS, [action, "--help"], prog="x")
+        shown = capfd.readouterr().out.partition("spec keys")[2]
+        keys = [line for line in shown.splitlines() if not line.startswith("      ")]
+        assert [text for text in has if text not in "\n".join(keys)] == []
+        assert [text for text in has_not if text in "\n".join(keys)] == []
+
+    def test_a_wrong_argument_shows_the_usage_alone(self, capfd):
+        with pytest.raises(SystemExit):
+            run("check", "bogus")
+        assert len(capfd.readouterr().err.splitlines()) == 2
 
 
 class TestLastLine:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tracemalloc
 from types import SimpleNamespace
 
 import pytest
@@ -46,6 +47,20 @@ class TestSpec:
     def test_id_too_high(self, gpus):
         with pytest.raises(SpecError, match=r"train\.gpu_ids · asks for GPU 4, but there are 4"):
             resolve_devices(section(1, [4]), "train")
+
+    @pytest.mark.parametrize("count", [0, 4])
+    def test_absurd_counts_take_no_memory(self, gpus, count):
+        gpus(count)
+        tracemalloc.start()
+        try:
+            if count:
+                with pytest.raises(SpecError, match="asks for GPU 1999999"):
+                    resolve_devices(section(2_000_000), "train")
+            else:
+                resolve_devices(section(20_000_000), "train")
+            assert tracemalloc.get_traced_memory()[1] < 2**20
+        finally:
+            tracemalloc.stop()
 
     def test_single(self):
         assert single(Devices("gpu", [3, 4], 2)) == Devices("gpu", [3], 1)
