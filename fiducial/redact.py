@@ -37,7 +37,8 @@ _LONG = 8
 _PLAIN_VALUE = re.compile(r"[-+.\d]{0,7}|true|false|yes|no|on|off|none|null", re.IGNORECASE)
 
 _whole: set[str] = set()
-_inside: set[str] = set()
+_inside: dict[str, None] = {}
+_longest_first: list[str] = []
 
 
 def is_secret_name(name: str) -> bool:
@@ -52,7 +53,7 @@ def keep_secret(text: str, *, shortest: int = _SHORTEST) -> None:
     """
     if text and text != STARS:
         _whole.add(text)
-        _inside.update({text, repr(text)[1:-1]} if len(text) >= shortest else {repr(text)})
+        _inside.update(dict.fromkeys([text, repr(text)[1:-1]] if len(text) >= shortest else [repr(text)]))
 
 
 def keep_env_secret(name: str, value: str) -> bool:
@@ -116,7 +117,9 @@ def redact_text(text: str) -> str:
     """``text`` with every URL in it made public by :func:`public_url`, and known secrets starred out."""
     if text in _whole:
         return STARS
-    for secret in sorted(_inside, key=len, reverse=True):
+    if len(_longest_first) != len(_inside):
+        _longest_first[:] = sorted(_inside, key=len, reverse=True)
+    for secret in _longest_first:
         text = text.replace(secret, STARS)
     return _URL.sub(lambda match: public_url(match.group()), text)
 

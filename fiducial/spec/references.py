@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fiducial.errors import SpecError
-from fiducial.redact import is_secret_name, keep_env_secret, keep_secret
+from fiducial.redact import is_secret_name, keep_env_secret, keep_secret, redact_text
 from fiducial.spec.bounded import Budget, bounded
 
 __all__ = ["Path", "References", "arithmetic", "key_of"]
@@ -24,6 +24,8 @@ Path = tuple[str | int, ...]
 
 _MAX_TEXT = 4096
 _MAX_CHAIN = 20
+_PARSING = 32
+"""What parsing a character costs of the budget: it takes that much longer than copying one."""
 _PARTS = re.compile(r"[^.\[\]]+")
 _UNSET: Any = object()
 
@@ -65,7 +67,7 @@ def key_of(path: Path) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return redact_text((str(error).splitlines() or [type(error).__name__])[0])[:200]
 
 
 class References:
@@ -124,7 +126,7 @@ class References:
             value = bounded(self._visit(text, path), key_of(path), path=key_of(path), budget=self._budget)
         except SpecError as error:
             raise ValueError(error.problems[0].found) from None
-        except (OmegaConfBaseException, TypeError, RecursionError) as error:
+        except (OmegaConfBaseException, AssertionError, TypeError, RecursionError) as error:
             raise ValueError(f"it is not understood: {_first_line(error).partition(' expecting ')[0]}") from None
         finally:
             self._open.pop()
@@ -140,7 +142,12 @@ class References:
             return self._call(name, args, path)
 
         visitor = GrammarVisitor(lambda key, memo: self._of_key(key, path), resolver, memo=None)
-        return visitor.visit(parse(text, **rule))
+        self._budget.spend(_PARSING * len(text), key_of(path))
+        try:
+            parsed = parse(text, **rule)
+        except Exception as error:  # the lexer raises just that where a bracket closes what none has opened
+            raise ValueError(f"it is not understood: {_first_line(error).partition(' expecting ')[0]}") from None
+        return visitor.visit(parsed)
 
     def _of_key(self, key: str, at: Path, default: Any = _UNSET) -> Any:
         dots = len(key) - len(key.lstrip("."))
