@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fiducial.errors import MachineError, StorageError, UserError
 
-__all__ = ["explained", "storage_error"]
+__all__ = ["FIRST_IS_GONE", "explained", "storage_error"]
 
 _STORAGE = {
     "ENOSPC": ("no space left in {folder} ({free:,} MiB free)", "free some, or write to another disk"),
@@ -49,7 +49,7 @@ _PROCESSES: tuple[tuple[str, str, str, str], ...] = (
      "a loader process", "shared memory is full", _SHARED),
     (r"received 0 items of ancdata|Too many open files|Errno 24\b", "this process", "has too many open files",
      "allow more (ulimit -n 65536) or lower the number of workers in the dataset section"),
-    (r"DataLoader worker .*(Segmentation fault|Aborted|Illegal)", "a loader process", "crashed in a library it uses",
+    (r"DataLoader worker .*( fault|Aborted|Illegal)", "a loader process", "crashed in a library it uses",
      "set the number of workers to 0: then the crash shows which file it is"),
     (r"DataLoader worker .*(killed by signal|exited unexpectedly)", "a loader process", f"killed, {_MEMORY}", _LESS),
     (r"DataLoader timed out", "a loader process", "gave no batch in time", f"look at the disk; {_LESS}"),
@@ -58,6 +58,10 @@ _PROCESSES: tuple[tuple[str, str, str, str], ...] = (
     (rf"{_GROUP}|Connection closed by peer", "another process of this run", "is gone", _OTHERS),
 )  # fmt: skip
 """Patterns of messages, the special ones first: who, what happened to it, and what to do."""
+
+
+FIRST_IS_GONE = MachineError("another process of this run", "is gone: the first one, without a word", _OTHERS)
+"""What the others say when the process that writes the records was killed."""
 
 
 def explained(error: BaseException, folder: Path) -> UserError | None:

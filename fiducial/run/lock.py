@@ -21,7 +21,7 @@ from fiducial.errors import SpecError
 from fiducial.machine import storage_error
 from fiducial.run.console import LOGGER
 
-__all__ = ["LOCK", "is_taken", "only_run"]
+__all__ = ["LOCK", "is_taken", "only_run", "was_abandoned"]
 
 LOCK = ".lock"
 _OWNER = ".lock-owner.json"
@@ -62,6 +62,11 @@ def is_taken(folder: Path) -> bool:
         return False
     lock.release()
     return False
+
+
+def was_abandoned(folder: Path) -> bool:
+    """Whether the run that held the folder last was killed: any other end takes its record away."""
+    return (folder / _OWNER).is_file() and not is_taken(folder)
 
 
 def _locked(folder: Path, action: str) -> FileLock | None:

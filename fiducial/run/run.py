@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fiducial.actions.action import Action
 from fiducial.errors import MachineError, SpecError, StorageError, TrainingError, UserError
-from fiducial.machine import explained, storage_error
+from fiducial.machine import FIRST_IS_GONE, explained, storage_error
 from fiducial.run.console import LOGGER
 from fiducial.run.interrupt import interrupts
-from fiducial.run.lock import is_taken, only_run
-from fiducial.run.ranks import global_rank
-from fiducial.run.status import StatusWriter, read_status
+from fiducial.run.lock import is_taken, only_run, was_abandoned
+from fiducial.run.ranks import global_rank, under_torchrun
+from fiducial.run.status import StatusWriter
 from fiducial.spec.compose import Composed
 
 
@@ -70,20 +71,26 @@ def open_run(action: Action, title: str, composed: Composed[Any], *, verb: str =
             status.write(f"{label} finished successfully.", "SUCCESS")
         except BaseException as error:
             known = explained(error, folder)
-            if not main and isinstance(known, MachineError) and _first_is_gone(folder):
-                status = StatusWriter(folder)
-            _record(status, failure_message(label, known or error))
+            if not main and isinstance(known or error, (MachineError, KeyboardInterrupt)) and _first_is_gone(folder):
+                known, status = FIRST_IS_GONE, StatusWriter(folder)
+            message = failure_message(label, known or error)
+            if isinstance(error, KeyboardInterrupt) and known is None and under_torchrun():
+                message += "; torchrun does so too when another process has ended, whose own lines say why"
+                LOGGER.error("%s", message)
+            _record(status, message)
             if known is None:
                 raise
             raise known from error
 
 
 def _first_is_gone(folder: Path) -> bool:
-    """Whether the process that writes the records was killed: it holds the folder no longer, and did not say why."""
-    if is_taken(folder):
-        return False
-    records = read_status(folder / "status.json")
-    return not records or records[-1].get("status") != "FAILURE"
+    """Whether the process that holds the folder, and writes the records, was killed."""
+    for _ in range(20):  # it may be ending just now; torchrun's signal to end too must not keep this from being told
+        if not is_taken(folder):
+            return was_abandoned(folder)
+        with suppress(KeyboardInterrupt):
+            time.sleep(0.1)
+    return False
 
 
 def _record(status: StatusWriter, message: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from fiducial.errors import SpecError, StorageError
 from fiducial.run import lock
-from fiducial.run.lock import LOCK, is_taken, only_run
+from fiducial.run.lock import LOCK, is_taken, only_run, was_abandoned
 
 HOLD = """
 import os, pathlib, sys, time
@@ -64,6 +64,7 @@ def test_nothing_stays_of_a_killed_one(tmp_path, holder, forks):
     process.kill()
     process.wait()
     assert not is_taken(tmp_path)
+    assert was_abandoned(tmp_path)
     with only_run(tmp_path, "train"):
         assert json.loads((tmp_path / ".lock-owner.json").read_text())["pid"] == os.getpid()
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
@@ -97,6 +98,7 @@ def test_freed_by_an_exception(tmp_path):
     with pytest.raises(ValueError, match="x"), only_run(tmp_path, "train"):
         raise ValueError("x")
     assert not is_taken(tmp_path)
+    assert not was_abandoned(tmp_path)
 
 
 @pytest.mark.parametrize(
