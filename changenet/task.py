@@ -30,7 +30,9 @@ class ChangeNetTask(Task["ExperimentSpec"]):
     )
     resume = ResumeRules(
         also_free=("evaluate.", "train.num_gpus", "train.gpu_ids", "train.num_nodes"),
-        kept=tuple(f"train.optim.{name}" for name in ("lr", "weight_decay", "momentum", "betas")),
+        kept=tuple(f"train.optim.{name}" for name in ("weight_decay", "momentum", "betas")),
+        rates=("train.optim.lr",),
+        fixed=("train.optim.optim",),
     )
 
     def spec_model(self) -> type[ExperimentSpec]:

@@ -21,7 +21,9 @@ from fiducial.actions.action import Action
 from fiducial.actions.perform import compose_for, known_action, read_spec, run_action
 from fiducial.actions.registry import actions_of
 from fiducial.errors import SpecError, UserError
+from fiducial.machine import explained
 from fiducial.run.console import FAIL, LOGGER, PASS, last_line, set_up_console
+from fiducial.run.threads import yield_when_idle
 from fiducial.spec.path_map import parse_path_map
 from fiducial.task import Task
 
@@ -48,6 +50,7 @@ class Command:
 
 def main(tasks: Sequence[Task[Any]], argv: Sequence[str] | None = None, *, prog: str) -> int:
     """Run one command line; returns the exit code and prints the last line (argument errors raise SystemExit(2))."""
+    yield_when_idle()
     set_up_console()
     command: Command | None = None
     try:
@@ -64,9 +67,12 @@ def main(tasks: Sequence[Task[Any]], argv: Sequence[str] | None = None, *, prog:
             raise
         code = 1
     except Exception as error:
-        LOGGER.error("%s", "".join(traceback.format_exception(error)).rstrip())
-        for advice in _advice(error, tasks[0]):
-            LOGGER.error("%s", advice)
+        if known := explained(error, Path.cwd()):
+            LOGGER.error("%s", known)
+        else:
+            LOGGER.error("%s", "".join(traceback.format_exception(error)).rstrip())
+            for advice in _advice(error, tasks[0]):
+                LOGGER.error("%s", advice)
         code = 1
     last_line(PASS if code == 0 else FAIL)
     return code

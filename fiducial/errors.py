@@ -91,6 +91,18 @@ class MetricError(UserError):
     """A metric cannot be computed from what was given."""
 
 
+class StorageError(UserError):
+    """A disk takes no more, or nothing at all."""
+
+
+class MachineError(UserError):
+    """A process that a run needs was killed, or gives no answer."""
+
+
+class TrainingError(UserError):
+    """A training cannot go on as it is."""
+
+
 class MissingDependencyError(UserError):
     """An optional package is needed and not installed."""
 

@@ -40,11 +40,15 @@ class ResumeRules:
     """Spec keys, or beginnings of them, that may change when a training is continued without a word.
 
     ``free`` say how long, where and on what a training runs, not what it makes. ``kept`` continue with the values of
-    the checkpoint, whose optimizer holds them. ``also_free`` is added to ``free``.
+    the checkpoint, whose optimizer holds them. ``rates`` are learning rates: a new one counts from the batch that
+    training is continued at, so that a run that diverged can go on. ``fixed`` cannot change. ``also_free`` is added to
+    ``free``.
     """
 
     also_free: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    rates: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
     free: tuple[str, ...] = (
         *("results_dir", "encryption_key", "wandb.", "inference.", "export.", "gen_trt_engine.", "quantize."),
         *("evaluate.checkpoint", "evaluate.results_dir", "evaluate.trt_engine"),

@@ -40,6 +40,7 @@ class MalTask(Task["ExperimentSpec"]):
     resume = ResumeRules(
         also_free=("evaluate.batch_size", "evaluate.compute_ap"),
         kept=("train.wd", "train.optim_eps", "train.optim_betas"),
+        rates=("train.lr",),
     )
 
     def spec_model(self) -> type[ExperimentSpec]:

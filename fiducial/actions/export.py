@@ -40,6 +40,7 @@ def export(task: Task[Any], run: Run) -> Result:
     assert network is not None
     graph = runtime.graph()
     formulation = runtime.formulation(run.composed.given) if is_deformable(network) else "gather"
+    LOGGER.info("tracing the network, then comparing the file with it: minutes for a large one")
     worst = export_onnx(
         network.float().cpu(),
         target,

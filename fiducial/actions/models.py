@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiducial.actions.action import Action
-from fiducial.checkpoints.resolving import ResolvedFile, real_file, resolve_model_file
+from fiducial.checkpoints.resolving import ResolvedFile, newest_first, real_file, resolve_model_file
 from fiducial.deploy.kinds import refuse_engine, runs_an_engine, suffixes
 from fiducial.errors import Problem, UserError
 from fiducial.spec.compose import Composed
@@ -18,7 +19,7 @@ from fiducial.task import Task
 if TYPE_CHECKING:
     from fiducial.run.run import Run
 
-__all__ = ["check_model_files", "find_model", "find_resume", "not_trained_yet", "open_model"]
+__all__ = ["check_model_files", "find_model", "find_resume", "not_trained_yet", "open_model", "with_start_weights"]
 
 
 def find_model(task: Task[Any], composed: Composed[Any], action: Action) -> ResolvedFile:
@@ -26,20 +27,12 @@ def find_model(task: Task[Any], composed: Composed[Any], action: Action) -> Reso
 
     Raises: CheckpointError.
     """
-    spec, section = composed.spec, getattr(composed.spec, action.name)
+    section = getattr(composed.spec, action.name)
     named, engine = getattr(section, action.model_key), getattr(section, "trt_engine", None)
     if runs_an_engine(plain(section)):
         refuse_engine(f"{action.name}.{action.model_key if named else 'trt_engine'}")
-    monitor, mode = task.monitor(spec.train)
-    return resolve_model_file(
-        engine if engine and not named else named,
-        results_dir=composed.root_dir or (str(Path(spec.results_dir).parent) if spec.results_dir else None),
-        prefix=task.prefix,
-        key=f"{action.name}.{action.model_key}",
-        monitor=monitor,
-        mode="max" if mode == "max" else "min",
-        suffixes=suffixes(),
-    )
+    wanted = engine if engine and not named else named
+    return _resolve(task, composed, wanted, f"{action.name}.{action.model_key}", suffixes=suffixes())
 
 
 def open_model(task: Task[Any], run: Run) -> Path:
@@ -51,31 +44,86 @@ def open_model(task: Task[Any], run: Run) -> Path:
     return found.path
 
 
-def find_resume(task: Task[Any], spec: Any) -> Path | None:
-    """The checkpoint to continue from: the one the spec names, else this network's latest in the results folder.
+def find_resume(task: Task[Any], composed: Composed[Any]) -> tuple[Path, ...]:
+    """The checkpoints to continue from, to be tried in their order; none when a training is to begin.
+
+    Those of the folder that the spec names, or of the results folder, the newest first; or the one file that it names.
+
+    Raises: CheckpointError when what the spec names is not there, or when a run's only checkpoint is.
+    """
+    spec, key = composed.spec, "train.resume_training_checkpoint_path"
+    named: str = spec.train.resume_training_checkpoint_path or ""
+    own = named in ("", "latest")
+    folder = Path(spec.results_dir or "." if own else named).expanduser()
+    looks_into = folder.is_dir() and (own or not _is_choice(named))
+    found = newest_first(folder, prefix=task.prefix, key=key) if looks_into else []
+    link = folder / f"{task.prefix}_latest.pth"
+    if not found and named:
+        return (_resolve(task, composed, named, key, of_folder="latest").path.resolve(),)
+    if not found and os.path.lexists(link):
+        real_file(link)  # says what is wrong with it
+    return tuple(found)
+
+
+def with_start_weights(task: Task[Any], composed: Composed[Any]) -> Any:
+    """The spec, with the file in place of the folder or word (``best``) that ``train.pretrained_model_path`` names.
 
     Raises: CheckpointError.
     """
-    named = spec.train.resume_training_checkpoint_path
-    if named:
-        return real_file(named, where="train.resume_training_checkpoint_path").resolve()
-    latest = Path(spec.results_dir or ".").expanduser() / f"{task.prefix}_latest.pth"
-    return real_file(latest).resolve() if latest.exists() or latest.is_symlink() else None
+    spec, key = composed.spec, "train.pretrained_model_path"
+    named: str = getattr(spec.train, "pretrained_model_path", None) or ""
+    if not (_is_choice(named) or (named and Path(named).expanduser().is_dir())):
+        return spec
+    found = _resolve(task, composed, named, key).path
+    return spec.model_copy(update={"train": spec.train.model_copy(update={"pretrained_model_path": str(found)})})
+
+
+def _resolve(task: Task[Any], composed: Composed[Any], named: str | None, key: str, **how: Any) -> ResolvedFile:
+    spec = composed.spec
+    monitor, mode = task.monitor(spec.train)
+    return resolve_model_file(
+        named,
+        results_dir=composed.root_dir or (str(Path(spec.results_dir).parent) if spec.results_dir else None),
+        prefix=task.prefix,
+        key=key,
+        monitor=monitor,
+        mode="max" if mode == "max" else "min",
+        **how,
+    )
 
 
 def check_model_files(task: Task[Any], composed: Composed[Any], action: Action) -> Iterator[Problem]:
     """Model files that an action needs and that are not there, or that a training could not load."""
     try:
         if action.name == "train":
-            yield from task.check_weights(composed.spec, find_resume(task, composed.spec))
+            yield from _check_start(task, composed)
         elif action.model_key:
             find_model(task, composed, action)
     except UserError as error:
         yield from error.problems
 
 
+def _check_start(task: Task[Any], composed: Composed[Any]) -> Iterator[Problem]:
+    """Why a training can begin with none of the files that it could be continued from, or with what the spec names."""
+    files = find_resume(task, composed)
+    spec = composed.spec if files else with_start_weights(task, composed)
+    problems: list[Problem] = []
+    for resume in files or (None,):
+        found = list(task.check_weights(spec, resume))
+        if all(problem.level == "warning" for problem in found):
+            yield from found
+            return
+        problems += found
+    yield from problems
+
+
 def not_trained_yet(problem: Problem, spec: Any, action: Action) -> Problem:
     """``problem`` as a warning when it is that a model to be chosen among the run's own is not there."""
     named = getattr(getattr(spec, action.name, None), action.model_key or "-", None) or ""
-    is_choice = named in ("", "???", "best", "latest") or named.startswith("epoch:")
+    is_choice = named in ("", "???") or _is_choice(named)
     return replace(problem, level="warning") if action.model_key and is_choice else problem
+
+
+def _is_choice(named: str) -> bool:
+    """Whether a word chooses among the run's own files."""
+    return named in ("best", "latest") or named.startswith("epoch:")

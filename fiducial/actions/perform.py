@@ -119,6 +119,7 @@ def _task_of(tasks: Sequence[Task[Any]], composed: Composed[Any], source: Source
 
 def _record_failure(source: Source, action: Action, path_map: Mapping[str, str], error: UserError) -> None:
     """Leave the FAILURE record of a spec that never became a run, where the raw YAML says where to."""
+    from fiducial.run.lock import is_taken
     from fiducial.run.run import failure_message, writable_folder
     from fiducial.run.status import StatusWriter
 
@@ -126,7 +127,10 @@ def _record_failure(source: Source, action: Action, path_map: Mapping[str, str],
     if folder is None or global_rank() != 0:
         return
     try:
-        status = StatusWriter(writable_folder(folder, "results_dir", "no status.json written"))
+        target = writable_folder(folder, "results_dir", "no status.json written")
+        if is_taken(target):  # the record would be another run's
+            return
+        status = StatusWriter(target)
         status.write(failure_message(action.name.capitalize(), error), "FAILURE")
     except (SpecError, OSError) as problem:
         LOGGER.warning("%s", problem)

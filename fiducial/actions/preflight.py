@@ -73,9 +73,6 @@ def _check_intervals(spec: Any) -> Iterator[Problem]:
             found = f"{value} is more than train.num_epochs {train.num_epochs}"
             fix = f"set it to at most {train.num_epochs}, or raise train.num_epochs"
             yield Problem(f"train.{interval}", found, fix)
-    path = train.resume_training_checkpoint_path
-    if path and not path.endswith((".pth", ".tlt", ".ckpt")):
-        yield Problem("train.resume_training_checkpoint_path", f"found {path!r}", "give a .pth or .tlt checkpoint")
 
 
 def _check_best_names(task: Task[Any], spec: Any) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from typing import NoReturn
 from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES
 from fiducial.data.remote import is_remote
 from fiducial.data.sources import local_path
-from fiducial.errors import Problem, SourceError
+from fiducial.errors import Problem, SourceError, one_line
 from fiducial.redact import public_url
 
 __all__ = ["DEFAULT_FILE", "KNOWN", "check_weights_source", "hub_id", "local_weights", "resolve_weights"]
@@ -47,7 +47,7 @@ def resolve_weights(value: str | Path, *, key: str) -> Path:
     Raises: SourceError when there is nothing or it cannot be had, with what to do about it.
     """
     text = str(value)
-    if path := _on_this_machine(text):
+    if path := _on_this_machine(text, key):
         return path
     if found := hub_id(text):
         return _from_hub(*found, key=key)
@@ -61,15 +61,14 @@ def local_weights(value: str, *, key: str) -> Path | None:
 
     Raises: SourceError when ``value`` means a file of this machine that is not there.
     """
-    if path := _on_this_machine(value):
+    if path := _on_this_machine(value, key):
         return path
     if found := hub_id(value):
         from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
 
         try:
             cached = try_to_load_from_cache(*found)
-        except HFValidationError as error:
+        except ValueError as error:  # a malformed name
             raise SourceError(
                 key, str(error).splitlines()[0], "give a hub repository as hf://owner/name/file"
             ) from None
@@ -111,10 +110,14 @@ def _to_fetch(value: str, found: tuple[str, str] | None, backbone: str, key: str
     return Problem(key, told, f"training downloads it from {constants.ENDPOINT}; a local file must exist", "warning")
 
 
-def _on_this_machine(value: str) -> Path | None:
-    path = Path(value).expanduser()
-    places = (path, path / DEFAULT_FILE)  # a file; a clone of a hub repository
-    return next((place for place in places if place.is_file()), None)
+def _on_this_machine(value: str, key: str) -> Path | None:
+    try:
+        path = Path(value).expanduser()
+        places = (path, path / DEFAULT_FILE)  # a file; a clone of a hub repository
+        return next((place for place in places if place.is_file()), None)
+    except (OSError, RuntimeError) as error:  # a name that is too long, the home of nobody
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise SourceError(key, f"{one_line(value, 100)!r} cannot be a path ({reason})", "check it") from None
 
 
 def hub_id(value: str) -> tuple[str, str] | None:
@@ -132,8 +135,14 @@ def hub_id(value: str) -> tuple[str, str] | None:
 
 
 def _missing(value: str, path: Path, key: str) -> NoReturn:
-    found = f"{value!r} is a folder" if path.is_dir() else f"no file {value!r}"
-    raise SourceError(key, found, "give a weights file, a URL, or a hub repository as hf://owner/name/file")
+    found, fix = f"no file {value!r}", "give a weights file, a URL, or a hub repository as hf://owner/name/file"
+    if (path / f"{DEFAULT_FILE}.index.json").is_file():
+        found, fix = f"{value!r} holds its weights in several files", f"save them as one {DEFAULT_FILE}"
+    elif path.is_dir():
+        found = f"{value!r} is a folder without {DEFAULT_FILE}"
+    elif path.exists():
+        found = f"{value!r} is a device or a pipe, not a file"
+    raise SourceError(key, found, fix)
 
 
 def _from_hub(repository: str, file: str, *, key: str) -> Path:

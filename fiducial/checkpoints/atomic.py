@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fiducial.checkpoints.resolving import real_file
-from fiducial.errors import CheckpointError
+from fiducial.errors import CheckpointError, UserError
+from fiducial.machine import explained
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes a file through a temporary one in the same folder: complete on the disk before it gets its name.
 
     What killed processes of this machine left behind in the folder is removed first.
-    Raises: CheckpointError when the disk is full or the folder cannot be written to.
+    Raises: StorageError when the disk takes no more, CheckpointError when the folder cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,17 +41,24 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free >> 20 if path.parent.is_dir() else 0
-        raise CheckpointError(
-            str(path), f"cannot be written ({error})", f"check the folder's permissions and space ({free:,} MiB free)"
-        ) from error
+    except (OSError, RuntimeError) as error:
+        if (known := _told(error, path)) is None:
+            raise
+        raise known from error
+
+
+def _told(error: Exception, path: Path) -> UserError | None:
+    """What a user is told when a file is not written; None for an error that has other causes."""
+    known = explained(error, path)
+    if known is None and isinstance(error, OSError):
+        return CheckpointError(str(path), f"cannot be written ({error})", "check the folder and its permissions")
+    return known
 
 
 def link(target: Path, link_path: Path) -> None:
     """Makes ``link_path`` a relative symlink to ``target``, in one step; where links fail a hard link, else a copy.
 
-    Raises: CheckpointError when ``target`` is no file, or is ``link_path`` itself.
+    Raises: CheckpointError when ``target`` is no file, or is ``link_path`` itself; StorageError when the disk is full.
     """
     real = real_file(target).resolve()
     path = Path(os.path.abspath(link_path))
@@ -70,7 +78,7 @@ def link(target: Path, link_path: Path) -> None:
             except (OSError, NotImplementedError) as error:
                 log.debug("%s: %s", path, error)
                 if attempt == len(ways) - 1:
-                    raise CheckpointError(str(path), f"cannot be written ({error})", "check the folder") from error
+                    raise (_told(error, path) or error) from None
         os.replace(temporary, path)
     _sync_folder(path.parent)
 
@@ -113,5 +121,7 @@ def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
+    except OSError as error:  # some network file systems cannot
+        log.debug("%s: not synced (%s)", folder, error)
     finally:
         os.close(handle)

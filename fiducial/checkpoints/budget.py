@@ -26,7 +26,7 @@ def object_limit(file_size: int) -> int:
 
     Small files may be all numbers of two bytes each; what is large is large by its arrays and strings.
     """
-    return (64 << 20) + 32 * min(file_size, 64 << 20) + 4 * file_size
+    return (64 << 20) + 32 * min(file_size, 4 << 20) + 4 * file_size
 
 
 def inflated_limit(file_size: int) -> int:

@@ -19,7 +19,8 @@ from fiducial.checkpoints.budget import TooMuchError, object_limit, size_on_disk
 from fiducial.checkpoints.encryption import EFF_MEMBER, ETLT_FIX, decrypted, eff_content, wrong_key
 from fiducial.checkpoints.plain import plain
 from fiducial.checkpoints.stand_ins import RefusedGlobalError
-from fiducial.checkpoints.unpickling import load_stream, load_zip
+from fiducial.checkpoints.unpickling import load_stream
+from fiducial.checkpoints.zips import load_zip
 from fiducial.errors import CheckpointError, one_line
 
 __all__ = ["is_safetensors", "read_raw"]

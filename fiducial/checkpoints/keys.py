@@ -167,5 +167,12 @@ def family_of(keys: Iterable[str]) -> str:
     return " with ".join(found) or "an unknown model"
 
 
+def bare_backbone(keys: Iterable[str]) -> str | None:
+    """The family of a backbone, where these names are of one and of no network around it."""
+    names = list(keys)
+    backbone = _first(_BACKBONES, names)
+    return backbone.name if backbone and not _first(network_families(), names) else None
+
+
 def _first(table: Iterable[Family], names: Collection[str]) -> Family | None:
     return next((f for f in table if all(any(re.search(p, name) for name in names) for p in f.patterns)), None)

@@ -46,22 +46,27 @@ def resolve_model_file(
     monitor: str | None = None,
     mode: Literal["min", "max"] = "min",
     suffixes: tuple[str, ...] = CHECKPOINT_SUFFIXES,
+    of_folder: Literal["best", "latest"] = "best",
 ) -> ResolvedFile:
     """The file that ``value``, the spec's ``key``, means.
 
     A file is taken as it is. A folder (a results root or an action's folder) gives its best, else its latest
-    checkpoint. ``latest``, ``best`` and ``epoch:NN`` (counted from 0, as in the file names) look into the run's own
-    ``<results_dir>/train``; nothing (None, an empty string, ``???``) means ``latest``. *Best* is
-    ``model_best_*.pth``, else ``<prefix>_best.pth``, else the epoch with the best ``monitor`` (lowest or highest, by
-    ``mode``) in ``status.json``, else the latest. *Latest* is ``<prefix>_latest.pth``, else the highest epoch and
-    step. Where ``suffixes`` has no checkpoint kind (``.onnx``, ``.engine``), or a folder has no checkpoint, the
-    newest file with one of them is taken.
+    checkpoint; with ``of_folder="latest"`` the latest. ``latest``, ``best`` and ``epoch:NN`` (counted from 0, as in
+    the file names) look into the run's own ``<results_dir>/train``; nothing (None, an empty string, ``???``) means
+    ``latest``. *Best* is ``model_best_*.pth``, else ``<prefix>_best.pth``, else the epoch with the best ``monitor``
+    (lowest or highest, by ``mode``) in ``status.json``, else the latest. *Latest* is ``<prefix>_latest.pth``, else the
+    highest epoch and step. Where ``suffixes`` has no checkpoint kind (``.onnx``, ``.engine``), or a folder has no
+    checkpoint, the newest file with one of them is taken.
 
     Raises: CheckpointError when there is no such file, naming what the folder does hold.
     """
     word = "" if value is None or str(value).strip() == "???" else str(value).strip()
     if word and word not in ("latest", "best") and not word.startswith("epoch:"):
-        return _from_path(word, prefix, key, monitor, mode, suffixes)
+        path = _local(word, key)
+        if not path.is_dir():
+            return ResolvedFile(real_file(path, where=key), "given")
+        folder = _Folder(path, prefix, key, suffixes)
+        return folder.best(monitor, mode) if of_folder == "best" else folder.latest()
     if results_dir is None:
         raise CheckpointError(
             key, f"{word or 'nothing'} given, and no results_dir to look into", f"set {key} to a model file"
@@ -73,15 +78,31 @@ def resolve_model_file(
     return found if word else ResolvedFile(found.path, f"{key} is not set: {found.how}")
 
 
-def _from_path(
-    text: str, prefix: str, key: str, monitor: str | None, mode: Literal["min", "max"], suffixes: tuple[str, ...]
-) -> ResolvedFile:
+def _local(text: str, key: str) -> Path:
     if re.match(r"[a-z0-9]+://", text):
         raise CheckpointError(key, f"{text} is not on this machine", "download it first and give the local path")
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return _Folder(path, prefix, key, suffixes).best(monitor, mode)
-    return ResolvedFile(real_file(path, where=key), "given")
+    return Path(text).expanduser()
+
+
+def newest_first(folder: str | Path, *, prefix: str, key: str) -> list[Path]:
+    """The checkpoints that a training can be continued from, in a results root or an action's folder.
+
+    ``<prefix>_latest.pth`` comes first, then the others by epoch and step, and the one that ``<prefix>_best.pth`` means
+    at the end. Links and text pointers are followed; those that lead nowhere are left out.
+
+    Raises: CheckpointError when there is no such folder.
+    """
+    path = _Folder(Path(folder).expanduser(), prefix, key, CHECKPOINT_SUFFIXES).path
+    periodic = [(place, file) for place, file in _numbered(path, _PERIODIC).items()]
+    best = [((epoch, -1), file) for (epoch,), file in _numbered(path, _BEST).items()]
+    numbered = [file for _, file in sorted([*periodic, *best], reverse=True)]
+    found: dict[Path, None] = {}
+    for file in (path / f"{prefix}_latest.pth", *numbered, path / f"{prefix}_best.pth"):
+        try:
+            found[real_file(file).resolve()] = None
+        except CheckpointError:
+            continue
+    return list(found)
 
 
 def real_file(path: str | Path, *, where: str = "") -> Path:

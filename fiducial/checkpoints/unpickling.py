@@ -10,15 +10,13 @@ import io
 import mmap
 import pickle
 import struct
-import zipfile
-import zlib
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import torch
 
-from fiducial.checkpoints.budget import OBJECT_BYTES, Budget, TooMuchError, inflated_limit, size_on_disk
+from fiducial.checkpoints.budget import OBJECT_BYTES, Budget, TooMuchError, size_on_disk
 from fiducial.checkpoints.plain import DEEPEST
 from fiducial.checkpoints.stand_ins import (
     DTYPES,
@@ -33,7 +31,7 @@ from fiducial.checkpoints.stand_ins import (
     Storage,
 )
 
-__all__ = ["load_stream", "load_zip"]
+__all__ = ["Unpickler", "load_stream", "mapped", "storage_kind", "untyped"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first value of a file that torch.save wrote before the zip format
 _LONGEST_LINE = 4096
@@ -77,7 +75,7 @@ class _Paid:
 _PythonUnpickler: Any = pickle._Unpickler  # the one written in Python: what its opcodes do can be replaced
 
 
-class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
+class Unpickler(_PythonUnpickler):  # type: ignore[misc]
     dispatch = dict(_PythonUnpickler.dispatch)
 
     def __init__(self, file: Mapped, storage_of: Callable[[Any], Storage], foreign: set[str], budget: Budget) -> None:
@@ -208,8 +206,8 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 
-def _followed_by_check(load: Callable[[Any], None]) -> Callable[[_Unpickler], None]:
-    def loaded(unpickler: _Unpickler) -> None:
+def _followed_by_check(load: Callable[[Any], None]) -> Callable[[Unpickler], None]:
+    def loaded(unpickler: Unpickler) -> None:
         load(unpickler)
         unpickler._checked_tuple()
 
@@ -217,103 +215,39 @@ def _followed_by_check(load: Callable[[Any], None]) -> Callable[[_Unpickler], No
 
 
 for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
-    _Unpickler.dispatch[_code[0]] = _followed_by_check(_PythonUnpickler.dispatch[_code[0]])
+    Unpickler.dispatch[_code[0]] = _followed_by_check(_PythonUnpickler.dispatch[_code[0]])
 
 
 def _no_storage(pid: Any) -> Storage:
     raise ValueError("a tensor's storage outside a torch file")
 
 
-def _storage_kind(kind: Any) -> torch.dtype:
+def storage_kind(kind: Any) -> torch.dtype:
+    """The type of the numbers in a storage. Raises: RefusedGlobalError when ``kind`` is no type of storages."""
     if not isinstance(kind, Name) or kind.name not in STORAGES:
         raise RefusedGlobalError(f"storage type {getattr(kind, 'name', type(kind).__name__)}")
     return STORAGES[kind.name]
 
 
-def _untyped(buffer: Any, offset: int, count: int) -> torch.UntypedStorage:
+def untyped(buffer: Any, offset: int, count: int) -> torch.UntypedStorage:
+    """``count`` bytes of a buffer as a storage, not copied. Raises: ValueError when the buffer has fewer."""
     if not count:
         return torch.empty(0, dtype=torch.uint8).untyped_storage()
     return torch.frombuffer(buffer, dtype=torch.uint8, offset=offset, count=count).untyped_storage()
 
 
-class _Zip:
-    """The members of a zip file of ``torch.save``, by their names below its root."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.archive = zipfile.ZipFile(file)
-        if isinstance(file, io.BytesIO):
-            self.bytes: Any = bytearray(file.getvalue())
-            self.size = len(self.bytes)
-        else:
-            self.bytes = _mapped(file, mmap.ACCESS_COPY)
-            self.size = size_on_disk(file.fileno())
-        self.members = {name.split("/", 1)[-1]: self.archive.getinfo(name) for name in self.archive.namelist()}
-        grown = sum(m.file_size for m in self.members.values() if m.compress_type != zipfile.ZIP_STORED)
-        if grown > inflated_limit(self.size):
-            raise TooMuchError(f"its members grow to {grown / 2**20:,.0f} MiB when they are unpacked")
-
-    def place(self, name: str) -> tuple[Any, int, int]:
-        """A buffer, and where in it the member begins and how long it is."""
-        member = self.members[name]
-        if member.compress_type == zipfile.ZIP_DEFLATED:
-            content = bytearray(self.archive.read(member))
-            return content, 0, len(content)
-        if member.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{name} is compressed in a way that torch does not know")
-        names = struct.unpack_from("<HH", self.bytes, member.header_offset + 26)  # of the local header, 30 bytes
-        start = member.header_offset + 30 + sum(names)
-        if start + member.file_size > len(self.bytes):
-            raise EOFError(f"the file ends inside {name}")
-        return self.bytes, start, member.file_size
-
-    def content(self, name: str) -> bytes:
-        """Raises: ValueError when the checksum differs; torch can leave it out, and then it is 0."""
-        buffer, start, size = self.place(name)
-        content = bytes(memoryview(buffer)[start : start + size])
-        if self.members[name].CRC not in (0, zlib.crc32(content)):
-            raise ValueError(f"wrong checksum of {name}")
-        return content
-
-
-def load_zip(file: BinaryIO, foreign: set[str], *, copy: bool = False) -> Any:
-    """The object of a zip file of ``torch.save``.
-
-    Storages are views into a copy-on-write map of a real file, or with ``copy`` their own.
-
-    Raises: RefusedGlobalError, TooMuchError; anything else when the file is damaged.
-    """
-    archive = _Zip(file)
-    if "byteorder" in archive.members and archive.content("byteorder") != b"little":
-        raise ValueError("written on a big-endian machine")
-    loaded: dict[str, torch.UntypedStorage] = {}
-    copied = Budget(archive.size)
-
-    def storage_of(pid: Any) -> Storage:
-        _, kind, key, *_ = pid
-        if key not in loaded:
-            storage = _untyped(*archive.place(f"data/{key}"))
-            if copy:
-                copied.spend(storage.nbytes())
-            loaded[key] = storage.clone() if copy else storage  # type: ignore[no-untyped-call]
-        return Storage(loaded[key], _storage_kind(kind))
-
-    pickled = archive.members["data.pkl"]
-    budget = Budget(min(pickled.compress_size, archive.size))
-    budget.spend(pickled.file_size)
-    return _Unpickler(io.BytesIO(archive.content("data.pkl")), storage_of, foreign, budget).load()
-
-
 def load_stream(file: BinaryIO, foreign: set[str], *, copy: bool = False) -> Any:
     """The object of a plain pickle, or of a file that ``torch.save`` wrote before the zip format; always copied.
 
-    Raises: as `load_zip`.
+    Raises: RefusedGlobalError, TooMuchError; anything else when the file is damaged.
     """
     if isinstance(file, io.BytesIO):
         return _load_stream(file, foreign, Budget(_size(file)))
-    return _load_stream(_mapped(file, mmap.ACCESS_READ), foreign, Budget(size_on_disk(file.fileno())))
+    return _load_stream(mapped(file, mmap.ACCESS_READ), foreign, Budget(size_on_disk(file.fileno())))
 
 
-def _mapped(file: BinaryIO, access: int) -> mmap.mmap:
+def mapped(file: BinaryIO, access: int) -> mmap.mmap:
+    """A whole file in the address space."""
     return mmap.mmap(file.fileno(), 0, access=access)
 
 
@@ -322,18 +256,18 @@ def _size(whole: Mapped) -> int:
 
 
 def _load_stream(file: Mapped, foreign: set[str], budget: Budget) -> Any:
-    first = _Unpickler(file, _no_storage, foreign, budget).load()
+    first = Unpickler(file, _no_storage, foreign, budget).load()
     if not (isinstance(first, int) and first == _MAGIC):
         return first
     for _ in ("protocol version", "sizes of C types"):
-        _Unpickler(file, _no_storage, foreign, budget).load()
+        Unpickler(file, _no_storage, foreign, budget).load()
     left = _size(file) - file.tell()
     loaded: dict[str, Storage] = {}
 
     def storage_of(pid: Any) -> Storage:
         nonlocal left
         _, kind, key, _, count, view = pid
-        dtype = _storage_kind(kind)
+        dtype = storage_kind(kind)
         if key not in loaded:
             size = count * dtype.itemsize
             left -= size
@@ -348,12 +282,12 @@ def _load_stream(file: Mapped, foreign: set[str], budget: Budget) -> Any:
             raise ValueError("a view reaches beyond its storage")
         return Storage(loaded[key].bytes[begin : begin + length], dtype)
 
-    result = _Unpickler(file, storage_of, foreign, budget).load()
-    for key in _Unpickler(file, _no_storage, foreign, budget).load():
+    result = Unpickler(file, storage_of, foreign, budget).load()
+    for key in Unpickler(file, _no_storage, foreign, budget).load():
         storage = loaded[key]
         file.seek(8, io.SEEK_CUR)  # its length once more
         data = file.read(storage.bytes.nbytes())
         if len(data) != storage.bytes.nbytes():
             raise EOFError("the file ends inside its tensors")
-        storage.bytes.copy_(_untyped(bytearray(data), 0, len(data)))
+        storage.bytes.copy_(untyped(bytearray(data), 0, len(data)))
     return result

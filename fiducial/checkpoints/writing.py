@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from fiducial.checkpoints.atomic import save_atomically
+from fiducial.checkpoints.keys import unwrapped
 from fiducial.checkpoints.reading import read_raw
 from fiducial.checkpoints.resolving import real_file
 from fiducial.errors import CheckpointError
@@ -58,9 +59,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location, weights_only=True)
         device = str(map_location) if isinstance(map_location, str | torch.device) else "cpu"
         raw, _ = read_raw(real_file(path), device=device, mmap=False, key=self.encryption_key)
-        if not isinstance(raw, dict) or "state_dict" not in raw:
+        if not isinstance(raw, dict) or not isinstance(raw.get("state_dict"), dict):
             raise CheckpointError(str(path), "not a Lightning checkpoint", "resume from a file that training wrote")
-        return cast(dict[str, Any], raw)
+        weights = unwrapped({str(name): value for name, value in raw["state_dict"].items()})
+        return {**cast(dict[str, Any], raw), "state_dict": weights}
 
 
 def not_plain(tree: Any, path: str = "checkpoint") -> Iterator[str]:

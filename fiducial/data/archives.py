@@ -25,6 +25,8 @@ from typing import IO, Any
 from fiducial.data.files import HEAD, is_folder, what_bytes_are
 from fiducial.data.tar_headers import StrictHeader
 from fiducial.errors import SourceError, UserError
+from fiducial.machine import storage_error
+from fiducial.progress import Pace
 
 __all__ = ["ARCHIVE_SUFFIXES", "archive_stem", "extract", "images_root", "safe_relative"]
 
@@ -90,6 +92,7 @@ def extract(archive: Path, into: Path, *, max_bytes: int = MAX_BYTES, max_member
     """
     into.mkdir(parents=True, exist_ok=True)
     budget = _Budget(archive, _limits(archive, into, max_bytes), max_members)
+    pace = Pace()
     parents: set[Path] = set()
     written: dict[str, Path] = {}
     try:
@@ -101,7 +104,9 @@ def extract(archive: Path, into: Path, *, max_bytes: int = MAX_BYTES, max_member
             _enter(archive, member, target if member.kind == "folder" else target.parent, into, parents)
             if member.kind == "file":
                 _check_twin(archive, member, target, written)
-                _write(archive, member, target)
+                for size in _write(archive, member, target):
+                    if pace.step(size / 2**20):
+                        log.info("unpacking %s: %.0f MiB, %.0f MiB/s", archive.name, pace.done, pace.rate)
         if not written:
             raise _damaged(archive, EOFError("no files in it"))
     except UserError:
@@ -109,6 +114,8 @@ def extract(archive: Path, into: Path, *, max_bytes: int = MAX_BYTES, max_member
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
             raise _damaged(archive, error) from error
+        if known := storage_error(error, into):
+            raise known from error
         raise SourceError(str(archive), f"could not be unpacked ({error})", _UNPACK_YOURSELF) from error
     except Exception as error:  # whatever tarfile and zipfile stumble over in damaged headers
         raise _damaged(archive, error) from error
@@ -180,7 +187,8 @@ def _enter(archive: Path, member: _Member, folder: Path, root: Path, known: set[
     known.add(folder)
 
 
-def _write(archive: Path, member: _Member, target: Path) -> None:
+def _write(archive: Path, member: _Member, target: Path) -> Iterator[int]:
+    """Write a file; gives the size of each part that is written."""
     if target.is_symlink():
         raise SourceError(str(archive), f"entry {member.name!r} leads out of the folder", "use an empty folder")
     source = member.open()
@@ -191,6 +199,7 @@ def _write(archive: Path, member: _Member, target: Path) -> None:
         while left and (chunk := source.read(min(left, _CHUNK))):
             sink.write(chunk)
             left -= len(chunk)
+            yield len(chunk)
         # reading past the declared end makes zipfile compare checksums
         if left or source.read(1):
             raise EOFError(f"{member.name!r} does not have the size that it declares")

@@ -17,6 +17,7 @@ from typing import TypeVar
 from fiducial.data.files import IMAGE_SUFFIXES, is_file, is_folder, nearby, odd_name, same_name, why_unreadable
 from fiducial.data.images import check_whole
 from fiducial.errors import SHOWN, Problem, UserError
+from fiducial.progress import followed
 
 __all__ = [
     "DARK",
@@ -45,9 +46,10 @@ _Found = TypeVar("_Found")
 
 
 def in_threads(look: Callable[[_Item], _Found], items: Iterable[_Item]) -> list[_Found]:
-    """What ``look`` returns for each item, in their order."""
+    """What ``look`` returns for each item, in their order; it says how far it is where that takes long."""
+    listed = list(items)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(look, items))
+        return list(followed(pool.map(look, listed), "looking at the dataset:", total=len(listed)))
 
 
 def spread(items: Sequence[_Item], most: int) -> list[_Item]:

@@ -25,6 +25,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from fiducial.data.archives import safe_relative
 from fiducial.data.cache import Cache, digest
 from fiducial.errors import SourceError, optional
+from fiducial.progress import followed
 from fiducial.redact import public_url
 from fiducial.redact import redact_text as redact
 
@@ -242,7 +243,7 @@ def _tree(cache: Cache, objects: dict[str, dict[str, str]]) -> str:
     name = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
     def make(part: Path) -> None:
-        for relative, sha256 in manifest:
+        for relative, sha256 in followed(manifest, "linking or copying files:", total=len(manifest)):
             target = part / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -16,13 +16,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from fiducial.metric_table import MetricTable, Stage
 from fiducial.prediction import Kpis
+from fiducial.progress import Pace, clock
 from fiducial.run.console import LOGGER
 from fiducial.run.interrupt import install, restore
 from fiducial.run.status import StatusWriter
 from fiducial.training.module import TrainingModule
 
-LINE_EVERY_S = 10.0
-"""Seconds between progress lines where there is no terminal."""
 SHM_PER_WORKER_MIB = 64
 """Shared memory that a loader process should find."""
 
@@ -120,59 +119,44 @@ class ProgressLines(Callback):
     """Progress as plain lines that can be searched, for logs and pipes: rate, loss, time left."""
 
     def __init__(self) -> None:
-        self.last = self.start = 0.0
-        self.done = 0
-
-    def _begin(self) -> None:
-        self.last = self.start = time.monotonic()
-        self.done = 0
+        self._training, self._watching = Pace(), Pace()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begin()  # an epoch that is resumed in its middle has no start
+        self._training = Pace()  # an epoch that is resumed in its middle has no start
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begin()
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begin()
+        self._training = Pace()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         epoch, epochs, total = trainer.current_epoch, trainer.max_epochs or 0, int(trainer.num_training_batches)
-        if rate := self._due(batch_idx + 1 == total):
+        pace = self._training
+        if pace.step() or batch_idx + 1 == total:
             last = pl_module.last_loss if isinstance(pl_module, TrainingModule) else None
             loss = "" if last is None else f"loss {float(last):.4f} "
-            left = (total - batch_idx - 1 + (epochs - epoch - 1) * total) / rate
+            left = clock((total - batch_idx - 1 + (epochs - epoch - 1) * total) / pace.rate)
             where = (epoch, epochs - 1, batch_idx + 1, total)
-            LOGGER.info("epoch %d/%d step %d/%d %s%.2f batches/s left %s", *where, loss, rate, _clock(left))
+            LOGGER.info("epoch %d/%d step %d/%d %s%.2f batches/s left %s", *where, loss, pace.rate, left)
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        total = int(trainer.num_test_batches[dataloader_idx])
-        if rate := self._due(batch_idx + 1 == total):
-            left = (total - batch_idx - 1) / rate
-            LOGGER.info("batch %d/%d %.2f batches/s left %s", batch_idx + 1, total, rate, _clock(left))
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        sizes = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        self._watching = Pace(sum(sizes))
 
-    def _due(self, last: bool) -> float:
-        """Batches per second when a line is due after this batch, else 0."""
-        self.done += 1
-        now = time.monotonic()
-        if now - self.last < LINE_EVERY_S and not last:
-            return 0.0
-        self.last = now
-        return self.done / max(now - self.start, 1e-9)
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._watching = Pace(sum(trainer.num_test_batches))
 
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        if self._watching.step():
+            self._tell("validation batch")
 
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    def on_test_batch_end(self, *_: Any, **__: Any) -> None:
+        if self._watching.step() or self._watching.done == self._watching.total:
+            self._tell("batch")
+
+    def _tell(self, what: str) -> None:
+        pace = self._watching
+        LOGGER.info("%s %d/%d %.2f batches/s left %s", what, pace.done, pace.total, pace.rate, pace.left)
 
 
 class Interrupt(Callback):

@@ -10,13 +10,14 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from fiducial.checkpoints.atomic import link
+from fiducial.errors import StorageError, TrainingError
 from fiducial.run.console import LOGGER
 from fiducial.run.names import best_name, checkpoint_name
 
 
 def is_better(value: float, than: float | None, mode: str) -> bool:
-    """Whether a metric improves on another; NaN never does."""
-    if math.isnan(value):
+    """Whether a metric improves on another; what is not finite never does."""
+    if not math.isfinite(value):
         return False
     return than is None or (value < than if mode == "min" else value > than)
 
@@ -30,8 +31,9 @@ def _batches_trained(trainer: pl.Trainer) -> int:
 class PeriodicCheckpoint(Checkpoint):
     """``model_epoch_EEE_step_SSSSS.pth`` every so often, ``<prefix>_latest.pth`` and ``<prefix>_best.pth`` as links.
 
-    On any exception during training the current state is saved too. ``keep`` newest files stay (None: all), and the one
-    that the best link points to.
+    On any exception during training the current state is saved too. ``keep`` newest files stay (None: all), the one
+    that the best link points to, and the one that training was continued from: it may be asked for again, with other
+    learning rates. A file counts when it is whole: one that an exception cut off is written again.
     """
 
     def __init__(
@@ -52,10 +54,13 @@ class PeriodicCheckpoint(Checkpoint):
         self.best_file = ""
         self.saved: list[str] = []
         self._step = self._passed = -1
+        self._begun_from = ""
         self._batches = 0  # that the last file knows
+        self._ranks = False  # whether the file that is being written is one to be ranked
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._passed, self._batches = trainer.global_step, _batches_trained(trainer)
+        self._begun_from = Path(trainer.ckpt_path).name if trainer.ckpt_path else ""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -77,36 +82,44 @@ class PeriodicCheckpoint(Checkpoint):
         return self.periodic and self.unit == "step" and passed and self._passed != self._step
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if trainer.state.fn != "fit" or _batches_trained(trainer) == self._batches or trainer.world_size > 1:
+        if isinstance(exception, (StorageError, TrainingError)):
+            return  # it is a file that could not be written, or must not be
+        if trainer.state.fn != "fit" or trainer.world_size > 1 or _batches_trained(trainer) == self._batches:
             return  # with several processes the others may be gone, and saving is a collective call
         LOGGER.warning("training stopped (%s): saving the current state", type(exception).__name__)
         try:
-            self._save(trainer)
+            self._save(trainer, rank=self._ranks)
         except Exception as error:  # must not hide what stopped the training
             LOGGER.error("the current state is not saved: %s", error)
 
     def _save(self, trainer: pl.Trainer, *, rank: bool = False) -> None:
         path = self.folder / checkpoint_name(trainer.current_epoch, trainer.global_step)
         value = trainer.callback_metrics.get(self.monitor) if rank else None
+        before, self._ranks = (self.best_value, self.best_file, self.saved, self._step), rank
         better = value is not None and is_better(float(value), self.best_value, self.mode)
-        if better and value is not None:
-            self.best_value, self.best_file = float(value), path.name
-        dropped = self._note(path.name)
-        self._step, self._batches = trainer.global_step, _batches_trained(trainer)
-        trainer.save_checkpoint(path)
-        if trainer.is_global_zero:
-            link(path, self.folder / f"{self.prefix}_latest.pth")
-            if better:
-                link(path, self.folder / f"{self.prefix}_best.pth")
-            for name in dropped:
-                (self.folder / name).unlink(missing_ok=True)
+        try:  # the file holds this state, itself included
+            if better and value is not None:
+                self.best_value, self.best_file = float(value), path.name
+            dropped = self._note(path.name)
+            self._step = trainer.global_step
+            trainer.save_checkpoint(path)
+            if trainer.is_global_zero:
+                link(path, self.folder / f"{self.prefix}_latest.pth")
+                if better:
+                    link(path, self.folder / f"{self.prefix}_best.pth")
+                for name in dropped:
+                    (self.folder / name).unlink(missing_ok=True)
+        except BaseException:
+            self.best_value, self.best_file, self.saved, self._step = before
+            raise
+        self._batches, self._ranks = _batches_trained(trainer), False
 
     def _note(self, name: str) -> list[str]:
         """Remember a file; returns those that are to go."""
         self.saved = [kept for kept in self.saved if kept != name] + [name]
         if self.keep is None:
             return []
-        old = [kept for kept in self.saved[: -self.keep] if kept != self.best_file]
+        old = [kept for kept in self.saved[: -self.keep] if kept not in (self.best_file, self._begun_from)]
         self.saved = [kept for kept in self.saved if kept not in old]
         return old
 
@@ -164,7 +177,7 @@ class BestCheckpoint(Checkpoint):
             raise ValueError(f"checkpointer.monitor='{self.monitor}' is not logged by this model. {known}")
         value = float(metrics[self.monitor])
         full = len(self.ranked) >= self.top_k
-        if math.isnan(value) or (full and not is_better(value, self.ranked[-1][0], self.mode)):
+        if not math.isfinite(value) or (full and not is_better(value, self.ranked[-1][0], self.mode)):
             return
         values: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         values |= {name: float(metric) for name, metric in metrics.items()}
@@ -172,8 +185,12 @@ class BestCheckpoint(Checkpoint):
         kept = [*((v, n) for v, n in self.ranked if n != name), (value, name)]
         kept.sort(key=lambda item: item[0], reverse=self.mode == "max")
         dropped = [old for _, old in kept[self.top_k :]]
-        self.ranked = kept[: self.top_k]
-        trainer.save_checkpoint(self.folder / name)
+        before, self.ranked = self.ranked, kept[: self.top_k]
+        try:  # the file holds this state, itself included
+            trainer.save_checkpoint(self.folder / name)
+        except BaseException:
+            self.ranked = before
+            raise
         if trainer.is_global_zero:
             if self.latest is not None:
                 link(self.folder / name, self.latest)

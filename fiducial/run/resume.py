@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fiducial.checkpoints.finite import not_finite
 from fiducial.checkpoints.writing import AtomicCheckpointIO
-from fiducial.errors import CheckpointError
+from fiducial.errors import CheckpointError, TrainingError
 
 _COUNTERS = ("ready", "started", "processed", "completed")
 
@@ -28,7 +29,15 @@ class Place:
 
 
 class ResumingCheckpointIO(AtomicCheckpointIO):
-    """Hands Lightning every checkpoint with its place made plain, and to the callback ``Position``."""
+    """Hands Lightning every checkpoint with its place made plain, and to the callback ``Position``.
+
+    Writes none that could not be continued from: whatever is on the disk is from before a divergence.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises: TrainingError when the weights are no longer finite; otherwise as the class it extends."""
+        check_finite(checkpoint, f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}")
+        super().save_checkpoint(checkpoint, path, storage_options)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -39,6 +48,15 @@ class ResumingCheckpointIO(AtomicCheckpointIO):
         _rewrite(checkpoint["loops"]["fit_loop"], place)
         checkpoint.setdefault("callbacks", {})["Position"] = asdict(place)
         return checkpoint
+
+
+def check_finite(checkpoint: Mapping[str, Any], when: str) -> None:
+    """Raises: TrainingError when there is nothing in a checkpoint's content that training could go on with."""
+    if name := not_finite(checkpoint):
+        fix = (
+            "give the same command with a lower learning rate: it goes on from the last file that was written, or anew"
+        )
+        raise TrainingError("training", f"diverged: {name} is no longer finite in {when}, and is not saved", fix)
 
 
 def place_of(checkpoint: Any, path: str | Path) -> Place:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fiducial.actions.action import Action
-from fiducial.errors import SpecError, UserError
+from fiducial.errors import MachineError, SpecError, StorageError, TrainingError, UserError
+from fiducial.machine import FIRST_IS_GONE, explained, storage_error
 from fiducial.run.console import LOGGER
 from fiducial.run.interrupt import interrupts
-from fiducial.run.ranks import global_rank
+from fiducial.run.lock import is_taken, only_run, was_abandoned
+from fiducial.run.ranks import global_rank, under_torchrun
 from fiducial.run.status import StatusWriter
 from fiducial.spec.compose import Composed
 
@@ -48,26 +51,53 @@ class Run:
 def open_run(action: Action, title: str, composed: Composed[Any], *, verb: str = "") -> Iterator[Run]:
     """Create the results folder, write experiment.yaml, and record how the action ends.
 
-    Every exception, an interrupt and out-of-memory included, leaves a FAILURE record and is raised again.
+    Every exception, an interrupt and out-of-memory included, leaves a FAILURE record and is raised again; what the
+    machine did (a full disk, a killed process) as the UserError that says so. The folder is held against other runs.
 
-    Raises: SpecError when no results_dir is set or it cannot be written.
+    Raises: SpecError when no results_dir is set, it cannot be written, or another run has it.
     """
     folder = results_folder(composed.spec.results_dir, action.name)
     main = global_rank() == 0
-    if main:
-        write_spec(folder, composed.yaml)
-    status = StatusWriter(folder if main else None)
     label = action.name.capitalize()
-    status.write(f"Starting {title} {action.name}.", "STARTED")
-    LOGGER.info("%s results will be saved at: %s", label, folder)
-    with interrupts():
+    with only_run(folder, action.name) if main else nullcontext(), interrupts():
+        status = StatusWriter(folder if main else None)
         try:
+            if main:
+                write_spec(folder, composed.yaml)
+            status.write(f"Starting {title} {action.name}.", "STARTED")
+            LOGGER.info("%s results will be saved at: %s", label, folder)
             yield Run(action, folder, status, composed, verb)
+            status.write(f"{label} finished successfully.")
+            status.write(f"{label} finished successfully.", "SUCCESS")
         except BaseException as error:
-            status.write(failure_message(label, error), "FAILURE")
-            raise
-    status.write(f"{label} finished successfully.")
-    status.write(f"{label} finished successfully.", "SUCCESS")
+            known = explained(error, folder)
+            if not main and isinstance(known or error, (MachineError, KeyboardInterrupt)) and _first_is_gone(folder):
+                known, status = FIRST_IS_GONE, StatusWriter(folder)
+            message = failure_message(label, known or error)
+            if isinstance(error, KeyboardInterrupt) and known is None and under_torchrun():
+                message += "; torchrun does so too when another process has ended, whose own lines say why"
+                LOGGER.error("%s", message)
+            _record(status, message)
+            if known is None:
+                raise
+            raise known from error
+
+
+def _first_is_gone(folder: Path) -> bool:
+    """Whether the process that holds the folder, and writes the records, was killed."""
+    for _ in range(20):  # it may be ending just now; torchrun's signal to end too must not keep this from being told
+        if not is_taken(folder):
+            return was_abandoned(folder)
+        with suppress(KeyboardInterrupt):
+            time.sleep(0.1)
+    return False
+
+
+def _record(status: StatusWriter, message: str) -> None:
+    try:
+        status.write(message, "FAILURE")
+    except OSError as error:  # the disk may be what failed
+        LOGGER.error("status.json has no record of the failure: %s", error)
 
 
 def results_folder(results_dir: str | None, action: str) -> Path:
@@ -81,7 +111,7 @@ def results_folder(results_dir: str | None, action: str) -> Path:
 
 
 def writable_folder(name: str | Path, key: str, fix: str) -> Path:
-    """The folder, created. Raises: SpecError naming the key when files cannot be written to it."""
+    """The folder, created. Raises: SpecError naming the key when files cannot be written to it; StorageError."""
     try:
         folder = Path(name).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +119,8 @@ def writable_folder(name: str | Path, key: str, fix: str) -> Path:
         probe.touch()
         probe.unlink()
     except (OSError, RuntimeError, ValueError) as error:  # a link to itself, ~ of nobody, characters no name can have
+        if isinstance(error, OSError) and (known := storage_error(error, Path(name))):
+            raise StorageError(key, known.problems[0].found, fix) from None
         raise SpecError(key, f"cannot write to {name} ({getattr(error, 'strerror', None) or error})", fix) from None
     return folder
 
@@ -113,8 +145,8 @@ def failure_message(label: str, error: BaseException) -> str:
         return f"Configuration error: {text}"
     if isinstance(error, NotImplementedError):
         return f"Feature not implemented: {text}"
-    if isinstance(error, OSError):
+    if isinstance(error, (OSError, StorageError)):
         return f"File system error: {text}"
-    if isinstance(error, (ValueError, TypeError, UserError)):
+    if isinstance(error, (ValueError, TypeError, UserError)) and not isinstance(error, (MachineError, TrainingError)):
         return f"Parameter validation error: {text}"
     return f"{type(error).__name__}: {text}"

@@ -48,8 +48,15 @@ class StatusWriter:
         record["message"] = message
         if self.kpi:
             record["kpi"] = self.kpi
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(redact(record)) + "\n")
+        line = json.dumps(redact(record)) + "\n"
+        with self.path.open("ab") as file:
+            file.write((line if _ends_well(self.path) else f"\n{line}").encode())
+
+
+def _ends_well(path: Path) -> bool:
+    """Whether a file is empty or ends with a whole line: a crash, or a full disk, can cut one off."""
+    with path.open("rb") as file:
+        return file.seek(0, 2) == 0 or (file.seek(-1, 2) >= 0 and file.read(1) == b"\n")
 
 
 def _number(value: Any) -> Any:
@@ -60,11 +67,15 @@ def _number(value: Any) -> Any:
 
 
 def read_status(path: Path) -> list[dict[str, Any]]:
-    """The records of a status.json; a last line cut off by a crash is left out."""
+    """The records of a status.json, none without one; lines that a crash or a bad disk has damaged are left out."""
     records: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    if not path.is_file():
+        return records
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+        except ValueError:
             continue
+        if isinstance(record, dict):
+            records.append(record)
     return records

@@ -18,6 +18,7 @@ from fiducial.run.console import LOGGER
 from fiducial.run.devices import Devices
 from fiducial.run.keep import BestCheckpoint, PeriodicCheckpoint
 from fiducial.run.loggers import build_loggers
+from fiducial.run.optimizers import NewRates, SameOptimizer, StopDiverged
 from fiducial.run.resume import ResumingCheckpointIO
 from fiducial.run.run import Run
 from fiducial.run.seeds import Position, StepSeed
@@ -29,9 +30,9 @@ MAX_LOG_INTERVAL = 50
 
 
 def training_trainer(
-    task: Task[Any], run: Run, devices: Devices, reporter: Reporter, *, num_batches: int
+    task: Task[Any], run: Run, devices: Devices, reporter: Reporter, *, num_batches: int, rate: float = 1.0
 ) -> pl.Trainer:
-    """The Trainer of ``train``, with every callback a run needs."""
+    """The Trainer of ``train``, with every callback a run needs; ``rate``: a changed learning rate, new to old."""
     train, policy = run.spec.train, task.policy(run.spec)
     _quiet()
     return pl.Trainer(
@@ -52,7 +53,7 @@ def training_trainer(
         default_root_dir=str(run.folder),
         logger=build_loggers(run.spec, run.folder),
         log_every_n_steps=max(1, min(MAX_LOG_INTERVAL, num_batches // 10)),
-        callbacks=_callbacks(task, run, policy, reporter),
+        callbacks=[*_callbacks(task, run, policy, reporter), *([NewRates(rate)] if rate != 1 else [])],
         enable_checkpointing=True,
         enable_model_summary=False,
         enable_progress_bar=on_terminal(),
@@ -117,6 +118,7 @@ def _callbacks(task: Task[Any], run: Run, policy: TrainerPolicy, reporter: Repor
     monitor, mode = task.monitor(train)
     replaces = kept.enable_topk and kept.replace_periodic
     callbacks: list[Callback] = [reporter, progress(), Position(), Interrupt(), SharedMemory()]
+    callbacks += [SameOptimizer(), StopDiverged()]
     if train.seed >= 0:
         callbacks.append(StepSeed(train.seed))
     if policy.pictures_every:

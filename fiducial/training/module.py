@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 
+from fiducial.checkpoints.finite import GRADIENTS
 from fiducial.deploy.card import ENTRY, ModelCard
 from fiducial.errors import CheckpointError, Problem
 from fiducial.metric_table import Stage
@@ -23,8 +24,6 @@ from fiducial.training.mean import MeanLoss
 from fiducial.training.policy import TrainerPolicy
 
 __all__ = ["TrainingModule", "TrainingPlan"]
-
-_GRADIENTS = "accumulated_gradients"
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class TrainingModule(pl.LightningModule):
         checkpoint[ENTRY] = {**self.plan.card.stamped().plain(), **loaded}
         if self._accumulating:  # in the middle of a step: what the batches before have contributed
             gradients = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
-            checkpoint[_GRADIENTS] = gradients
+            checkpoint[GRADIENTS] = gradients
             if self._in_backward:
                 LOGGER.warning("stopped within a backward pass: the gradients kept for the next step are not exact")
 
@@ -157,7 +156,7 @@ class TrainingModule(pl.LightningModule):
         problems = list(self.plan.explain(checkpoint))
         if problems:
             raise CheckpointError.of(problems)
-        self._restored = checkpoint.get(_GRADIENTS) or {}
+        self._restored = checkpoint.get(GRADIENTS) or {}
 
     def on_train_start(self) -> None:
         for name, parameter in self.named_parameters():

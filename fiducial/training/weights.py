@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fiducial.backbones.weights import KEY_MAPS, load_backbone
+from fiducial.checkpoints.keys import bare_backbone
 from fiducial.checkpoints.loading import Adapt, LoadReport, is_shapes_alone, load_into
 from fiducial.checkpoints.reading import Checkpoint
 from fiducial.errors import CheckpointError, Problem
@@ -43,6 +44,9 @@ def load_network(
     weights = {key: value for key, value in checkpoint.state_dict.items() if key not in drop}
     if not any(key.startswith(PREFIX) for key in weights):
         weights = {f"{PREFIX}{key}": value for key, value in weights.items()}
+    if family := bare_backbone(weights):
+        fix = f"give a checkpoint of the whole network here; a backbone's file belongs into {WEIGHTS_KEY}"
+        raise CheckpointError(str(checkpoint.path), f"a file of {family} alone, without the network around it", fix)
     found = list(explain(weights))
     if found:
         raise CheckpointError.of(found)

@@ -15,6 +15,7 @@ METRICS = r"\b(val|test)_(?!mode)[a-z]\w*\b|\b(miou|auroc|fpr|fnr|mf1)\b"
 ALLOWED = {
     "val_alias": "a part of the metric table",
     **dict.fromkeys(("val_dataloader", "test_step", "val_loop"), "Lightning's words"),
+    "val_interval": "TAO 5's name of train.validation_interval",
     "val_loss": "TAO's template of train.checkpointer.monitor",
 }
 

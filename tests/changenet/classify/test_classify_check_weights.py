@@ -81,6 +81,12 @@ class TestWeightsThatDoNot:
         assert problems
         assert all(where == path and "in the file" in told for where, told, _ in problems)
 
+    def test_a_backbone_where_a_network_belongs(self, make_spec, save):
+        path = save(make_spec(), backbone=True)
+        ((where, told, fix),) = found(make_spec(**{dotted(WHOLE): path}))
+        assert (where, told) == (path, "a file of FAN alone, without the network around it")
+        assert BACKBONE in fix
+
     @pytest.mark.parametrize("key", [BACKBONE, WHOLE])
     @pytest.mark.parametrize(
         ("content", "words"),

@@ -61,6 +61,7 @@ class TestTrain:
         folder = trained[1] / "train"
         names = {path.name for path in folder.iterdir()}
         assert names == {
+            ".lock",
             "experiment.yaml",
             "status.json",
             "lightning_logs",

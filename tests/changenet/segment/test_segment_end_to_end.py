@@ -64,6 +64,7 @@ class TestTrain:
     def test_files(self, trained):
         names = {path.name for path in (trained[1] / "train").iterdir()}
         assert names >= {
+            ".lock",
             "experiment.yaml",
             "status.json",
             "lightning_logs",
@@ -160,7 +161,9 @@ class TestTrain:
         changes = ("train.num_epochs=3", "train.optim.lr=0.5", "dataset.segment.label_suffix=.PNG")
         run("train", trained[0], f"results_dir={tmp_path}/results", *changes)
         said = capfd.readouterr().err
-        assert re.search(r"WARNING - train\.optim\.lr: \S+ when .*pth was written, now 0\.5; continuing with the", said)
+        assert re.search(
+            r"WARNING - train\.optim\.lr: \S+ when .*pth was written, now 0\.5; continuing with the new one", said
+        )
         assert re.search(r"WARNING - dataset\.segment\.label_suffix: \.png when .* now \.PNG\n", said)
         assert "num_epochs: " not in said.partition("continuing it")[2]
 

@@ -72,3 +72,15 @@ class TestTwoProcesses:
         assert time.monotonic() - begin < 90
         assert f"rank {rank} is broken" in done.stderr
         assert read_status(tmp_path / "two/train/status.json")[-1]["status"] == "FAILURE"
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_a_killed_rank_is_told_of(self, start, tmp_path, rank):
+        done = start(2, "train", "results_dir=two", "dataset.rows=22", TINY_DIES=str(rank))
+        assert done.returncode == 1
+        told = [line for line in done.stderr.splitlines() if " - [Fiducial] - ERROR - " in line]
+        assert "another process" in told[0]  # whether its silence or torchrun's signal is noticed first
+        assert not [line for line in done.stderr.splitlines() if line.startswith("[rank")]
+        last = read_status(tmp_path / "two/train/status.json")[-1]
+        assert last["status"] == "FAILURE"
+        assert "another process" in last["message"]
+        assert rank or last["message"].startswith("MachineError: another process of this run · is gone")

@@ -1,8 +1,10 @@
 """The train action with a network of a few weights: files, records, and continuing from every kind of checkpoint."""
 
+import errno
 import json
 import os
 import signal
+import time
 
 import pytest
 import tiny_runtime
@@ -50,7 +52,8 @@ class TestFiles:
         names = {path.name for path in folder.iterdir()}
         files = {f"model_epoch_00{epoch}_step_{3 * epoch + 3:05d}.pth" for epoch in range(4)}
         assert names == files | {
-            *("experiment.yaml", "status.json", "lightning_logs", "tiny_model_latest.pth", "tiny_model_best.pth")
+            *("experiment.yaml", "status.json", ".lock", "lightning_logs"),
+            *("tiny_model_latest.pth", "tiny_model_best.pth"),
         }
         assert os.readlink(folder / "tiny_model_latest.pth") == "model_epoch_003_step_00012.pth"
         assert (folder / "lightning_logs" / "version_1").is_dir()
@@ -225,6 +228,213 @@ class TestResume:
         assert before + train("a", "dataset.workers=1")[1] == whole
 
 
+def ending(tmp_path, results="a"):
+    last = records(tmp_path, results)[-1]
+    return last["status"], last["message"]
+
+
+def poison(file, value=float("nan")):
+    """Write the checkpoint again with one weight that is no number."""
+    import torch
+
+    content = read(file, mmap=False).raw
+    content["state_dict"]["model.out.weight"][0, 1] = value
+    torch.save(content, file)
+
+
+class TestDivergence:
+    BREAK = ("train.lr=1e30",)
+
+    @pytest.mark.parametrize("interval", [1, 4])
+    def test_ends_as_failed_and_keeps_the_last_finite_file(self, train, tmp_path, capfd, interval):
+        train("a", "train.num_epochs=1")
+        good = tmp_path / "a/train/model_epoch_000_step_00003.pth"
+        options = (*self.BREAK, "train.keep_checkpoints=1", f"train.checkpoint_interval={interval}")
+        assert train("a", *options)[0] == 1
+        status, message = ending(tmp_path)
+        assert status == "FAILURE"
+        assert "diverged: model." in message
+        assert "lower learning rate" in message
+        assert "Traceback" not in capfd.readouterr().err
+        kept = list((tmp_path / "a/train").glob("*.pth"))
+        assert good in kept
+        assert (tmp_path / "a/train/tiny_model_latest.pth").resolve() == good
+        for file in kept:
+            assert all(value.isfinite().all() for value in read(file).state_dict.values()), file
+
+    def test_in_the_last_epoch_it_is_not_trained(self, train, tmp_path):
+        train("a", "train.num_epochs=1")
+        assert train("a", "train.num_epochs=2", *self.BREAK)[0] == 1
+        code, steps = train("a", "train.num_epochs=2")
+        assert (code, len(steps)) == (0, 3)
+        assert ending(tmp_path)[0] == "SUCCESS"
+
+    @pytest.mark.parametrize("options", [(), ("train.checkpointer.replace_periodic=true",)])
+    def test_best_files_are_finite(self, train, tmp_path, options):
+        best = ("train.checkpointer.enable_topk=true", "train.checkpointer.monitor=train_loss", *options)
+        train("a", "train.num_epochs=1", *best)
+        assert train("a", *best, *self.BREAK)[0] == 1
+        for file in (tmp_path / "a/train").glob("*.pth"):
+            assert all(value.isfinite().all() for value in read(file).state_dict.values()), file
+
+    def test_a_new_rate_counts_at_once_and_through_the_schedule(self, train, whole, tmp_path, capfd):
+        train("a", "train.num_epochs=1")
+        capfd.readouterr()
+        code, steps = train("a", "train.lr=0.01")
+        assert code == 0
+        rates = [rate for *_, rate in whole[3:]]
+        assert [rate for *_, rate in steps] == pytest.approx([rate / 10 for rate in rates], rel=1e-6)
+        said = capfd.readouterr().err
+        assert (
+            "train.lr: 0.1 when model_epoch_000_step_00003.pth was written, now 0.01; continuing with the new" in said
+        )
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+    def test_files_that_are_not_finite_are_passed_over(self, train, whole, tmp_path, capfd, value):
+        train("a", "train.num_epochs=3")
+        for name in ("model_epoch_002_step_00009.pth", "model_epoch_001_step_00006.pth"):
+            poison(tmp_path / "a/train" / name, value)
+        code, steps = train("a")
+        assert (code, steps) == (0, whole[3:])
+        said = capfd.readouterr().err
+        assert said.count("diverged: model.out.weight is not finite · continuing from model_epoch_000") == 2
+
+    def test_none_is_left(self, train, tmp_path):
+        train("a", "train.num_epochs=1")
+        file = tmp_path / "a/train/model_epoch_000_step_00003.pth"
+        poison(file)
+        assert train("a")[0] == 1
+        assert "model.out.weight is not finite" in ending(tmp_path)[1]
+        assert train("b", f"train.resume_training_checkpoint_path={file}")[0] == 1
+
+
+class TestWhereItContinues:
+    @pytest.fixture
+    def begun(self, train, tmp_path):
+        assert train("a", "train.num_epochs=2")[0] == 0
+        return tmp_path / "a/train"
+
+    @pytest.mark.parametrize("lost", [("latest",), ("latest", "best")])
+    def test_lost_links(self, train, whole, begun, lost):
+        """As rsync without -l leaves a folder."""
+        for name in lost:
+            (begun / f"tiny_model_{name}.pth").unlink()
+        times = {file: file.stat().st_mtime_ns for file in begun.glob("model_epoch*")}
+        assert train("a") == (0, whole[6:])
+        assert all(file.stat().st_mtime_ns == time for file, time in times.items())
+
+    def test_links_as_copies(self, train, whole, begun):
+        import shutil
+
+        link = begun / "tiny_model_latest.pth"
+        target = link.resolve()
+        link.unlink()
+        shutil.copyfile(target, link)
+        assert train("a") == (0, whole[6:])
+
+    @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut off", None])
+    def test_damaged_latest(self, train, whole, begun, capfd, damage):
+        newest = begun / "model_epoch_001_step_00006.pth"
+        newest.write_bytes(newest.read_bytes()[:5000] if damage is None else damage)
+        assert train("a") == (0, whole[3:])
+        assert "continuing from model_epoch_000_step_00003.pth instead" in capfd.readouterr().err
+
+    def test_only_damaged_files(self, train, begun, tmp_path):
+        for file in begun.glob("model_epoch*"):
+            file.write_bytes(b"")
+        code, steps = train("a")
+        assert (code, steps) == (1, [])
+        assert "empty file" in ending(tmp_path)[1]
+
+    @pytest.mark.parametrize(
+        ("value", "begins"),
+        [("a", 6), ("a/train", 6), ("latest", 6), ("best", None), ("epoch:0", 3), ("a/train/tiny_model_latest.pth", 6)],
+    )
+    def test_named(self, train, whole, begun, value, begins):
+        results = "a" if value in ("latest", "best") or value.startswith("epoch:") else "b"
+        code, steps = train(results, f"train.resume_training_checkpoint_path={value}")
+        assert code == 0
+        assert steps == (whole[begins:] if begins else whole[len(whole) - len(steps) :])
+
+    @pytest.mark.parametrize("value", ["none", "b", "epoch:7", "https://x/y.pth"])
+    def test_named_and_not_there(self, train, begun, tmp_path, value):
+        (tmp_path / "b").mkdir()
+        assert train("a", f"train.resume_training_checkpoint_path={value}") == (1, [])
+        assert "train.resume_training_checkpoint_path · " in ending(tmp_path)[1]
+
+    @pytest.mark.parametrize(("before", "now"), [("adamw", "sgd"), ("sgd", "adamw"), ("adam", "adamw")])
+    def test_another_optimizer(self, train, tmp_path, capfd, before, now):
+        train("a", "train.num_epochs=1", f"train.optim={before}")
+        assert train("a", f"train.optim={now}") == (1, [])
+        assert (
+            f"train.optim · {now}, but model_epoch_000_step_00003.pth was trained with {before}" in ending(tmp_path)[1]
+        )
+        assert "Traceback" not in capfd.readouterr().err
+
+    def test_another_optimizer_in_a_file_that_does_not_say_so(self, train, tmp_path):
+        import torch
+
+        train("a", "train.num_epochs=1")
+        content = read(tmp_path / "a/train/model_epoch_000_step_00003.pth", mmap=False).raw
+        del content["hyper_parameters"]
+        torch.save(content, tmp_path / "bare.pth")
+        named = f"train.resume_training_checkpoint_path={tmp_path / 'bare.pth'}"
+        assert train("b", named, "train.optim=sgd") == (1, [])
+        assert "the state of another optimizer: SGD needs dampening, momentum" in ending(tmp_path, "b")[1]
+
+    @pytest.mark.parametrize("content", [b"", b'{"half', b"\xff\xfe\x00", b"[1]\nnull\n"])
+    def test_damaged_records(self, train, whole, begun, tmp_path, content):
+        (begun / "status.json").write_bytes(content)
+        (begun / "experiment.yaml").write_bytes(b"\xff: [")
+        assert train("a") == (0, whole[6:])
+        assert records(tmp_path)[0]["message"] == "Starting Tiny train."
+
+    def test_a_file_to_keep_is_dropped_when_another_is_continued_from(self, train, begun):
+        train("a", "train.num_epochs=3", "train.keep_checkpoints=1")
+        assert (begun / "model_epoch_001_step_00006.pth").exists()  # what this run was continued from
+        train("a", "train.num_epochs=4", "train.keep_checkpoints=1")
+        assert not (begun / "model_epoch_001_step_00006.pth").exists()
+
+
+class TestInterruptedSave:
+    """An exception in the middle of a periodic save: it is made again, and its rank counts."""
+
+    def test_again(self, train, whole, tmp_path, monkeypatch):
+        from fiducial.run.resume import ResumingCheckpointIO
+
+        save, calls = ResumingCheckpointIO.save_checkpoint, []
+
+        def once(self, checkpoint, path, storage_options=None):
+            calls.append(path.name)
+            if len(calls) == 2:
+                raise RuntimeError("the second one is cut off")
+            save(self, checkpoint, path, storage_options)
+
+        monkeypatch.setattr(ResumingCheckpointIO, "save_checkpoint", once)
+        code, before = train()
+        assert code == 1
+        assert calls == ["model_epoch_000_step_00003.pth", *["model_epoch_001_step_00006.pth"] * 2]
+        folder = tmp_path / "a/train"
+        assert os.readlink(folder / "tiny_model_latest.pth") == calls[-1]
+        state = read(folder / calls[-1]).raw["callbacks"]["PeriodicCheckpoint"]
+        values = [r["kpi"]["val_loss"] for r in records(tmp_path) if r["message"].startswith("Eval")]
+        assert state["best_value"] == pytest.approx(min(values))
+        assert before + train()[1] == whole
+
+
+class TestLock:
+    def test_a_second_run_is_refused(self, train, tmp_path):
+        from fiducial.run.lock import only_run
+
+        (tmp_path / "a").mkdir()
+        with only_run(tmp_path / "a", "train"):
+            assert train("ignored", f"train.results_dir={tmp_path / 'a'}") == (1, [])
+            assert not (tmp_path / "a/status.json").exists()
+            assert train("ignored", f"train.results_dir={tmp_path / 'a'}", "train.typo=1")[0] == 1
+            assert not (tmp_path / "a/status.json").exists()
+        assert train("ignored", f"train.results_dir={tmp_path / 'a'}")[0] == 0
+
+
 class TestFailures:
     @pytest.mark.parametrize(
         ("error", "record", "advice"),
@@ -255,6 +465,69 @@ class TestFailures:
         assert last["message"].startswith("Configuration error: train.num_epoch · unknown key")
 
 
+class TestMachine:
+    """What the machine does to a run is one line, on the console and in status.json."""
+
+    def test_a_killed_loader_process(self, train, tmp_path, capfd):
+        import multiprocessing
+
+        def kill():
+            multiprocessing.active_children()[0].kill()
+            time.sleep(1)
+
+        tiny_runtime.STOP[1, 0] = kill
+        assert train("a", "dataset.workers=1")[0] == 1
+        assert "Traceback" not in (said := capfd.readouterr().err)
+        assert "ERROR - a loader process · killed, most likely for memory" in said
+        assert ending(tmp_path)[1].startswith("MachineError: a loader process · killed")
+        assert train("a", "dataset.workers=1")[0] == 0
+
+    @pytest.mark.parametrize(
+        ("number", "said"), [(errno.ENOSPC, "no space left in"), (errno.EDQUOT, "your quota is used up in")]
+    )
+    @pytest.mark.parametrize("where", ["checkpoint", "status", "events"])
+    def test_a_disk_that_takes_no_more(self, train, tmp_path, capfd, monkeypatch, number, said, where):
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        from fiducial.run.status import StatusWriter
+
+        train("a", "train.num_epochs=1")
+        kind, name = {
+            "checkpoint": (os, "fsync"),
+            "status": (StatusWriter, "write"),
+            "events": (EventFileWriter, "add_event"),
+        }[where]
+        real = getattr(kind, name)
+
+        def full(*arguments, **options):
+            if where != "status" or arguments[1].startswith("Training loop in"):
+                raise OSError(number, os.strerror(number))
+            return real(*arguments, **options)
+
+        before = (tmp_path / "a/train/model_epoch_000_step_00003.pth").read_bytes()
+        monkeypatch.setattr(kind, name, full)
+        capfd.readouterr()
+        assert train("a", "train.num_epochs=2")[0] == 1
+        err = capfd.readouterr().err
+        assert "Traceback" not in err
+        (line,) = [line for line in err.splitlines() if " - ERROR - " in line and "current state" not in line]
+        assert said in line
+        assert ending(tmp_path)[1].startswith("File system error: ")
+        monkeypatch.undo()
+        assert (tmp_path / "a/train/model_epoch_000_step_00003.pth").read_bytes() == before
+        assert not list((tmp_path / "a/train").glob("*.tmp"))
+
+    def test_where_links_fail(self, train, whole, tmp_path, monkeypatch):
+        def refuse(*_, **__):
+            raise OSError(errno.EPERM, "not permitted")
+
+        monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+        monkeypatch.setattr(os, "link", refuse)
+        train("a", "train.num_epochs=2")
+        assert (tmp_path / "a/train/tiny_model_latest.pth").is_file()
+        assert train("a") == (0, whole[6:])
+
+
 class TestPictures:
     @pytest.mark.parametrize(("every", "histograms", "images"), [(2, [3, 9], [0, 6]), (5, [3], [0]), (0, [], [])])
     def test_tensorboard(self, train, tmp_path, every, histograms, images):
@@ -281,6 +554,13 @@ class TestConsole:
         assert shown[-1].endswith("INFO - Execution status: PASS")
         assert not [line for line in rest if "Lightning" in line or "weights_only" in line or "GPU" in line]
         assert "Warning" not in lines.err
+
+    def test_a_long_validation_is_not_silent(self, train, capfd, monkeypatch):
+        monkeypatch.setattr("fiducial.progress.LINE_EVERY_S", 0.0)
+        train("a", "train.num_epochs=1")
+        said = capfd.readouterr().err
+        assert "validation batch 2/3 " in said
+        assert "batches/s left 0:00:00" in said.partition("validation batch 3/3 ")[2].splitlines()[0]
 
     def test_progress(self, train, capfd):
         train("a", "train.num_epochs=2")

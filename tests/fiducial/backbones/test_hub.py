@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from fiducial.backbones.hub import hub_id, resolve_weights
+from fiducial.backbones.hub import hub_id, local_weights, resolve_weights
 from fiducial.errors import SourceError
 
 KEY = "model.backbone.pretrained_backbone_path"
@@ -149,3 +149,26 @@ class TestLocal:
     def test_nothing_there(self, tmp_path, name):
         with pytest.raises(SourceError, match=KEY):
             resolve_weights(tmp_path / name, key=KEY)
+
+    def test_a_folder_says_what_it_lacks(self, tmp_path):
+        with pytest.raises(SourceError, match=r"is a folder without model\.safetensors"):
+            resolve_weights(tmp_path, key=KEY)
+        index = '{"weight_map": {"w": "../../outside.safetensors"}}'  # is not followed
+        (tmp_path / "model.safetensors.index.json").write_text(index)
+        with pytest.raises(SourceError, match="holds its weights in several files · save them as one"):
+            resolve_weights(tmp_path, key=KEY)
+
+    @pytest.mark.parametrize(
+        "value", ["x" * 5000, "a/" + "x" * 300, "a\0b", "~nobody-of-this-name/x", "/dev/zero", "a/b/c"]
+    )
+    def test_what_cannot_be_a_path(self, value):
+        for ask in (resolve_weights, local_weights):
+            with pytest.raises(SourceError, match=KEY) as caught:
+                ask(value, key=KEY)
+            assert "\n" not in str(caught.value)
+            assert len(str(caught.value)) < 7000
+
+    @pytest.mark.parametrize("value", ["hf://a--b/c", "hf://a/b.git", "hf://a/b/../../../../etc/passwd"])
+    def test_no_hub_repository(self, value):
+        with pytest.raises(SourceError, match=KEY):
+            local_weights(value, key=KEY)

@@ -24,7 +24,7 @@ BOMB = "made to fill the memory"
 @pytest.fixture(autouse=True)
 def _small_limits(monkeypatch):
     """A hundredth of the room, so that the bombs may be small."""
-    from fiducial.checkpoints import encryption, formats, unpickling
+    from fiducial.checkpoints import encryption, formats, zips
 
     def objects(size):
         return (640 << 10) + 4 * size
@@ -32,7 +32,7 @@ def _small_limits(monkeypatch):
     def inflated(size):
         return (160 << 10) + 16 * size
 
-    for module in (budget, formats, unpickling, encryption):
+    for module in (budget, formats, zips, encryption):
         for name, limit in (("object_limit", objects), ("inflated_limit", inflated)):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, limit)

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from fiducial.checkpoints import real_file, resolve_model_file
+from fiducial.checkpoints.resolving import newest_first
 from fiducial.errors import CheckpointError
 
 PREFIX = "changenet_model_classify"
@@ -122,7 +123,60 @@ class TestBest:
             resolve("best", train.parent)
 
 
+class TestNewestFirst:
+    """What a training may be continued from: `latest`, then the highest epoch and step, `best` at the end."""
+
+    STEPS = ((10, 110), (2, 30), (1, 25), (1, 20), (0, 10))
+
+    def names(self, folder):
+        return [path.name for path in newest_first(folder, prefix=PREFIX, key="k")]
+
+    def expected(self, *steps):
+        return [f"model_epoch_{epoch:03d}_step_{step:05d}.pth" for epoch, step in steps]
+
+    def test_link_first(self, train):
+        rest = [step for step in self.STEPS if step != (2, 30)]
+        assert self.names(train.parent) == self.names(train) == self.expected((2, 30), *rest)
+
+    @pytest.mark.parametrize("how", ["no link", "to nothing", "to itself"])
+    def test_link_that_leads_nowhere(self, train, how):
+        link = train / f"{PREFIX}_latest.pth"
+        link.unlink()
+        if how != "no link":
+            link.symlink_to("gone.pth" if how == "to nothing" else link.name)
+        assert self.names(train) == self.expected(*self.STEPS)
+
+    def test_text_pointer_and_copy(self, train):
+        link = train / f"{PREFIX}_latest.pth"
+        link.unlink()
+        link.write_text("model_epoch_001_step_00020.pth\n")
+        assert self.names(train)[0] == "model_epoch_001_step_00020.pth"
+        link.write_bytes(b"PK\x03\x04")
+        assert self.names(train)[:2] == [link.name, *self.expected(self.STEPS[0])]
+
+    def test_best_files_after_those_of_their_epoch(self, train):
+        (train / f"{PREFIX}_latest.pth").unlink()
+        (train / "model_best_002.pth").write_bytes(b"x")
+        (train / "model_best_epoch_011.pth").write_bytes(b"x")
+        (train / "named_otherwise.pth").write_bytes(b"x")
+        (train / f"{PREFIX}_best.pth").symlink_to("named_otherwise.pth")
+        first, second, third, *_, last = self.names(train)
+        assert (first, second, third) == ("model_best_epoch_011.pth", *self.expected((10, 110), (2, 30)))
+        assert self.names(train)[3] == "model_best_002.pth"
+        assert last == "named_otherwise.pth"
+
+    def test_nothing(self, tmp_path):
+        assert self.names(tmp_path) == []
+        with pytest.raises(CheckpointError, match="k · no folder"):
+            self.names(tmp_path / "none")
+
+
 class TestPaths:
+    def test_folder_of_which_the_latest_is_meant(self, train):
+        (train / "model_best_001.pth").write_bytes(b"x")
+        assert name(str(train), None, of_folder="latest") == "model_epoch_002_step_00030.pth"
+        assert name(str(train.parent), None) == "model_best_001.pth"
+
     def test_folders(self, train):
         (train.parent / "evaluate").mkdir()
         for folder in (train, train.parent):

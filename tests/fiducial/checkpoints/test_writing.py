@@ -144,3 +144,11 @@ class TestLink:
             assert path.read_bytes() == b"new"
         assert path.samefile(target) == hard_links
         assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_wrapped_names_are_the_models_own_when_resuming(tmp_path, prefix):
+    torch.save({"state_dict": {f"{prefix}model.w": torch.ones(2)}, "epoch": 1}, tmp_path / "m.pth")
+    loaded = AtomicCheckpointIO().load_checkpoint(tmp_path / "m.pth")
+    assert list(loaded["state_dict"]) == ["model.w"]
+    assert loaded["epoch"] == 1

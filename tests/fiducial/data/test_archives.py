@@ -11,7 +11,7 @@ import pytest
 
 from fiducial.data import archives
 from fiducial.data.archives import archive_stem, extract, images_root, safe_relative
-from fiducial.errors import SourceError
+from fiducial.errors import SourceError, StorageError
 
 FILES = {"a.jpg": b"first", "inner/b.jpg": b"second" * 1000, "inner/deep/c.jpg": b""}
 
@@ -54,6 +54,21 @@ class TestExtract:
     def test_every_file_comes_back(self, tmp_path, name):
         extract(make(tmp_path / name), tmp_path / "out")
         assert contents(tmp_path / "out") == FILES
+
+    def test_it_says_how_far_it_is(self, tmp_path, name, monkeypatch, caplog):
+        monkeypatch.setattr("fiducial.progress.LINE_EVERY_S", 0.0)
+        caplog.set_level("INFO", "fiducial")
+        extract(make(tmp_path / name), tmp_path / "out")
+        assert len(caplog.messages) == 2  # files with something in them
+        assert all(message.startswith(f"unpacking {name}: 0 MiB, ") for message in caplog.messages)
+
+    def test_a_full_disk(self, tmp_path, name, monkeypatch):
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(archives, "_write", full)
+        with pytest.raises(StorageError, match=r"no space left in .* MiB free\)"):
+            extract(make(tmp_path / name), tmp_path / "out")
 
     @pytest.mark.parametrize(
         "bad", ["/etc/evil", "../evil", "a/../../evil", "..\\evil", "C:\\evil", "C:evil", "\\evil"]

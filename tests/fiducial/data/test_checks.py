@@ -37,6 +37,14 @@ class TestInThreads:
     def test_order_is_kept(self):
         assert in_threads(lambda number: number**2, range(100)) == [number**2 for number in range(100)]
 
+    def test_it_says_how_far_it_is(self, monkeypatch, caplog):
+        monkeypatch.setattr("fiducial.progress.LINE_EVERY_S", 0.0)
+        caplog.set_level("INFO", "fiducial")
+        in_threads(str, range(3))
+        assert [message.partition(",")[0] for message in caplog.messages] == [
+            f"looking at the dataset: {done}/3" for done in (1, 2, 3)
+        ]
+
     def test_not_in_this_thread(self):
         assert threading.get_ident() not in in_threads(lambda _: threading.get_ident(), range(3))
 

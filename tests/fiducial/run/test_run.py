@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_task import Spec
 
-from fiducial.errors import CheckpointError, DatasetError, SpecError
+from fiducial.errors import CheckpointError, DatasetError, MachineError, SpecError, StorageError, TrainingError
 from fiducial.run import callbacks, loggers
 from fiducial.run.console import FAIL, LOGGER, PASS, last_line, set_up_console
 from fiducial.run.keep import best_name, checkpoint_name, is_better
@@ -41,6 +41,17 @@ class TestStatus:
         (tmp_path / "status.json").write_text('{"a": 1}\n{"b"')
         assert read_status(tmp_path / "status.json") == [{"a": 1}]
 
+    @pytest.mark.parametrize("before", [b"", b'{"a": 1}\n', b'{"a": 1}\n{"cut', b"\xff\n[1]\nnull\n", b"\0\0\0"])
+    def test_what_was_damaged_hides_no_record(self, tmp_path, before):
+        (tmp_path / "status.json").write_bytes(before)
+        StatusWriter(tmp_path).write("one")
+        StatusWriter(tmp_path).write("two")
+        records = [record for record in read_status(tmp_path / "status.json") if "a" not in record]
+        assert [record["message"] for record in records] == ["one", "two"]
+
+    def test_none(self, tmp_path):
+        assert read_status(tmp_path / "status.json") == []
+
     def test_other_ranks_write_nothing(self):
         StatusWriter(None).write("x", kpi={"a": 1})
 
@@ -68,6 +79,8 @@ class TestNames:
         assert is_better(2.0, 1.0, "max")
         assert not is_better(1.0, 1.0, "max")
         assert not is_better(float("nan"), None, "min")
+        assert not is_better(float("inf"), 1.0, "max")
+        assert not is_better(float("-inf"), 1.0, "min")
 
 
 class TestFailureMessage:
@@ -82,6 +95,9 @@ class TestFailureMessage:
             (NotImplementedError("x"), "Feature not implemented: x"),
             (TypeError("x"), "Parameter validation error: x"),
             (PermissionError("x"), "File system error: x"),
+            (StorageError("a", "b", "c"), "File system error: a · b · c"),
+            (MachineError("a", "b", "c"), "MachineError: a · b · c"),
+            (TrainingError("a", "b", "c"), "TrainingError: a · b · c"),
             (AssertionError(), "AssertionError: AssertionError"),
         ],
     )

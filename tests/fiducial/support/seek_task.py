@@ -99,7 +99,7 @@ class Seek(Task[Spec]):
 
     network, name, title, prefix = "seek_net", "seek", "Seek", "seek_model"
     metrics = METRICS
-    resume = ResumeRules(kept=("train.optim.trunk.base_lr", "train.optim.head.base_lr"))
+    resume = ResumeRules(rates=("train.optim.trunk.base_lr", "train.optim.head.base_lr"))
 
     def spec_model(self) -> type[Spec]:
         return Spec

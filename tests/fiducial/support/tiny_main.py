@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ if __name__ == "__main__":
     rank = os.environ.get("RANK", "0")
     if os.environ.get("TINY_FAILS") == rank:
         runtime.STOP[1, 0] = RuntimeError(f"rank {rank} is broken")
+    if os.environ.get("TINY_DIES") == rank:
+        runtime.STOP[1, 0] = lambda: os.kill(os.getpid(), signal.SIGKILL)
     code = cli.main([TASK], prog="fake")
     seen = os.environ.get("TINY_SEEN")
     if seen:

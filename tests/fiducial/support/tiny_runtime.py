@@ -24,6 +24,7 @@ from fiducial.spec.knob import plain
 from fiducial.task import TaskRuntime
 from fiducial.training.data import TrainingData
 from fiducial.training.module import TrainingModule, TrainingPlan
+from fiducial.training.optim import build_optimizer
 
 STOP = {}
 """``{(epoch, batch): exception}``: raised in that training step; ``("val", epoch)`` in that validation."""
@@ -59,7 +60,7 @@ class Network(nn.Module):
 class Module(TrainingModule):
     def __init__(self, spec: Any, plan: TrainingPlan) -> None:
         super().__init__(plan)
-        self.model, self.lr = Network(), spec.train.lr
+        self.model, self.lr, self.optim = Network(), spec.train.lr, spec.train.optim
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         stop = STOP.pop((self.current_epoch, batch_idx), None)
@@ -87,7 +88,7 @@ class Module(TrainingModule):
         return {"compare_sample": torch.rand(3, 8, 8)}
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr)
+        optimizer = build_optimizer(self.optim, self.parameters(), lr=self.lr, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 

@@ -15,6 +15,7 @@ from fiducial.training.policy import TrainerPolicy
 
 class Train(common.TrainSection):
     lr: float = knob(0.1, "Learning rate.", ge=0, usual=(1e-6, 0.5), aliases=("learning_rate",))
+    optim: str = knob("adamw", "Optimiser: adamw, adam or sgd.")
     pictures: int = knob(0, "Pictures every this many epochs.", ge=0)
 
 
@@ -47,7 +48,7 @@ METRICS = MetricTable(
 class Line(Task[Spec]):
     network, name, title, prefix = "tiny", "line", "Tiny", "tiny_model"
     metrics = METRICS
-    resume = ResumeRules(kept=("train.lr",))
+    resume = ResumeRules(rates=("train.lr",), fixed=("train.optim",))
 
     def spec_model(self) -> type[Spec]:
         return Spec
