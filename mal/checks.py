@@ -10,7 +10,9 @@ from fiducial.errors import Problem
 if TYPE_CHECKING:
     from mal.config import ExperimentSpec
 
-__all__ = ["check_spec"]
+__all__ = ["WEIGHTS_KEY", "check_spec"]
+
+WEIGHTS_KEY = "train.pretrained_model_path"
 
 
 def check_spec(spec: ExperimentSpec, action: str) -> Iterator[Problem]:

@@ -21,6 +21,7 @@ from fiducial.spec.knob import plain
 from fiducial.task import TaskRuntime
 from fiducial.training.module import TrainingPlan
 from mal.augment import BoxAugment
+from mal.checks import WEIGHTS_KEY
 from mal.data import IMAGENET, BoxDataset, BoxReader
 from mal.datamodule import BoxData, ordered_loader
 from mal.evaluator import BoxEvaluator, BoxFiles, Decoding
@@ -31,7 +32,6 @@ from mal.predictor import BoxLabeler, BoxPredictor
 from mal.quality import jittered
 from mal.schedule import CosineSchedule, peak_lr
 from mal.splits import Split, read_split
-from mal.task import WEIGHTS_KEY
 from mal.training import Objective
 from mal.weights import load_networks, start_from
 

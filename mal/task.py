@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from mal.config import ExperimentSpec
     from mal.runtime import MalRuntime
 
-__all__ = ["MAL", "WEIGHTS_KEY"]
-
-WEIGHTS_KEY = "train.pretrained_model_path"
+__all__ = ["MAL"]
 
 
 class MalTask(Task["ExperimentSpec"]):
@@ -77,6 +75,7 @@ class MalTask(Task["ExperimentSpec"]):
 
     def check_weights(self, spec: ExperimentSpec, resume: Path | None = None) -> Iterable[Problem]:
         from fiducial.backbones.hub import local_weights
+        from mal.checks import WEIGHTS_KEY
 
         path = spec.train.pretrained_model_path
         local = None if resume or not path else local_weights(path, key=WEIGHTS_KEY)

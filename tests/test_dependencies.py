@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-OURS = ("fiducial", "changenet")
+OURS = ("fiducial", "changenet", "mal")
 
 DISTRIBUTIONS = {
     "PIL": "pillow",

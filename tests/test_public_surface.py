@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 INVENTORY = ROOT / "tests" / "public_surface.txt"
-OURS = ("changenet", "fiducial")
+OURS = ("changenet", "fiducial", "mal")
 
 
 class Text:

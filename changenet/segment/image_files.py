@@ -30,6 +30,7 @@ from changenet.segment.objects import match_objects
 from changenet.segment.rasters import is_raster
 from changenet.segment.reading import Pixels, SceneReader
 from changenet.segment.report import Views
+from fiducial.data.images import open_image
 
 if TYPE_CHECKING:
     from changenet.segment.config import SegmentDataset
@@ -124,7 +125,7 @@ class ImageFiles:
 
     def views(self, index: int) -> Views:
         """The images of a pair at the size of its mask, and both masks, from their files."""
-        with Image.open(self.mask_path(index)) as image:
+        with open_image(self.mask_path(index)) as image:
             mask = np.asarray(image)
         scene = self.reader.scene(self.split.pairs[index])
         height, width = mask.shape

@@ -180,7 +180,7 @@ def _moved(rasterio: ModuleType, source: Any, target: Any, geometries: dict[int,
 def _outlines(geometry: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
     """The polygons of a geometry, each its outline and then its holes."""
     outlines: Sequence[Sequence[Any]] = geometry["coordinates"]
-    return outlines if geometry["type"] == "MultiPolygon" else [outlines]  # type: ignore[list-item]
+    return outlines if geometry["type"] == "MultiPolygon" else [outlines]
 
 
 def _flat_area(geometry: Mapping[str, Any]) -> float:

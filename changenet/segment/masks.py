@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from changenet.segment.counts import IGNORED
+from fiducial.data.images import open_image
 
 __all__ = [
     "LANDSCD_PALETTE",
@@ -165,7 +166,7 @@ def read_probability(path: Path) -> NDArray[np.float32]:
     if path.suffix == ".npz":
         with np.load(path) as file:
             return np.asarray(file["probability"], dtype=np.float32)
-    with Image.open(path) as image:
+    with open_image(path) as image:
         change = np.asarray(image).astype(np.float32) / np.float32(65535)
     return np.stack([1 - change, change])
 

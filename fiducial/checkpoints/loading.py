@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -9,9 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fiducial.checkpoints.finite import not_finite
 from fiducial.checkpoints.keys import KeyMap, family_of, translate
 from fiducial.checkpoints.reading import Checkpoint
 from fiducial.errors import CheckpointError, Problem, one_line
+
+log = logging.getLogger("fiducial")
 
 Shape = tuple[int, ...]
 Explain = Callable[[str, Shape | None, Shape | None], str]
@@ -125,6 +129,9 @@ def load_into(
         fix += f": {beside}" if beside and beside.is_file() else ""
         raise CheckpointError.of(_difference(where, key, wanted, given, explain, fix) for key in differing)
     if not is_shapes_alone(module):
+        if name := not_finite({"state_dict": fitting}):
+            # some networks hide it: a NaN in an attention's query can vanish, and the outputs look sound
+            log.warning("%s: %s is not finite: the training diverged, and results mean nothing", where, name)
         module.load_state_dict(fitting, strict=False)
     return LoadReport(
         what=what,

@@ -99,3 +99,10 @@ def test_key_maps_and_precision():
     assert report.layouts == ("wrapped",)
     assert module[0].weight.dtype == torch.float32
     assert (module[0].weight == 3).all()
+
+
+def test_weights_that_are_not_finite_are_warned_of(caplog):
+    module = nn.Linear(2, 2)
+    weights = {**module.state_dict(), "bias": torch.tensor([float("nan"), 0.0])}
+    load_into(module, weights, what="m.pth")
+    assert "bias is not finite" in caplog.text

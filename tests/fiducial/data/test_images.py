@@ -3,6 +3,7 @@ import pickle
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,3 +251,10 @@ class TestFacts:
 
     def test_eight_bits(self, photo):
         assert image_facts(photo[0]).brightest is None
+
+
+def test_there_is_one_place_that_opens_images():
+    """Pillow would hand some formats to other programs: only what ``FORMATS`` names is opened."""
+    root = Path(images.__file__).parents[2]
+    packages = [path for name in ("fiducial", "changenet", "mal") for path in (root / name).rglob("*.py")]
+    assert [path.name for path in packages if "Image.open(" in path.read_text("utf-8")] == ["images.py"]
