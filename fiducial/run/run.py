@@ -122,6 +122,9 @@ def writable_folder(name: str | Path, key: str, fix: str) -> Path:
         if isinstance(error, OSError) and (known := storage_error(error, Path(name))):
             raise StorageError(key, known.problems[0].found, fix) from None
         raise SpecError(key, f"cannot write to {name} ({getattr(error, 'strerror', None) or error})", fix) from None
+    for path in (folder / "experiment.yaml", folder / "status.json"):
+        if path.exists() and not path.is_file():
+            raise SpecError(key, f"cannot write {path}: it is there and no file", "remove it, or choose another folder")
     return folder
 
 

@@ -180,7 +180,18 @@ class TestResultsDir:
         start = [action] if action == "default_specs" else [action, "-e", spec]
         assert run(*start, f"results_dir={name}") == 1
         err = capfd.readouterr().err
-        assert "cannot" in err
+        assert "cannot" in err or "too long" in err
+        assert "Traceback" not in err
+
+    @pytest.mark.parametrize("name", ["experiment.yaml", "status.json"])
+    @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/full")])
+    @pytest.mark.parametrize(("start", "folder"), [(["train", "-e", "spec.yaml"], "r/train"), (["default_specs"], "r")])
+    def test_something_else_where_a_file_is_written(self, spec, tmp_path, capfd, start, folder, make, name):
+        (tmp_path / folder).mkdir(parents=True)
+        make(tmp_path / folder / name)
+        assert run(*start, "results_dir=r") == 1
+        err = capfd.readouterr().err
+        assert f"{name}: it is there and no file · remove it" in err
         assert "Traceback" not in err
 
     @pytest.mark.parametrize("value", ["[a]", "{a: 1}", "true", "'a\0b'", "'${none}'", "'${results_dir}'", "'${'"])
