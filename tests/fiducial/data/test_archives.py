@@ -254,7 +254,7 @@ class TestBounds:
             extract(archive, tmp_path / "out")
 
     def test_a_name_that_is_too_long(self, tmp_path):
-        with pytest.raises(SourceError, match="could not be unpacked"):
+        with pytest.raises(StorageError, match="a name is too long"):
             extract(make(tmp_path / "x.zip", {"a" * 300: b"x"}), tmp_path / "out")
 
 
