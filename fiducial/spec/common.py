@@ -166,8 +166,8 @@ class TrainSection(DistributedSection):
     )
     resume_training_checkpoint_path: OptionalText = knob(
         None,
-        "Checkpoint to continue from, with optimiser and epoch. Empty continues from the latest checkpoint in the "
-        "results folder when there is one.",
+        "Checkpoint to continue from, with optimiser and epoch: a file, or a folder's latest. Empty continues from the "
+        "newest whole checkpoint in the results folder when there is one.",
         template="",
         shown=True,
     )
@@ -176,7 +176,11 @@ class TrainSection(DistributedSection):
     )
     checkpointer: CheckpointerSection = section(CheckpointerSection, "Checkpoints kept because of a metric.")
     keep_checkpoints: int | None = knob(
-        None, "Keep only this many of the newest periodic checkpoints; null keeps all.", ge=1, schema=False
+        None,
+        "Keep only this many of the newest periodic checkpoints, beside the best one and the one that a run was "
+        "continued from; null keeps all.",
+        ge=1,
+        schema=False,
     )
     enable_lr_monitor: bool = knob(False, "Log the learning rate at every step.", schema=False)
 
