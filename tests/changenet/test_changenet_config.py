@@ -5,19 +5,19 @@ import subprocess
 import sys
 from functools import reduce
 from math import inf
-from pathlib import Path
 
 import pytest
+import tao_schemas
 from pydantic import ValidationError
+from tao_schemas import number
 
 from changenet.config import ExperimentSpec
 from fiducial.spec.knob import Key, plain, walk
 
 KEYS = {key.path: key for key in walk(ExperimentSpec)}
 SHOWN_KEYS = KEYS | {item.path: item for key in KEYS.values() for item in key.items()}
-PACKAGED = Path(__file__).parents[2].parent / "shared" / "tao" / "tao-train-visual-changenet"
-DIGEST = Path(__file__).with_name("tao_schema_digest.json")
-ACTIONS = ("train", "evaluate", "inference", "segment_train", "segment_evaluate", "segment_inference")
+PACKAGED = tao_schemas.PACKAGED / "tao-train-visual-changenet"
+DIGEST, ACTIONS = tao_schemas.DIGESTS[PACKAGED.name]
 
 RUN_TIME_DEFAULTS = {
     "task": "segment",
@@ -110,10 +110,6 @@ def template_value(path: str) -> object:
     """What a template of TAO's shows for a key: unset is blank there."""
     value = shown(SHOWN_KEYS[path])
     return "" if value is None else value
-
-
-def number(limit: float | str | None) -> float | None:
-    return inf if limit == "inf" else limit
 
 
 class TestDefaults:
@@ -347,47 +343,6 @@ OTHER_CHOICES = {
 }
 
 
-def properties(schema: dict, prefix: str = "") -> dict[str, dict]:
-    found = {}
-    for name, node in schema.get("properties", {}).items():
-        if isinstance(node, dict):
-            found[prefix + name] = node
-            found |= properties(node, f"{prefix}{name}.")
-    return found
-
-
-def facts(node: dict) -> dict:
-    """What a packaged schema says of a key, without its descriptions; infinity as TAO writes it, ``inf``."""
-    names = ("type", "default", "minimum", "maximum", "enum", "math_cond", "automl_enabled", "popular")
-    kept = {name: node[name] for name in (*names, "depends_on", "parent_param", "pattern") if name in node}
-    if "properties" in node:  # of a section: what its keys say
-        kept = {name: value for name, value in kept.items() if name not in ("default", "popular")}
-    return {name: "inf" if value == inf else value for name, value in kept.items()}
-
-
-def digest(folder: Path) -> dict[str, dict[str, dict]]:
-    """The facts of each packaged schema; those that all schemas agree on stand once, under ``shared``."""
-    told = {}
-    for name in ACTIONS:
-        schema = json.loads((folder / f"{name}.schema.json").read_text())
-        told[name] = {path: facts(node) for path, node in properties(schema).items()}
-    first, *others = told.values()
-    shared = {path: node for path, node in first.items() if all(other.get(path) == node for other in others)}
-    own = {name: {path: node for path, node in keys.items() if path not in shared} for name, keys in told.items()}
-    return {"shared": shared, **own}
-
-
-def write_digest() -> None:
-    """Store the digest of the packaged schemas beside this checkout, one key on each line."""
-    blocks = [
-        f"  {json.dumps(name)}: {{\n"
-        + ",\n".join(f"    {json.dumps(path)}: {json.dumps(node)}" for path, node in sorted(keys.items()))
-        + "\n  }"
-        for name, keys in digest(PACKAGED).items()
-    ]
-    DIGEST.write_text("{\n" + ",\n".join(blocks) + "\n}\n")
-
-
 def without_missing(values: object) -> object:
     """Spec values without those that are still to be filled in."""
     if not isinstance(values, dict):
@@ -466,9 +421,5 @@ class TestPackagedSchemas:
 
     @pytest.mark.skipif(not PACKAGED.is_dir(), reason="TAO's packaged schemas are not beside this checkout")
     def test_the_digest_is_theirs(self):
-        """``python tests/changenet/test_changenet_config.py`` writes it anew."""
-        assert json.loads(DIGEST.read_text()) == digest(PACKAGED)
-
-
-if __name__ == "__main__":
-    write_digest()
+        """``python tests/tao_schemas.py`` writes it anew."""
+        assert json.loads(DIGEST.read_text()) == tao_schemas.digest(PACKAGED, ACTIONS)
