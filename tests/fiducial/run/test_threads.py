@@ -18,7 +18,8 @@ def _unset(monkeypatch):
 
 def test_set():
     yield_when_idle()
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    assert "OMP_WAIT_POLICY" not in os.environ
 
 
 @pytest.mark.parametrize("name", NAMES)
