@@ -38,6 +38,7 @@ class ViTEncoder(VisionTransformer):
             drop_path_rate=drop_path,
             dynamic_img_size=True,
         )
+        self.head.requires_grad_(False)  # several processes would wait for its gradients
         self.patch, self.frozen = patch, frozenset[int]()
         self._tables = SizeCache()
         self.set_grad_checkpointing(activation_checkpointing)
