@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fiducial.ops.message_passing import message_passing, neighbourhood
+
 __all__ = ["MeanField"]
 
 _SHIFT = 10.0
 """Added to the image before it is padded with zeros, so that nothing outside it resembles anything in it."""
-_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -46,40 +47,25 @@ class MeanField:
         ``image``: normalised colours. ``prob``: where the object is thought to be. ``box``: 1 within the box, 0
         outside it; nothing outside becomes mask. Gradients are not recorded.
         """
-        affinity = self._affinities(image_B3HW.float())
-        box_BHW = box_BHW.float()
-        x_BHW = (prob_BHW.float() * box_BHW).clamp(self.low, self.high)
-        radius = self.kernel_size // 2
-        batch, height, width = x_BHW.shape
-        # log-probabilities of background and foreground, with a border that contributes nothing
-        padded = x_BHW.new_zeros(2, batch, height + 2 * radius, width + 2 * radius)
-        inner = padded[:, :, radius : radius + height, radius : radius + width]
-        message = torch.empty_like(inner, memory_format=torch.contiguous_format)
-        neighbours = [padded[:, :, y : y + height, x : x + width] for y, x in self._offsets()]
-        for _ in range(self.num_iter):
-            torch.log(1 - x_BHW, out=inner[0])
-            torch.log(x_BHW, out=inner[1])
-            message.copy_(inner)  # a pixel is its own neighbour, with affinity 1
-            for weight, neighbour in zip(affinity, neighbours, strict=True):
-                message.addcmul_(weight, neighbour)
-            background, foreground = message.exp_()
-            foreground.mul_(box_BHW)
-            x_BHW = (foreground / background.add_(foreground).add_(_EPS)).clamp_(self.low, self.high)
+        x_BHW = message_passing(
+            self._affinities(image_B3HW.float()),
+            box_BHW.float(),
+            prob_BHW.float(),
+            radius=self.kernel_size // 2,
+            num_iter=self.num_iter,
+            low=self.low,
+            high=self.high,
+        )
         return (x_BHW > 0.5).float()
 
-    def _offsets(self) -> list[tuple[int, int]]:
-        """Top left corners of the neighbours' windows in a padded image; the pixel itself is left out."""
-        side, centre = range(self.kernel_size), self.kernel_size // 2
-        return [(y, x) for y in side for x in side if (y, x) != (centre, centre)]
-
-    def _affinities(self, image_B3HW: Tensor) -> list[Tensor]:
-        """How alike each pixel and its neighbour are, ``exp(-|c - c'|^2 / (2 zeta^2))``, for every neighbour."""
+    def _affinities(self, image_B3HW: Tensor) -> Tensor:
+        """How alike each pixel and its neighbours are, ``exp(-|c - c'|^2 / (2 zeta^2))``: ``(J, B, H, W)``."""
         height, width = image_B3HW.shape[-2:]
         radius = self.kernel_size // 2
         shifted = image_B3HW + _SHIFT
         padded = F.pad(shifted, (radius,) * 4)
-        scale = -1 / (2 * self.zeta**2)
-        return [
-            (padded[:, :, y : y + height, x : x + width] - shifted).square().sum(1).mul_(scale).exp_()
-            for y, x in self._offsets()
-        ]
+        neighbours = neighbourhood(radius)
+        apart = image_B3HW.new_empty(len(neighbours), len(image_B3HW), height, width)
+        for out, (y, x) in zip(apart, neighbours, strict=True):
+            torch.sum((padded[:, :, y : y + height, x : x + width] - shifted).square_(), 1, out=out)
+        return apart.mul_(-1 / (2 * self.zeta**2)).exp_()

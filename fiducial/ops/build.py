@@ -38,7 +38,10 @@ ARCHITECTURES: tuple[Arch, ...] = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 
 OLDEST_TORCH = (2, 10)
 """The first torch whose stable ABI has all that the kernels use. They are built to run with it and every later one."""
 
-_SOURCES: dict[Target, str] = {"cpu": "ms_deform_attn_cpu.cpp", "cuda": "ms_deform_attn_cuda.cu"}
+_SOURCES: dict[Target, tuple[str, ...]] = {
+    "cpu": ("message_passing_cpu.cpp", "ms_deform_attn_cpu.cpp"),
+    "cuda": ("ms_deform_attn_cuda.cu",),
+}
 
 
 def library(target: Target) -> Path:
@@ -73,7 +76,7 @@ def build(target: Target, *, architectures: Sequence[Arch] = (), output: Path | 
             folder.mkdir(parents=True, exist_ok=True)
         with FileLock(cache_dir() / f"{path.name}.lock"):
             if not path.exists():
-                log.info("building the deformable attention kernel for %s (once, up to a minute): %s", target, path)
+                log.info("building the compiled kernels for %s (once, up to a minute): %s", target, path)
                 _compile(command, path)
     except OSError as error:
         raise UnavailableError(f"{error}; XDG_CACHE_HOME names another folder for what is built") from error
@@ -95,14 +98,14 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fiducial" / "kernels"
 
 
-def _source(target: Target) -> Path:
-    return resource_dir("csrc") / _SOURCES[target]
+def _sources(target: Target) -> list[Path]:
+    return [resource_dir("csrc") / name for name in _SOURCES[target]]
 
 
 def _stem(target: Target, *, packaged: bool) -> str:
-    digest = hashlib.sha256(_source(target).read_bytes())
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in _sources(target)))
     digest.update(b"" if packaged else torch.__version__.encode())
-    return f"ms_deform_attn_{target}-{digest.hexdigest()[:12]}"
+    return f"kernels_{target}-{digest.hexdigest()[:12]}"
 
 
 def _find(target: Target, serves: Callable[[list[str]], bool]) -> Path | None:
@@ -148,7 +151,7 @@ def _cpu_command(*, portable: bool) -> tuple[list[str], list[str]]:
         ["-mcpu=native"] if not portable and not is_x86 else []
     )
     loops = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", *tuned]
-    command = [*compiler, "-std=c++20", "-shared", "-fPIC", *loops, str(_source("cpu")), *torch_flags()]
+    command = [*compiler, "-std=c++20", "-shared", "-fPIC", *loops, *map(str, _sources("cpu")), *torch_flags()]
     return ["portable" if portable else _native_name()], command
 
 
@@ -227,7 +230,7 @@ def _cuda_command(nvcc: Path, asked: Sequence[Arch]) -> tuple[list[str], list[st
         *command,
         "-DUSE_CUDA",
         "-DCCCL_DISABLE_CTK_COMPATIBILITY_CHECK",
-        str(_source("cuda")),
+        *map(str, _sources("cuda")),
         *torch_flags(),
         "-ltorch_cuda",
     ]

@@ -11,6 +11,8 @@ from fiducial.ops.kernel import Backward, Forward, UnavailableError
 
 _ARGUMENTS = "Tensor value, Tensor spatial_shapes, Tensor level_start_index, Tensor locations, Tensor weights"
 SCHEMAS = (
+    "message_passing_into(Tensor affinity, Tensor box, Tensor(a!) x, int num_iter, int radius, float low, float high)"
+    " -> ()",
     f"ms_deform_attn_into({_ARGUMENTS}, Tensor(a!) out) -> ()",
     f"ms_deform_attn_backward_into(Tensor grad, {_ARGUMENTS}, Tensor(a!)? d_value, Tensor(b!) d_locations,"
     " Tensor(c!) d_weights) -> ()",
@@ -23,7 +25,16 @@ for _schema in SCHEMAS:
 
 
 def load(device: str) -> tuple[Forward, Backward]:
-    """The kernels for ``cpu`` or ``cuda``, built first if need be.
+    """The kernels of deformable attention for ``cpu`` or ``cuda``, built first if need be.
+
+    Raises: UnavailableError.
+    """
+    load_library(device)
+    return _forward, _backward
+
+
+def load_library(device: str) -> None:
+    """Let torch know all kernels for ``cpu`` or ``cuda``, built first if need be.
 
     Raises: UnavailableError.
     """
@@ -34,7 +45,6 @@ def load(device: str) -> tuple[Forward, Backward]:
         raise UnavailableError(
             f"{path} does not load: {error.__cause__ or error}; delete it to build it anew"
         ) from error
-    return _forward, _backward
 
 
 def _forward(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:

@@ -58,10 +58,11 @@ class TestCache:
         monkeypatch.setattr(torch, "__version__", "2.99.0")
         assert build.library("cpu") != first
 
-    def test_another_source_is_another_library(self, compiler, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("source", ["ms_deform_attn_cpu.cpp", "message_passing_cpu.cpp"])
+    def test_another_source_is_another_library(self, compiler, tmp_path, monkeypatch, source):
         first = build.library("cpu")
         shutil.copytree(resource_dir("csrc"), tmp_path / "csrc")
-        (tmp_path / "csrc" / "ms_deform_attn_cpu.cpp").write_text("// changed")
+        (tmp_path / "csrc" / source).write_text("// changed")
         monkeypatch.setattr(build, "resource_dir", lambda name: tmp_path / name)
         assert build.library("cpu").name != first.name
 
