@@ -3,16 +3,18 @@
 ``classify`` (``make demo``): circuit boards. Ends with where the report is, and how the model compares with the first
 thing a person would try: the mean absolute difference of the two pictures after laying one over the other.
 ``segment`` (``make demo-segment``): aerial scenes, compared with the best threshold on the difference of the pictures.
+``mal`` (``make demo-mal``): shapes with boxes, compared with the filled box and the ellipse that it encloses.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,75 +23,98 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "scripts" / "bench")]
 
 import demo_baseline  # noqa: E402
+import demo_mal_baseline  # noqa: E402
 import demo_segment_baseline  # noqa: E402
 import make_demo_data  # noqa: E402
 
-from changenet.__main__ import TASKS  # noqa: E402
 from fiducial import cli  # noqa: E402
 
 
 @dataclass(frozen=True)
 class Demo:
-    """One task's demo: its curated spec, and the number that is shown beside the baseline's."""
+    """One task's demo: its curated spec, and the number that is shown beside those of the baselines."""
 
+    package: str
     config: str
     data: str
     results: str
     shown: str
     metric: Callable[[dict[str, Any]], float]
-    baseline_name: str
-    baseline: Callable[[Path], float]
+    baselines: Callable[[Path], Mapping[str, float]]
+    """The number of each thing that one could do without a model."""
+    evaluate: str = ""
+    """An override of ``evaluate``, in which {data} stands for the folder of the data."""
 
 
 DEMOS = {
     "classify": Demo(
+        package="changenet",
         config="changenet/demo",
         data="data",
         results="results",
         shown="AUROC on the test boards",
         metric=lambda metrics: float(metrics["total"]["auroc"]),
-        baseline_name="mean absolute difference after registration",
-        baseline=lambda data: demo_baseline.auroc(
-            *demo_baseline.scores_of(data / "test.csv", data / "images", ["SolderLight", "WhiteLight"])
-        ),
+        baselines=lambda data: {
+            "mean absolute difference after registration": demo_baseline.auroc(
+                *demo_baseline.scores_of(data / "test.csv", data / "images", ["SolderLight", "WhiteLight"])
+            )
+        },
     ),
     "segment": Demo(
+        package="changenet",
         config="changenet/demo-segment",
         data="data-segment",
         results="results-segment",
         shown="F1 of the changed pixels in the test scenes",
         metric=lambda metrics: float(metrics["kpis"]["test_F1_1"]),
-        baseline_name="best threshold on the difference of the pictures",
-        baseline=lambda data: demo_segment_baseline.best_baseline(data),
+        baselines=lambda data: {
+            "best threshold on the difference of the pictures": demo_segment_baseline.best_baseline(data)
+        },
+    ),
+    "mal": Demo(
+        package="mal",
+        config="mal/demo",
+        data="data-mal",
+        results="results-mal",
+        shown="mIoU of the masks in the test pictures",
+        metric=lambda metrics: float(metrics["kpis"]["mIoU"]),
+        baselines=lambda data: demo_mal_baseline.baselines(data / "test.json"),
+        evaluate="dataset.val_ann_path={data}/test.json",
     ),
 }
 
 
+RUNTIMES = {"torch": "evaluate", "onnxruntime": "evaluate_onnx"}
+"""Of each runtime, the results folder of its evaluation."""
+
+
 def run(task: str, folder: Path, seed: int) -> dict[str, float]:
-    """Run a demo into ``folder``; the numbers of ``torch``, ``onnxruntime`` and ``baseline``. Raises: SystemExit."""
+    """Run a demo into ``folder``; the numbers of ``torch``, ``onnxruntime`` and the baselines. Raises: SystemExit."""
     demo = DEMOS[task]
+    tasks = importlib.import_module(f"{demo.package}.__main__").TASKS
     data, results = folder / demo.data, folder / demo.results
     for old in (data, results):
         shutil.rmtree(old, ignore_errors=True)
     make_demo_data.main([task, str(data), "--seed", str(seed)])
     settings = ["--config", demo.config, "--map-path", f"demo={folder}", f"train.seed={seed}"]
     exported = results / "export" / "model.onnx"
+    evaluate = ["evaluate", *([demo.evaluate.format(data=data)] if demo.evaluate else [])]
     for step in (
         ["check", "train"],
         ["train"],
-        ["evaluate"],
+        evaluate,
         ["inference"],
         ["export"],
-        ["evaluate", f"evaluate.checkpoint={exported}", f"evaluate.results_dir={results / 'evaluate_onnx'}"],
+        [*evaluate, f"evaluate.checkpoint={exported}", f"evaluate.results_dir={results / 'evaluate_onnx'}"],
     ):
-        code = cli.main(TASKS, [*step, *settings], prog="changenet")
+        code = cli.main(tasks, [*step, *settings], prog=demo.package)
         if code:
             raise SystemExit(code)
     numbers = {
         name: demo.metric(json.loads((results / where / "metrics.json").read_text(encoding="utf-8")))
-        for name, where in (("torch", "evaluate"), ("onnxruntime", "evaluate_onnx"))
+        for name, where in RUNTIMES.items()
     }
-    return {**numbers, "baseline": demo.baseline(data)}
+    return {**numbers, **demo.baselines(data)}
 
 
 def main() -> None:
@@ -104,9 +129,9 @@ def main() -> None:
     print(f"\nDone in {time.monotonic() - start:.0f} s.")
     print(f"Report: {(args.folder / demo.results / 'evaluate' / 'report.html').resolve()}")
     print(demo.shown)
-    print(f"  this model, torch        {numbers['torch']:.3f}")
-    print(f"  this model, onnxruntime  {numbers['onnxruntime']:.3f}")
-    print(f"  baseline                 {numbers['baseline']:.3f}   ({demo.baseline_name})")
+    for name, number in numbers.items():
+        said = f"this model, {name}" if name in RUNTIMES else f"without a model: {name}"
+        print(f"  {number:.3f}  {said}")
 
 
 if __name__ == "__main__":

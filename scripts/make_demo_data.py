@@ -1,4 +1,4 @@
-"""Draw a small data set to try Fiducial with: ``classify`` (circuit boards) or ``segment`` (aerial scenes).
+"""Draw a small data set to try Fiducial with: ``classify`` (circuit boards), ``segment`` (aerial scenes) or ``mal`` (shapes).
 
 The same arguments give the same files, byte for byte.
 """
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from demo_data import boards, scenes
+from demo_data import boards, scenes, shapes
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,7 +41,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     segment.add_argument("--scenes", type=int, default=160, help="pairs of pictures, each in one split only")
     segment.add_argument("--size", type=int, default=128, help="side of a picture, pixels")
 
-    for task in (classify, segment):
+    mal = tasks.add_parser("mal", help="leaves, stars, brackets and moons, with boxes", formatter_class=shows_defaults)
+    mal.add_argument("--pictures", type=int, default=120, help="pictures, each in one split only")
+    mal.add_argument("--shapes", type=int, default=6, help="shapes on a picture, where there is room")
+    mal.add_argument("--size", type=int, default=192, help="side of a picture, pixels")
+
+    for task in (classify, segment, mal):
         task.add_argument("out", type=Path, help="folder to write; it may exist")
         task.add_argument("--seed", type=int, default=0)
     return parser.parse_args(with_joined_lights(sys.argv[1:] if argv is None else argv))
@@ -92,6 +97,15 @@ def make_segment(args: argparse.Namespace) -> str:
     )
 
 
+def make_mal(args: argparse.Namespace) -> str:
+    numbers = shapes.make_shapes(
+        args.out, pictures=args.pictures, shapes=args.shapes, size=args.size, seed=args.seed
+    )
+    return "\n".join(
+        f"{split}.json: {number} boxes{'' if split == 'train' else ' with masks'}" for split, number in numbers.items()
+    )
+
+
 def counts(values: Iterable[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(Counter(values).items()))
 
@@ -99,7 +113,7 @@ def counts(values: Iterable[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     try:
-        made = {"classify": make_classify, "segment": make_segment}[args.task](args)
+        made = {"classify": make_classify, "segment": make_segment, "mal": make_mal}[args.task](args)
     except ValueError as error:
         raise SystemExit(f"make_demo_data.py: {error}") from None
     print(made)

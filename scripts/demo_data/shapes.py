@@ -1,4 +1,4 @@
-"""Pictures of leaves, stars, brackets and moons on a rough ground, with boxes, and masks for some of them."""
+"""Pictures of light leaves, stars, brackets and moons on a dark, rough ground: boxes, and masks for some of them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _empty() -> dict[str, Any]:
 
 
 def _picture(rng: np.random.Generator, size: int, shapes: int) -> tuple[NDArray[np.uint8], list[tuple[str, Any]]]:
-    ground = rng.uniform(60, 150, 3) + 14 * smooth_noise(rng, size, 12)[..., None] + rng.normal(0, 7, (size, size, 3))
+    ground = rng.uniform(40, 100, 3) + 14 * smooth_noise(rng, size, 12)[..., None] + rng.normal(0, 7, (size, size, 3))
     taken = np.zeros((size, size), bool)
     masks: list[tuple[str, Any]] = []
     rows, columns = np.mgrid[:size, :size] + 0.5
@@ -109,10 +109,8 @@ def _picture(rng: np.random.Generator, size: int, shapes: int) -> tuple[NDArray[
 
 
 def _paint(rng: np.random.Generator, around: Any, rows: Any, columns: Any) -> Any:
-    """A colour unlike that of the ground, with soft stripes and grain."""
-    colour = rng.uniform(30, 225, 3)
-    while np.abs(colour - around).mean() < 45:
-        colour = rng.uniform(30, 225, 3)
+    """A colour lighter than that of the ground, with soft stripes and grain."""
+    colour = np.minimum(around + rng.uniform(35, 130, 3), 235)
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 12)
     stripes = np.sin((rows * np.sin(angle) + columns * np.cos(angle)) * 2 * np.pi / period)
     return colour + 10 * stripes[:, None] + rng.normal(0, 6, (len(rows), 3))
