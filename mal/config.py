@@ -23,6 +23,10 @@ ARCHITECTURES = (
     "vit-mae-base/16",
     "vit-mae-large/16",
     "vit-mae-huge/14",
+    "fan_tiny_8_p4_hybrid",
+    "fan_small_12_p4_hybrid",
+    "fan_base_16_p4_hybrid",
+    "fan_large_16_p4_hybrid",
 )
 
 

@@ -83,9 +83,9 @@ class MalRuntime(TaskRuntime):
         spec, train = self.spec, self.spec.train
         student, teacher = self._network(), self._network()
         loaded = self._start(student, teacher) if pretrained else ""
-        unknown = student.backbone.freeze(frozenset(spec.model.frozen_stages))  # type: ignore[operator]
-        if unknown - {-1}:
-            LOGGER.warning("model.frozen_stages: the backbone has no stages %s", sorted(unknown - {-1}))
+        unknown = student.backbone.freeze_stages(spec.model.frozen_stages) - {-1}
+        if unknown:
+            LOGGER.warning("model.frozen_stages: the backbone has no stages %s", sorted(unknown))
         peak = peak_lr(train.lr, self._devices_of_a_node(), train.batch_size)
         LOGGER.info("highest learning rate: %g = train.lr x devices x train.batch_size", peak)
         plan = TrainingPlan(card=self.card(), hyper_parameters=plain(spec), weights=loaded)
