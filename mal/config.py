@@ -146,7 +146,9 @@ class TrainSection(common.TrainSection):
         shown=True,
     )
     accum_grad_batches: int = knob(1, "Batches whose gradients make one step.", ge=1, schema_range=(1, inf))
-    use_amp: bool = knob(True, "Train in 16 bits on a GPU: float16; on a CPU training stays in 32 bits.")
+    use_amp: bool = knob(
+        True, "Train in 16 bits, the format being amp_dtype; with float16 training on a CPU stays in 32 bits."
+    )
     amp_dtype: Literal["float16", "bfloat16"] = knob(
         "float16", "Format of use_amp; bfloat16 does not overflow and also runs on a CPU.", schema=False
     )
