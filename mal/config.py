@@ -228,7 +228,7 @@ class EvaluateSection(RunSection):
     use_teacher_test: bool = knob(False, "Take the teacher in place of the student.")
     use_flip_test: bool = knob(False, "Average the logits with those of the mirrored crop.")
     comp_clustering: bool = knob(
-        False, "TAO's clustering score.", ignored="TAO never fills it: its number is always NaN"
+        False, "Also measure how far the backbone's features tell objects from background: val_cluster_score."
     )
     compute_ap: bool = knob(True, "Also compute mask AP and AR with COCO's own code.", schema=False)
 

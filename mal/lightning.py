@@ -69,7 +69,7 @@ class MalModule(TrainingModule):
         self.track(parts.total, size=len(area))
 
     def evaluate_batch(self, batch: Batch) -> tuple[Outputs, None]:
-        return {"prob": self._labeler[0](batch["image"], batch["boxmask"], batch["area"])}, None
+        return self._labeler[0].outputs(batch), None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.student.parameters(), lr=self.schedule.peak, **self.optimizer_arguments)
