@@ -90,6 +90,9 @@ class DataReport:
 class TaskRuntime(ABC):
     """The part of a task that needs torch. One instance serves one spec."""
 
+    action: str = "inference"
+    """The action that it serves, whose section of the spec may say how a model is used; a library's is inference."""
+
     @abstractmethod
     def network(self) -> nn.Module:
         """The untrained network."""

@@ -24,7 +24,7 @@ from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose, read_source
 from mal.annotations import Box
 from mal.config import ExperimentSpec
-from mal.crop import Corners, crop_around, stretched
+from mal.crop import Corners, stretched
 from mal.data import IMAGENET
 from mal.decode import PlacedMask
 from mal.label_formats import Polygon, polygons
@@ -96,7 +96,7 @@ class Labeler:
             part = given[start : start + batch_size]
             probs = self._predictor.predict(self._batch(pixels, part))["prob"].float().cpu()
             for box, prob in zip(part, probs, strict=True):
-                mask = self._runtime.decoding.mask(prob[0], box, width=width, height=height)
+                mask = self._runtime.label_decoding.mask(prob[0], box, width=width, height=height)
                 found.append(_labelled(mask, box))
         return found
 
@@ -104,7 +104,7 @@ class Labeler:
         runtime, (height, width) = self._runtime, pixels.shape[:2]
         images, masks = [], []
         for box in boxes:
-            crop = crop_around(box.corners, [runtime.decoding.margin] * 4)
+            crop = runtime.decoding.crop(box)
             images.append(IMAGENET(stretched(crop.pixels(pixels), runtime.crop_size)))
             mask = stretched(crop.box_mask(box.corners, width, height, wrapped=False), runtime.crop_size)
             masks.append(torch.from_numpy(mask.astype(np.float32))[None])

@@ -42,11 +42,11 @@ def check_spec(spec: ExperimentSpec, action: str) -> Iterator[Problem]:
 
 
 def _check_model(spec: ExperimentSpec) -> Iterator[Problem]:
-    from fiducial.backbones.vit_names import parse_vit
+    from fiducial.backbones.names import map_info
 
     model, side = spec.model, spec.dataset.crop_size
     try:
-        _, patch = parse_vit(model.arch)
+        patch = map_info(model.arch).stride
     except ValueError as error:
         yield Problem("model.arch", str(error), "the default is vit-mae-base/16")
         return

@@ -23,6 +23,10 @@ ARCHITECTURES = (
     "vit-mae-base/16",
     "vit-mae-large/16",
     "vit-mae-huge/14",
+    "fan_tiny_8_p4_hybrid",
+    "fan_small_12_p4_hybrid",
+    "fan_base_16_p4_hybrid",
+    "fan_large_16_p4_hybrid",
 )
 
 
@@ -142,7 +146,9 @@ class TrainSection(common.TrainSection):
         shown=True,
     )
     accum_grad_batches: int = knob(1, "Batches whose gradients make one step.", ge=1, schema_range=(1, inf))
-    use_amp: bool = knob(True, "Train in 16 bits on a GPU: float16; on a CPU training stays in 32 bits.")
+    use_amp: bool = knob(
+        True, "Train in 16 bits, the format being amp_dtype; with float16 training on a CPU stays in 32 bits."
+    )
     amp_dtype: Literal["float16", "bfloat16"] = knob(
         "float16", "Format of use_amp; bfloat16 does not overflow and also runs on a CPU.", schema=False
     )
@@ -222,7 +228,7 @@ class EvaluateSection(RunSection):
     use_teacher_test: bool = knob(False, "Take the teacher in place of the student.")
     use_flip_test: bool = knob(False, "Average the logits with those of the mirrored crop.")
     comp_clustering: bool = knob(
-        False, "TAO's clustering score.", ignored="TAO never fills it: its number is always NaN"
+        False, "Also measure how far the backbone's features tell objects from background: val_cluster_score."
     )
     compute_ap: bool = knob(True, "Also compute mask AP and AR with COCO's own code.", schema=False)
 

@@ -16,7 +16,8 @@ from fiducial.prediction import Batch, Evaluator, Kpis, Outputs
 from fiducial.run.ranks import gather
 from mal.annotations import Annotations, Box, Selection
 from mal.boundary import boundary_f
-from mal.crop import crop_around
+from mal.clustering import cluster_score, on_grid
+from mal.crop import Crop, crop_around
 from mal.decode import PlacedMask, place, threshold_of
 from mal.metrics import ClassIou, average_precision
 from mal.model import LIMITS
@@ -38,13 +39,16 @@ class Decoding:
     thresholds: tuple[float, ...] = (0.1,)
     clip_to_box: bool = False
 
+    def crop(self, box: Box) -> Crop:
+        """What the network sees of a box."""
+        return crop_around(box.corners, [self.margin] * 4)
+
     def mask(self, prob_SS: Tensor, box: Box, *, width: int, height: int) -> PlacedMask:
         """The mask of one box in its picture. Raises: MetricError when the network gave no numbers."""
         if not prob_SS.isfinite().all():
             raise MetricError(f"annotation {box.id}", "the model's output is not a number", "look at its training")
         threshold = threshold_of(self.thresholds, int(np.searchsorted(LIMITS, box.area)))
-        crop = crop_around(box.corners, [self.margin] * 4)
-        placed = place(prob_SS, crop, width=width, height=height, threshold=threshold)
+        placed = place(prob_SS, self.crop(box), width=width, height=height, threshold=threshold)
         return placed.within(box.corners) if self.clip_to_box else placed
 
 
@@ -87,10 +91,11 @@ class BoxEvaluator(Evaluator[Results]):
         """Take a batch of probabilities ``(B, 1, S, S)``; ``source`` 1 are the same boxes again, a little larger."""
         places = batch["place"].tolist()
         classes = tuple(sorted({self.boxes[number].category for number in places})) if self.per_batch else ()
-        second = outputs.get("second", [None] * len(places))
-        for number, prob, other in zip(places, outputs["prob"], second, strict=True):
+        nothing = [None] * len(places)
+        second, features = outputs.get("second", nothing), outputs.get("feature", nothing)
+        for number, prob, other, feature in zip(places, outputs["prob"], second, features, strict=True):
             if source == 0:
-                self._found[number] = self._labelled(number, prob[0].float(), other, classes)
+                self._found[number] = self._labelled(number, prob[0].float(), other, feature, classes)
             else:
                 self._see_stability(number, prob[0].float())
 
@@ -105,6 +110,9 @@ class BoxEvaluator(Evaluator[Results]):
         if not result.measured:
             return {}
         kpis: Kpis = {**self._ious(result).kpis(), "object_IoU": float(np.mean([f.iou for f in result.measured]))}
+        clusters = [found.cluster for found in result.measured if found.cluster is not None]
+        if clusters:
+            kpis["val_cluster_score"] = float(np.mean(clusters))
         if self.stage == "test":
             kpis["boundary_F"] = float(np.mean([found.boundary for found in result.measured]))
             if self.files is not None and self.files.spec.evaluate.compute_ap:
@@ -127,7 +135,9 @@ class BoxEvaluator(Evaluator[Results]):
             metric.add(box.category, found.iou or 0.0, box.area, sized_as=sized_as)
         return metric
 
-    def _labelled(self, number: int, prob: Tensor, second: Tensor | None, classes: tuple[int, ...]) -> Labelled:
+    def _labelled(
+        self, number: int, prob: Tensor, second: Tensor | None, feature: Tensor | None, classes: tuple[int, ...]
+    ) -> Labelled:
         box = self.boxes[number]
         mask = self._mask(prob, box)
         found = Labelled(
@@ -136,6 +146,9 @@ class BoxEvaluator(Evaluator[Results]):
         if self.measured and self.annotations.has_mask(box):
             true = self.annotations.mask(box)
             found = replace(found, iou=mask.iou(true))
+            if feature is not None:
+                inside = on_grid(self.decoding.crop(box).pixels(true), *feature.shape[1:])
+                found = replace(found, cluster=cluster_score(feature.cpu(), inside))
             if self.stage == "test":
                 x0, y0, x1, y1 = box.corners
                 diagonal = float(np.hypot(x1 - x0, y1 - y0))

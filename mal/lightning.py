@@ -64,12 +64,12 @@ class MalModule(TrainingModule):
         if self.optimize(parts.total, batch_idx):
             # TAO-compat: the rate of this place is that of the next step; see CosineSchedule
             self._set_rate(self.schedule.at(self.current_epoch + batch_idx / self.trainer.num_training_batches))
-            ema_update(self.teacher.parameters(), self.student.parameters(), momentum=self.momentum)
+            ema_update(_averaged(self.teacher), _averaged(self.student), momentum=self.momentum)
         self._log_parts({"train/loss_mil": parts.mil, "train/loss_crf": parts.crf}, len(area))
         self.track(parts.total, size=len(area))
 
     def evaluate_batch(self, batch: Batch) -> tuple[Outputs, None]:
-        return {"prob": self._labeler[0](batch["image"], batch["boxmask"], batch["area"])}, None
+        return self._labeler[0].outputs(batch), None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.student.parameters(), lr=self.schedule.peak, **self.optimizer_arguments)
@@ -90,3 +90,8 @@ class MalModule(TrainingModule):
     def _log_parts(self, values: Mapping[str, Tensor], size: int) -> None:
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         self.log_dict({**{name: value.detach() for name, value in values.items()}, "lr": rate}, batch_size=size)
+
+
+def _averaged(network: MaskNetwork) -> list[Tensor]:
+    """All that is in a checkpoint but counts: parameters, and the statistics of FAN's batch norms."""
+    return [value for value in network.state_dict().values() if value.is_floating_point()]

@@ -24,6 +24,11 @@ METRICS = MetricTable(
             )
             for size in ("small", "medium", "large")
         ),
+        Metric(
+            *("val_cluster_score", "min", "loss", "mean squared distance of features to the centre of their class"),
+            logged=("{stage}/cluster_score",),
+            tao=True,
+        ),
         Metric("boundary_F", "max", "fraction", "mean F-score of the contours", logged=("{stage}/boundary_F",)),
         Metric(
             "object_IoU", "max", "fraction", "mean IoU of the objects, classes aside", logged=("{stage}/object_IoU",)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fiducial.backbones.mae import build_vit
+from fiducial.backbones.names import build_map, map_info
+from fiducial.backbones.vit import MapBackbone
 
 __all__ = ["LIMITS", "MaskNetwork", "build_labeler", "size_bucket"]
 
@@ -83,7 +84,7 @@ class MaskNetwork(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: MapBackbone,
         embed_dim: int,
         *,
         hidden: int = 256,
@@ -149,14 +150,13 @@ def build_labeler(
     drop_path: float = 0.0,
     activation_checkpointing: bool = False,
 ) -> MaskNetwork:
-    """An untrained network for your own loop. ``arch``: :func:`fiducial.backbones.vit_names.parse_vit`'s names.
+    """An untrained network for your own loop. ``arch``: :func:`fiducial.backbones.names.map_info`'s names.
 
     Raises: ValueError for an unknown name, or settings that do not go together.
     """
-    backbone = build_vit(arch, drop_path=drop_path, activation_checkpointing=activation_checkpointing)
     return MaskNetwork(
-        backbone,
-        backbone.embed_dim,
+        build_map(arch, drop_path=drop_path, activation_checkpointing=activation_checkpointing),
+        map_info(arch).dim,
         hidden=hidden,
         out_dim=out_dim,
         num_convs=num_convs,

@@ -16,12 +16,19 @@ class BoxLabeler(nn.Module):
     """Crops, box masks and areas of boxes to mask probabilities.
 
     The logits of all ``networks`` are averaged; with ``flip`` also those of the mirrored crops. ``second`` is carried
-    along, for a comparison.
+    along, for a comparison; ``features``: whether those of the first network's backbone are looked at, too.
     """
 
-    def __init__(self, networks: list[MaskNetwork], *, flip: bool = False, second: BoxLabeler | None = None) -> None:
+    def __init__(
+        self,
+        networks: list[MaskNetwork],
+        *,
+        flip: bool = False,
+        second: BoxLabeler | None = None,
+        features: bool = False,
+    ) -> None:
         super().__init__()
-        self.networks, self.flip, self.second = nn.ModuleList(networks), flip, second
+        self.networks, self.flip, self.second, self.features = nn.ModuleList(networks), flip, second, features
 
     def forward(self, image: Tensor, boxmask: Tensor, area: Tensor) -> Tensor:
         """``(B, 3, S, S)`` normalised, ``(B, 1, S, S)`` 0 and 1, ``(B,)`` in pixels, to ``(B, 1, S, S)`` in 0..1."""
@@ -33,6 +40,16 @@ class BoxLabeler(nn.Module):
         if self.flip:
             found += [network(image.flip(3), area).flip(3) for network in self.networks]
         return torch.stack(found).mean(0) if len(found) > 1 else found[0]
+
+    def outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """``prob`` ``(B, 1, S, S)``, ``second`` the same, ``feature`` ``(B, D, h, w)``."""
+        arguments = batch["image"], batch["boxmask"], batch["area"]
+        found: dict[str, Tensor] = {"prob": self(*arguments)}
+        if self.second is not None:
+            found["second"] = self.second(*arguments)
+        if self.features:
+            found["feature"] = self.networks[0].backbone(batch["image"])  # type: ignore[operator]
+        return found
 
 
 class BoxPredictor(Predictor):
@@ -46,12 +63,8 @@ class BoxPredictor(Predictor):
 
     @torch.inference_mode()
     def predict(self, batch: Batch) -> Outputs:
-        """``prob`` ``(B, 1, S, S)``, and ``second`` the same."""
-        arguments = batch["image"], batch["boxmask"], batch["area"]
-        outputs: dict[str, Tensor] = {"prob": self.labeler(*arguments)}
-        if self.labeler.second is not None:
-            outputs["second"] = self.labeler.second(*arguments)
-        return outputs
+        """:meth:`BoxLabeler.outputs`."""
+        return self.labeler.outputs(batch)
 
     def facts(self) -> dict[str, str]:
         return {"networks": str(len(self.labeler.networks)), "flip": str(self.labeler.flip)}

@@ -17,7 +17,7 @@ class Labelled:
     """What was found for the box at ``place``.
 
     ``rle`` are COCO's run lengths; ``bounds`` the corners of the mask, None of an empty one; ``confidence`` the mean
-    probability of its pixels. ``iou`` and ``boundary`` need the true mask, ``quality`` does not.
+    probability of its pixels. ``iou``, ``boundary`` and ``cluster`` need the true mask, ``quality`` does not.
     """
 
     place: int
@@ -27,6 +27,7 @@ class Labelled:
     confidence: float
     iou: float | None = None
     boundary: float | None = None
+    cluster: float | None = None
     quality: Judgement | None = None
     classes_of_batch: tuple[int, ...] = ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,18 @@ if TYPE_CHECKING:
 
 __all__ = ["MalRuntime"]
 
+_USES = {
+    "evaluate": {
+        "teacher": "use_teacher_test",
+        "both": "use_mixed_model_test",
+        "flip": "use_flip_test",
+        "features": "comp_clustering",
+    },
+    "inference": {"teacher": "use_teacher", "both": "use_mixed_model", "flip": "use_flip"},
+    "export": {"teacher": "use_teacher"},
+}
+"""What an action may be asked to look at beside the student, and by which key of its section."""
+
 
 class MalRuntime(TaskRuntime):
     """A runtime for one spec."""
@@ -47,11 +60,8 @@ class MalRuntime(TaskRuntime):
     def __init__(self, spec: ExperimentSpec) -> None:
         self.spec, self.data = spec, spec.dataset
         self.crop_size = spec.dataset.crop_size
-        self.decoding = Decoding(
-            margin=0.5 * spec.train.test_margin_rate[0],
-            thresholds=tuple(spec.train.mask_thres),
-            clip_to_box=spec.inference.clip_to_box,
-        )
+        self.decoding = Decoding(margin=0.5 * spec.train.test_margin_rate[0], thresholds=tuple(spec.train.mask_thres))
+        self.label_decoding = replace(self.decoding, clip_to_box=spec.inference.clip_to_box)
         self._splits: dict[str, Split] = {}
 
     def split(self, name: str) -> Split:
@@ -83,13 +93,12 @@ class MalRuntime(TaskRuntime):
         spec, train = self.spec, self.spec.train
         student, teacher = self._network(), self._network()
         loaded = self._start(student, teacher) if pretrained else ""
-        unknown = student.backbone.freeze(frozenset(spec.model.frozen_stages))  # type: ignore[operator]
-        if unknown - {-1}:
-            LOGGER.warning("model.frozen_stages: the backbone has no stages %s", sorted(unknown - {-1}))
+        unknown = student.backbone.freeze_stages(spec.model.frozen_stages) - {-1}
+        if unknown:
+            LOGGER.warning("model.frozen_stages: the backbone has no stages %s", sorted(unknown))
         peak = peak_lr(train.lr, self._devices_of_a_node(), train.batch_size)
         LOGGER.info("highest learning rate: %g = train.lr x devices x train.batch_size", peak)
         plan = TrainingPlan(card=self.card(), hyper_parameters=plain(spec), weights=loaded)
-        evaluate = spec.evaluate
         return MalModule(
             student,
             teacher,
@@ -101,13 +110,7 @@ class MalRuntime(TaskRuntime):
             optimizer={"betas": tuple(train.optim_betas), "eps": train.optim_eps, "weight_decay": train.wd},
             momentum=spec.model.teacher_momentum,
             clean_crf=train.crf_image == "clean",
-            labeler=_chosen(
-                student,
-                teacher,
-                mixed=evaluate.use_mixed_model_test,
-                use_teacher=evaluate.use_teacher_test,
-                flip=evaluate.use_flip_test,
-            ),
+            labeler=self._labeler(student, teacher, "evaluate"),
             evaluators={"val": self.evaluator("val")} if self.data.val_ann_path else {},
         )
 
@@ -162,17 +165,25 @@ class MalRuntime(TaskRuntime):
         student, teacher = self._network(), self._network()
         self.adopt(ModelCard.of_checkpoint(checkpoint))
         LOGGER.info("%s", load_networks(student, teacher, checkpoint).summary())
-        return self._predictor(student, teacher)
+        return BoxPredictor(self._labeler(student, teacher, self.action))
 
-    def _predictor(self, student: MaskNetwork, teacher: MaskNetwork) -> BoxPredictor:
-        evaluate, inference = self.spec.evaluate, self.spec.inference
-        mixed = inference.use_mixed_model or evaluate.use_mixed_model_test
-        use_teacher = inference.use_teacher or evaluate.use_teacher_test
-        flip = inference.use_flip or evaluate.use_flip_test
-        labeler = _chosen(student, teacher, mixed=mixed, use_teacher=use_teacher, flip=flip)
-        if inference.quality:
-            labeler.second = BoxLabeler([student if use_teacher and not mixed else teacher])
-        return BoxPredictor(labeler)
+    def _labeler(self, student: MaskNetwork, teacher: MaskNetwork, action: str) -> BoxLabeler:
+        """The networks that an action's keys ask for; validation follows those of ``evaluate``."""
+        uses = self._uses(action)
+        both = "both" in uses
+        chosen, other = (teacher, student) if "teacher" in uses and not both else (student, teacher)
+        judged = action == "inference" and self.spec.inference.quality
+        return BoxLabeler(
+            [student, teacher] if both else [chosen],
+            flip="flip" in uses,
+            second=BoxLabeler([other]) if judged else None,
+            features="features" in uses,
+        )
+
+    def _uses(self, action: str) -> dict[str, str]:
+        """What the spec asks an action to look at, with the key that asks."""
+        section = getattr(self.spec, action)
+        return {use: f"{action}.{key}" for use, key in _USES[action].items() if getattr(section, key)}
 
     # --- data -----------------------------------------------------------------------------------------------------
 
@@ -231,6 +242,8 @@ class MalRuntime(TaskRuntime):
         if card.is_exported and found not in (None, self.crop_size):
             said = f"{self.crop_size} in the spec, {found} in the file"
             raise CheckpointError.of([Problem("dataset.crop_size", said, f"set dataset.crop_size={found}")])
+        if card.is_exported and (uses := self._uses(self.action)):
+            LOGGER.warning("%s: no effect on an exported file, which holds one network", ", ".join(uses.values()))
         if found not in (None, self.crop_size):
             LOGGER.warning("dataset.crop_size: %s in the spec, trained at %s", self.crop_size, found)
 
@@ -270,13 +283,8 @@ class MalRuntime(TaskRuntime):
             stage,
             split.annotations,
             split.selection,
-            self.decoding,
+            self.label_decoding if stage == "infer" else self.decoding,
             measured=measured,
             per_batch=self.spec.compat == "tao",
             files=None if folder is None else BoxFiles(folder, self.spec, split.images),
         )
-
-
-def _chosen(student: MaskNetwork, teacher: MaskNetwork, *, mixed: bool, use_teacher: bool, flip: bool) -> BoxLabeler:
-    networks = [student, teacher] if mixed else [teacher if use_teacher else student]
-    return BoxLabeler(networks, flip=flip)

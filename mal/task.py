@@ -57,6 +57,7 @@ class MalTask(Task["ExperimentSpec"]):
         half = {"float16": "16-mixed", "bfloat16": "bf16-mixed"}[train.amp_dtype]
         return TrainerPolicy(
             precision=half if train.use_amp else "32-true",
+            half_on_cpu="32-true",
             evaluation_precision="16-mixed" if spec.compat == "tao" else "32-true",
             manual=True,
             accumulate=train.accum_grad_batches,

@@ -68,5 +68,5 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def ema_update(teacher: Iterable[Tensor], student: Iterable[Tensor], *, momentum: float) -> None:
-    """``teacher = momentum * teacher + (1 - momentum) * student``, of each pair of parameters."""
+    """``teacher = momentum * teacher + (1 - momentum) * student``, of each pair of tensors."""
     torch._foreach_lerp_(list(teacher), list(student), 1 - momentum)

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from fiducial.backbones.fan import FanMap
+from fiducial.backbones.vit import MapBackbone
+from fiducial.backbones.vit_files import as_plain_vit
+from fiducial.checkpoints.keys import backbone_keys, bare_backbone
 from fiducial.checkpoints.loading import LoadReport, load_into
 from fiducial.checkpoints.reading import Checkpoint
 from fiducial.errors import CheckpointError
@@ -47,7 +51,7 @@ def start_from(student: MaskNetwork, teacher: MaskNetwork, checkpoint: Checkpoin
     if sided:
         weights = {key.removeprefix("student."): v for key, v in weights.items() if key.startswith("student.")}
     else:
-        weights = _plain_names(weights)
+        weights = _of_backbone(student.backbone, weights, checkpoint)
     if any(key.removeprefix("backbone.").startswith(_STEM) for key in weights):
         found = "its patch embedding is a stack of convolutions, as in some files of the research code"
         raise CheckpointError(str(checkpoint.path), found, "give a checkpoint of TAO, or a ViT-MAE file")
@@ -65,6 +69,13 @@ def start_from(student: MaskNetwork, teacher: MaskNetwork, checkpoint: Checkpoin
     return reports[0].summary()
 
 
+def _of_backbone(backbone: MapBackbone, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """A published backbone's tensors under the names of ours."""
+    if isinstance(backbone, FanMap):
+        return backbone_keys(weights, tao_model=checkpoint.meta.get("tao_model"))
+    return as_plain_vit(_plain_names(weights))
+
+
 def _plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names without the prefixes that wrappers put before all of them."""
     names = dict(weights)
@@ -78,7 +89,7 @@ def _plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _refuse_others(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
     if any(key.startswith("student.") for key in weights):
         return
-    backbone = any(key.endswith("blocks.0.attn.qkv.weight") for key in weights)
+    backbone = bare_backbone(weights)
     found = "a backbone alone, no MAL checkpoint" if backbone else "no MAL checkpoint"
     fix = "give what `mal train` wrote" + ("; a backbone is train.pretrained_model_path" if backbone else "")
     raise CheckpointError(str(checkpoint.path), found, fix)

@@ -41,6 +41,7 @@ def _run(task: Task[Any], run: Run, stage: Stage, message: str) -> Result:
     if not kind.many_processes:
         devices = single(devices)
     runtime = task.runtime(run.spec)
+    runtime.action = run.action.name
     assert kind.open is not None
     predictor = kind.open(model_file, runtime, run.spec.encryption_key)
     trainer = evaluation_trainer(run, devices, task.policy(run.spec))

@@ -36,6 +36,7 @@ def export(task: Task[Any], run: Run) -> Result:
     target = _target(section, checkpoint_file)
     writable_folder(target.parent, "export.onnx_file", "name a file in a folder that can be written to")
     runtime = task.runtime(run.spec)
+    runtime.action = run.action.name
     network = runtime.torch_predictor(read(checkpoint_file, key=run.spec.encryption_key)).network
     assert network is not None
     graph = runtime.graph()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
-from fiducial.backbones.vit import SizeCache
+from fiducial.backbones.vit import MapBackbone, SizeCache
 from fiducial.backbones.vit_names import ViTSize, parse_vit
 
 __all__ = ["ViTEncoder", "build_vit"]
@@ -21,11 +21,8 @@ _TABLE_SIDE = 224
 """Published position tables are those of images of this side."""
 
 
-class ViTEncoder(VisionTransformer):
-    """timm's transformer, giving the tokens as a map.
-
-    ``freeze``: stages by number, 0 the patch embedding and 1… the blocks. Frozen stages stay in evaluation mode.
-    """
+class ViTEncoder(MapBackbone, VisionTransformer):
+    """timm's transformer, giving the tokens as a map."""
 
     def __init__(self, size: ViTSize, patch: int, *, drop_path: float = 0.0, activation_checkpointing: bool = False):
         super().__init__(
@@ -39,7 +36,7 @@ class ViTEncoder(VisionTransformer):
             dynamic_img_size=True,
         )
         self.head.requires_grad_(False)  # several processes would wait for its gradients
-        self.patch, self.frozen = patch, frozenset[int]()
+        self.patch = patch
         self._tables = SizeCache()
         self.set_grad_checkpointing(activation_checkpointing)
 
@@ -68,23 +65,6 @@ class ViTEncoder(VisionTransformer):
             self.pos_embed, new_size=grid, old_size=list(self.patch_embed.grid_size), num_prefix_tokens=1
         )
         return table
-
-    def freeze(self, stages: frozenset[int]) -> frozenset[int]:
-        """Keep these stages as they are while training; returns the numbers that no stage has."""
-        self.frozen = stages & frozenset(range(len(self.blocks) + 1))
-        for part in self._frozen_parts():
-            part.requires_grad_(False)
-        self.train(self.training)
-        return stages - self.frozen
-
-    def train(self, mode: bool = True) -> ViTEncoder:
-        super().train(mode)
-        for part in self._frozen_parts():
-            part.eval()
-        return self
-
-    def _frozen_parts(self) -> list[nn.Module]:
-        return [self.patch_embed if stage == 0 else self.blocks[stage - 1] for stage in sorted(self.frozen)]
 
 
 def build_vit(arch: str, *, drop_path: float = 0.0, activation_checkpointing: bool = False) -> ViTEncoder:

@@ -1,7 +1,8 @@
 """The backbones a spec can name: their facts (light, no torch) and their builders (loaded when called).
 
-Two roles exist. A *pyramid* maps ``(B, 3, H, W)`` to four feature maps, fine to coarse; an *embedding* maps it to one
-vector per image, ``(B, D)``. The same name may build different modules for the two (other patch size, other keys).
+Three roles exist. A *pyramid* maps ``(B, 3, H, W)`` to four feature maps, fine to coarse; an *embedding* maps it to one
+vector per image, ``(B, D)``; a *map* is one feature map, which FAN and the plain vision transformers of
+:mod:`fiducial.backbones.vit_names` give. The same name may build different modules for them (other patch size, keys).
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fiducial.backbones.vit_names import parse_vit
 from fiducial.errors import SpecError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from fiducial.backbones.vit import MapBackbone
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ _INFOS = (
 
 BACKBONES: dict[str, BackboneInfo] = {info.name: info for info in _INFOS}
 
+MAPS = tuple(info.name for info in _INFOS if info.family == "FAN")
+"""Those of them that also give a map alone; beside them, plain vision transformers do."""
 
 _MARKS = {"FAN": "patch_embed.backbone.stem.0.weight", "C-RADIO": "patch_generator.embedder.weight"}
 """Tensors by whose names a family is told; what has none of them is a plain ViT."""
@@ -183,3 +189,55 @@ def build_pyramid(name: str, *, image_size: tuple[int, int], **options: Any) -> 
 def build_embedding(name: str, *, image_size: tuple[int, int], **options: Any) -> nn.Module:
     """An untrained module that maps ``(B, 3, H, W)`` to ``(B, embedding_width(H, W))``; with ``freeze()`` as above."""
     return _build(name, "embedding", image_size, options)
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    """What the rest of the project must know of a backbone that gives one map."""
+
+    name: str
+    dim: int
+    """Channels of the map."""
+    stride: int
+    """Input pixels per cell of the map; sides of the input must be multiples of it."""
+
+
+def map_info(name: str) -> MapInfo:
+    """The facts of a map by a name such as ``vit-mae-base/16`` or ``fan_tiny_8_p4_hybrid``.
+
+    Raises: ValueError for another name.
+    """
+    if name in MAPS:
+        return MapInfo(name, BACKBONES[name].channels[2], BACKBONES[name].strides[2])
+    try:
+        size, patch = parse_vit(name)
+    except ValueError as error:
+        raise ValueError(f"{error}, or one of {', '.join(MAPS)}") from None
+    return MapInfo(name, size.dim, patch)
+
+
+def build_map(
+    name: str,
+    *,
+    image_size: tuple[int, int] = (512, 512),
+    drop_path: float = 0.0,
+    activation_checkpointing: bool = False,
+) -> MapBackbone:
+    """An untrained module of a name that :func:`map_info` knows. ``drop_path``: rate of the last block.
+
+    Raises: ValueError for another name.
+    """
+    from fiducial.backbones.fan import FanMap
+    from fiducial.backbones.mae import build_vit
+    from fiducial.ops.linear import use_fast_linears
+
+    built: MapBackbone
+    if name in MAPS:
+        built = FanMap(
+            name, image_size=image_size, drop_path=drop_path, activation_checkpointing=activation_checkpointing
+        )
+    else:
+        map_info(name)  # which says all the names there are
+        built = build_vit(name, drop_path=drop_path, activation_checkpointing=activation_checkpointing)
+    use_fast_linears(built)
+    return built

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -25,9 +25,7 @@ KEPT_SIZES = 8
 class Freezable(nn.Module):
     """A module whose frozen parts take no gradient and stay in eval mode, whatever ``train()`` says."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._frozen: tuple[str, ...] = ()
+    _frozen: tuple[str, ...] = ()
 
     def _freeze(self, *names: str) -> None:
         """Freeze submodules or parameters by their dotted names; ``""`` is the module itself."""
@@ -46,6 +44,21 @@ class Freezable(nn.Module):
                 if isinstance(part, nn.Module):
                     part.eval()
         return self
+
+
+class MapBackbone(Freezable):
+    """``(B, 3, H, W)`` to one map, ``(B, C, H / stride, W / stride)``. Its blocks are numbered from 1."""
+
+    blocks: Any
+
+    def freeze_stages(self, stages: Collection[int]) -> set[int]:
+        """Keep parts as they are while training: 0 the patch embedding, 1 and up the blocks.
+
+        Returns the numbers that no part has.
+        """
+        names = {0: "patch_embed", **{place + 1: f"blocks.{place}" for place in range(len(self.blocks))}}
+        self._freeze(*(names[stage] for stage in sorted(stages) if stage in names))
+        return set(stages) - names.keys()
 
 
 def _at(module: nn.Module, name: str) -> nn.Module | nn.Parameter:

@@ -40,7 +40,7 @@ def training_trainer(
         devices=devices.devices,
         num_nodes=devices.num_nodes,
         strategy=_strategy(devices, policy),
-        precision=_precision(policy.precision, devices),
+        precision=_precision(policy.precision, devices, policy.half_on_cpu),
         # by hand, accumulating and clipping are the module's: Lightning refuses its own
         accumulate_grad_batches=1 if policy.manual else policy.accumulate,
         gradient_clip_val=None if policy.manual else policy.gradient_clip,
@@ -69,7 +69,7 @@ def evaluation_trainer(run: Run, devices: Devices, policy: TrainerPolicy) -> pl.
         devices=devices.devices,
         num_nodes=devices.num_nodes,
         strategy=_strategy(devices, policy),
-        precision=_precision(policy.evaluation_precision, devices),
+        precision=_precision(policy.evaluation_precision, devices, policy.half_on_cpu),
         use_distributed_sampler=False,
         default_root_dir=str(run.folder),
         logger=False,
@@ -97,10 +97,10 @@ def _strategy(devices: Devices, policy: TrainerPolicy) -> Any:
     return DDPStrategy(find_unused_parameters=policy.find_unused_parameters)
 
 
-def _precision(wanted: str, devices: Devices) -> Any:
+def _precision(wanted: str, devices: Devices, on_cpu: str) -> Any:
     if devices.accelerator == "cpu" and wanted in ("16-mixed", "16"):
-        LOGGER.warning("precision %s needs a GPU: using bf16-mixed on the CPU", wanted)
-        return "bf16-mixed"
+        LOGGER.warning("precision %s needs a GPU: using %s on the CPU", wanted, on_cpu)
+        return on_cpu
     return wanted
 
 

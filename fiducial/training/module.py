@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fiducial.checkpoints.finite import GRADIENTS
 from fiducial.deploy.card import ENTRY, ModelCard
-from fiducial.errors import CheckpointError, Problem
+from fiducial.errors import CheckpointError, Problem, TrainingError
 from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Evaluator, Kpis, Outputs
 from fiducial.redact import redact
@@ -23,7 +23,10 @@ from fiducial.run.console import LOGGER
 from fiducial.training.mean import MeanLoss
 from fiducial.training.policy import TrainerPolicy
 
-__all__ = ["TrainingModule", "TrainingPlan"]
+__all__ = ["MAX_SKIPPED", "TrainingModule", "TrainingPlan"]
+
+MAX_SKIPPED = 20
+"""Steps in a row without finite gradients that end a training; more than a scale for float16 takes to be found."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class TrainingModule(pl.LightningModule):
         """Of the latest training batch, to be shown."""
         self._losses: dict[Stage, MeanLoss] = {"train": MeanLoss(), "val": MeanLoss()}
         self._accumulating = self._in_backward = False
+        self._skipped = 0
         self._restored: dict[str, Tensor] = {}
         self.save_hyperparameters(redact(plan.hyper_parameters), logger=False)
 
@@ -106,7 +110,10 @@ class TrainingModule(pl.LightningModule):
         """Backward pass of a batch; clip and step all optimizers when ``policy.accumulate`` batches are together.
 
         For ``automatic_optimization = False``, where Lightning refuses to accumulate and to clip. The last batches of
-        an epoch step however few they are. Returns whether the optimizers stepped.
+        an epoch step however few they are. There is no step where a gradient is not finite, on any rank. Returns
+        whether the weights have changed.
+
+        Raises: TrainingError after :data:`MAX_SKIPPED` steps in a row that could not be made.
         """
         every = self.policy.accumulate
         steps = (batch_idx + 1) % every == 0 or batch_idx + 1 == self.trainer.num_training_batches
@@ -118,17 +125,44 @@ class TrainingModule(pl.LightningModule):
             return False
         found = self.optimizers()
         optimizers: list[Any] = found if isinstance(found, list) else [found]
-        if self.policy.gradient_clip is not None:
-            # gradients are scaled under 16-mixed, and so must be their limit
-            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-            limit = self.policy.gradient_clip * (scaler.get_scale() if scaler is not None else 1.0)
-            trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(trained, limit)
+        stepped = self._clip_and_step(optimizers)
         for optimizer in optimizers:
-            optimizer.step()
             optimizer.zero_grad()
         self._accumulating = False
-        return True
+        self._skipped = 0 if stepped else self._skipped + 1
+        if not stepped:
+            self._tell_skipped(batch_idx)
+        return stepped
+
+    def _clip_and_step(self, optimizers: list[Any]) -> bool:
+        trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        scale, limit = self._gradient_scale(), self.policy.gradient_clip
+        if limit is not None:
+            norm = torch.nn.utils.clip_grad_norm_(trained, limit * scale)
+        else:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        if self._scaler() is None and not norm.isfinite():
+            return False
+        for optimizer in optimizers:
+            optimizer.step()  # under 16-mixed the scaler looks for itself, and lowers the scale where it does not step
+        return self._gradient_scale() >= scale
+
+    def _tell_skipped(self, batch_idx: int) -> None:
+        if self._skipped >= MAX_SKIPPED:
+            found = f"diverged: {self._skipped} steps in a row have gradients that are not finite"
+            raise TrainingError(
+                "training", found, "use a lower learning rate, or bfloat16 or 32 bits where it is float16"
+            )
+        say = LOGGER.warning if self._scaler() is None else LOGGER.info  # the scale is found by trying
+        say("epoch %d, batch %d: gradients are not finite, no step", self.current_epoch, batch_idx)
+
+    def _scaler(self) -> Any:
+        """What scales the gradients under 16-mixed; None elsewhere."""
+        return None if self._trainer is None else getattr(self._trainer.precision_plugin, "scaler", None)
+
+    def _gradient_scale(self) -> float:
+        scaler = self._scaler()
+        return 1.0 if scaler is None else float(scaler.get_scale())
 
     def step_schedules(self) -> None:
         """Step all learning-rate schedules, which nobody does for a module that optimises by hand."""
@@ -146,8 +180,10 @@ class TrainingModule(pl.LightningModule):
         loaded = {"loaded_weights": self.plan.weights} if self.plan.weights else {}
         checkpoint[ENTRY] = {**self.plan.card.stamped().plain(), **loaded}
         if self._accumulating:  # in the middle of a step: what the batches before have contributed
-            gradients = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
-            checkpoint[GRADIENTS] = gradients
+            scale = self._gradient_scale()
+            gradients = {name: p.grad / scale for name, p in self.named_parameters() if p.grad is not None}
+            if self._scaler() is None or all(gradient.isfinite().all() for gradient in gradients.values()):
+                checkpoint[GRADIENTS] = gradients  # under 16-mixed what is infinite is no divergence: it makes no step
             if self._in_backward:
                 LOGGER.warning("stopped within a backward pass: the gradients kept for the next step are not exact")
 
@@ -159,9 +195,10 @@ class TrainingModule(pl.LightningModule):
         self._restored = checkpoint.get(GRADIENTS) or {}
 
     def on_train_start(self) -> None:
+        scale = self._gradient_scale()
         for name, parameter in self.named_parameters():
             if name in self._restored:
-                parameter.grad = self._restored[name].to(parameter.device, parameter.dtype)
+                parameter.grad = self._restored[name].to(parameter.device, parameter.dtype) * scale
         self._accumulating, self._restored = bool(self._restored), {}
 
     def on_before_backward(self, loss: Tensor) -> None:

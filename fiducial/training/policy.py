@@ -13,6 +13,8 @@ class TrainerPolicy:
 
     precision: str = "32-true"
     """Number format of training, in Lightning's words."""
+    half_on_cpu: str = "bf16-mixed"
+    """What a CPU does where ``16-mixed`` is wanted, which needs a GPU."""
     evaluation_precision: str = "32-true"
     """The same of ``evaluate`` and ``inference``."""
     manual: bool = False

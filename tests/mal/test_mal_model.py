@@ -85,7 +85,7 @@ def test_keys_and_counts_of_tao():
 class TestFreezing:
     def test_frozen_stages_get_no_gradient_and_stay_in_evaluation_mode(self):
         network = build_vit("vit-deit-tiny/16")
-        assert network.freeze(frozenset({0, 2, 99, -1})) == {99, -1}
+        assert network.freeze_stages({0, 2, 99, -1}) == {99, -1}
         network.train()
         assert not any(p.requires_grad for part in (network.patch_embed, network.blocks[1]) for p in part.parameters())
         assert network.blocks[0].attn.qkv.weight.requires_grad

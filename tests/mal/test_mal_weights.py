@@ -10,6 +10,7 @@ from mal.model import build_labeler
 from mal.weights import load_networks, start_from
 
 ARCH = "vit-deit-tiny/16"
+MOCO = ("base_encoder", "momentum_encoder")
 SMALL = {"hidden": 8, "out_dim": 8}
 
 
@@ -38,6 +39,9 @@ def backbone_weights(*, head=True):
         lambda w: {"model": {f"module.{k}": v for k, v in w.items()}},
         lambda w: {"state_dict": {f"model.backbone.{k}": v for k, v in w.items()}},
         lambda w: {"model": {f"_orig_mod.encoder.{k}": v for k, v in w.items()}},
+        lambda w: {
+            "state_dict": {f"module.{side}.{k}": v * (side == "base_encoder") for k, v in w.items() for side in MOCO}
+        },
     ],
 )
 def test_a_backbone_goes_into_both_networks(tmp_path, wrap):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from timm.models.xcit import ClassAttentionBlock, PositionalEncodingFourier
 from torch import nn
 
-from fiducial.backbones.fan import FanPyramid, LayerNorm2d, build, fourier_table
+from fiducial.backbones.fan import FanMap, FanPyramid, build
+from fiducial.backbones.fan_parts import LayerNorm2d, fourier_table
 from fiducial.backbones.names import BACKBONES, build_embedding, build_pyramid
 
 ROOT = Path(__file__).parents[3]
@@ -212,3 +213,60 @@ class TestGraphs:
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         with torch.no_grad():
             assert torch.allclose(compiled(images)[-1], model(images)[-1], atol=1e-5)
+
+
+class TestMap:
+    NAME = "fan_tiny_8_p4_hybrid"
+
+    def map_of(self, pyramid, **options) -> FanMap:
+        """With the weights of a pyramid, and a last norm that is seen."""
+        torch.manual_seed(3)
+        made = FanMap(self.NAME, image_size=SIZE, **options)
+        nn.init.normal_(made.norm.weight)
+        nn.init.normal_(made.norm.bias)
+        made.load_state_dict(made.state_dict() | pyramid.state_dict())
+        return made
+
+    def test_is_the_last_map_of_the_pyramid_normed(self, images):
+        pyramid = tiny().eval()
+        made = self.map_of(pyramid).eval()
+        with torch.no_grad():
+            last = pyramid(images)[-1].permute(0, 2, 3, 1)
+            want = F.layer_norm(last, (192,), made.norm.weight, made.norm.bias, 1e-6).permute(0, 3, 1, 2)
+            assert torch.allclose(made(images), want, atol=1e-5)
+
+    def test_keys_are_those_of_the_classifier_without_its_head(self):
+        with torch.device("meta"):
+            pyramid, made = build(self.NAME, "pyramid", image_size=SIZE), FanMap(self.NAME, image_size=SIZE)
+        assert set(made.state_dict()) == {*pyramid.state_dict(), "norm.weight", "norm.bias"}
+        assert sum(p.numel() for p in made.parameters()) == 7_467_240 - 193 * 1000
+
+    def test_rates_of_stochastic_depth_grow_to_that_of_the_last_block(self):
+        with torch.device("meta"):
+            made = FanMap(self.NAME, image_size=SIZE, drop_path=0.7)
+        assert [block.drop_path.drop_prob for block in made.blocks] == pytest.approx([i / 10 for i in range(8)])
+
+    def test_sides_that_are_no_multiple(self):
+        with pytest.raises(ValueError, match="multiples of 16"):
+            FanMap(self.NAME, image_size=SIZE)(torch.zeros(1, 3, 40, 64))
+
+    def test_frozen_stages(self, images):
+        made = self.map_of(tiny())
+        assert made.freeze_stages([0, 2, 9, -1]) == {9, -1}
+        made.train()
+        before = made.blocks[1].mlp.mlp_v.dwconv.bn.running_mean.clone()
+        made(images).sum().backward()
+        trained = {name for name, p in made.named_parameters() if p.grad is not None}
+        assert any(name.startswith("blocks.0.") for name in trained)
+        assert not any(name.startswith(("blocks.1.", "patch_embed.")) for name in trained)
+        assert torch.equal(made.blocks[1].mlp.mlp_v.dwconv.bn.running_mean, before)
+
+    def test_recomputed_activations_give_the_same(self, images):
+        pyramid, found = tiny(), []
+        for again in (False, True):
+            made = self.map_of(pyramid, activation_checkpointing=again).train()
+            made(images).square().sum().backward()
+            bn = made.blocks[0].mlp.mlp_v.dwconv.bn
+            found.append((made.blocks[0].attn.q.weight.grad, bn.running_mean, bn.num_batches_tracked))
+        for plain, recomputed in zip(*found, strict=True):
+            assert torch.equal(plain, recomputed)
