@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fiducial.data.archives import images_root
-from fiducial.data.sources import local_path
-from fiducial.errors import DatasetError
+from fiducial.data.sources import local_path, unwrapped
+from fiducial.errors import DatasetError, Problem, UserError
 from mal.annotations import Annotations, Rules, Selection, read_annotations, select
 
 if TYPE_CHECKING:
@@ -58,18 +58,36 @@ def rules_of(spec: ExperimentSpec, name: str) -> Rules:
 
 
 def read_split(spec: ExperimentSpec, name: str) -> Split:
-    """Read a split. Raises: UserError naming what is missing or cannot be read."""
+    """Read a split. Raises: UserError naming all that is missing or cannot be read."""
+    file, images = _places(spec, name)
+    data = spec.dataset
+    masks = {"train": False, "val": data.load_mask, "infer": spec.inference.load_mask}[name]
+    annotations = read_annotations(file, images=images, kind=data.type, point_size=data.point_size, masks=masks)
+    names = [picture.file for picture in annotations.pictures[:_SAMPLES]]
+    root = images_root(images, names) if names else images
+    return Split(annotations, select(annotations, rules_of(spec, name)), root)
+
+
+def _places(spec: ExperimentSpec, name: str) -> tuple[Path, Path]:
+    """Where the annotations and the pictures of a split are on this machine."""
     (ann_key, img_key), (ann_path, img_dir) = KEYS[name], values_of(spec, name)
     missing = [key for key, value in ((ann_key, ann_path), (img_key, img_dir)) if not value]
     if missing:
         raise DatasetError(" and ".join(missing), "not set", "name the annotations and the folder of their pictures")
-    file, images = local_path(ann_path, key=ann_key), local_path(img_dir, key=img_key)
-    if not images.is_dir():
-        raise DatasetError(img_key, f"{images} is no folder", "give a folder, or an archive of one")
-    annotations = read_annotations(file, images=images, kind=spec.dataset.type, point_size=spec.dataset.point_size)
-    names = [picture.file for picture in annotations.pictures[:_SAMPLES]]
-    root = images_root(images, names) if names else images
-    return Split(annotations, select(annotations, rules_of(spec, name)), root)
+    places: list[Path] = []
+    problems: list[Problem] = []
+    for key, value in ((ann_key, ann_path), (img_key, img_dir)):
+        try:
+            places.append(local_path(value, key=key))
+            if key == img_key:
+                places[-1] = unwrapped(places[-1], key=key)
+                if not places[-1].is_dir():
+                    raise DatasetError(key, f"{places[-1]} is no folder", "give a folder, or an archive of one")
+        except UserError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise DatasetError.of(problems)
+    return places[0], places[1]
 
 
 def files_of(split: Split) -> Iterator[Path]:
