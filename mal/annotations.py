@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,12 @@ from fiducial.data.images import MAX_PIXELS
 from fiducial.errors import DatasetError, Problem, one_line
 from mal.crop import Corners
 from mal.formats import read_folder
-from mal.segmentation import checked_rle, numbers_of
+from mal.segmentation import checked, checked_rle, numbers_of
 
 __all__ = ["Annotations", "Box", "Picture", "Rules", "Selection", "read_annotations", "select"]
 
 _TABLES = ("images", "annotations", "categories")
+_Read = TypeVar("_Read")
 _REACHING_OUT = 0.5
 """Share of boxes beyond their image from which corners are taken for ``x, y, width, height``."""
 
@@ -90,11 +91,18 @@ class Annotations:
 
     def rle(self, box: Box) -> dict[str, Any]:
         """Its mask as pycocotools' run lengths. Raises: DatasetError when it is no mask."""
+        return self._segmentation(box, checked_rle)
+
+    def check_mask(self, box: Box) -> None:
+        """Raises: DatasetError when its segmentation is no mask."""
+        self._segmentation(box, checked)
+
+    def _segmentation(self, box: Box, read: Callable[[Any, tuple[int, int]], _Read]) -> _Read:
         picture = self.pictures[box.picture]
         try:
-            return checked_rle(self.rows[box.row].get("segmentation"), (picture.height, picture.width))
+            return read(self.rows[box.row].get("segmentation"), (picture.height, picture.width))
         except ValueError as error:
-            where = f"{self.path}: annotation {box.id}"
+            where = f"{self.path}: annotation {one_line(box.id, 40)}"
             raise DatasetError(where, f"its segmentation is no mask ({error})", "mend it, or leave it out") from None
 
     def mask(self, box: Box) -> NDArray[np.uint8]:

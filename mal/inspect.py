@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fiducial.data.checks import Missing, how_to_find, in_threads, missing_files, spread
+from fiducial.data.checks import how_to_find, in_threads, spread
 from fiducial.data.files import is_file
 from fiducial.data.images import open_image
 from fiducial.errors import DatasetError, Problem, UserError, one_line
@@ -118,7 +118,7 @@ def _check_masks(split: Split, name: str, *, thorough: bool) -> Iterator[Problem
         return
     for box in boxes if thorough else spread(boxes, LOOKED_AT):
         try:
-            split.annotations.rle(box)
+            split.annotations.check_mask(box)
         except DatasetError as error:
             yield from error.problems
 
@@ -127,17 +127,10 @@ def _check_pictures(split: Split, key: str, *, thorough: bool) -> Iterator[Probl
     where, hint = str(split.annotations.path), f"check file_name and {key}"
     files = list(files_of(split))
     gone = [path for path in files if not is_file(path)]
-    missing = (
-        Missing(
-            where,
-            path,
-            how_to_find(path, renamed="file_name must have the suffix {suffix}", folders=hint, otherwise=hint),
-        )
-        for path in gone
-    )
-    yield from missing_files(missing, "no picture {path}")
-    if gone:
-        yield Problem(where, f"{len(gone)} of {len(files)} pictures are missing", hint)
+    for path in gone:
+        found = f"no picture {path} ({len(gone)} of {len(files)} are missing)"
+        fix = how_to_find(path, renamed="file_name must have the suffix {suffix}", folders=hint, otherwise=hint)
+        yield Problem(where, found, fix)
     stated = {split.images / picture.file: picture for picture in split.annotations.pictures}
     left = set(gone)
     there = [path for path in files if path not in left]

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["checked_rle", "numbers_of", "rle_of_mask", "runs_of"]
+from fiducial.errors import one_line
+
+__all__ = ["checked", "checked_rle", "numbers_of", "rle_of_mask", "runs_of"]
 
 Rle = dict[str, Any]
 _FARTHEST = 1e8
@@ -33,13 +35,22 @@ def checked_rle(found: Any, size: tuple[int, int]) -> Rle:
     """
     from pycocotools import mask as coco_mask
 
-    if isinstance(found, list):
-        rle: Rle = coco_mask.merge(coco_mask.frPyObjects(_polygons(found), *size))
+    sound = checked(found, size)
+    if isinstance(sound, list):
+        rle: Rle = coco_mask.merge(coco_mask.frPyObjects(sound, *size))
         return rle
+    return sound if isinstance(sound["counts"], bytes) else dict(coco_mask.frPyObjects(sound, *size))
+
+
+def checked(found: Any, size: tuple[int, int]) -> list[list[float]] | Rle:
+    """What pycocotools may be given: polygons or run lengths. Raises: ValueError saying what is wrong with it."""
+    if isinstance(found, list):
+        return _polygons(found)
     if not isinstance(found, dict) or "counts" not in found:
         raise ValueError("neither polygons nor run lengths")
     if found.get("size") != list(size):
-        raise ValueError(f"run lengths of a picture of {found.get('size')} (height, width), not {list(size)}")
+        shown = one_line(found.get("size"), 40)
+        raise ValueError(f"run lengths of a picture of {shown} (height, width), not {list(size)}")
     counts = found["counts"]
     if isinstance(counts, str):
         _check_runs(runs_of(counts), size)
@@ -48,8 +59,7 @@ def checked_rle(found: Any, size: tuple[int, int]) -> Rle:
     if runs is None or not all(run.is_integer() for run in runs):
         raise ValueError("run lengths that are no whole numbers")
     _check_runs(np.array(runs, np.int64), size)
-    rle = coco_mask.frPyObjects({"size": list(size), "counts": [int(run) for run in runs]}, *size)
-    return rle
+    return {"size": list(size), "counts": [int(run) for run in runs]}
 
 
 def _check_runs(runs: NDArray[np.int64], size: tuple[int, int]) -> None:
