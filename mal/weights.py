@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from fiducial.backbones.vit_transformers import timm_names
 from fiducial.checkpoints.loading import LoadReport, load_into
 from fiducial.checkpoints.reading import Checkpoint
 from fiducial.errors import CheckpointError
@@ -47,7 +48,7 @@ def start_from(student: MaskNetwork, teacher: MaskNetwork, checkpoint: Checkpoin
     if sided:
         weights = {key.removeprefix("student."): v for key, v in weights.items() if key.startswith("student.")}
     else:
-        weights = _plain_names(weights)
+        weights = timm_names(_plain_names(weights))
     if any(key.removeprefix("backbone.").startswith(_STEM) for key in weights):
         found = "its patch embedding is a stack of convolutions, as in some files of the research code"
         raise CheckpointError(str(checkpoint.path), found, "give a checkpoint of TAO, or a ViT-MAE file")
