@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fiducial.data.checks import in_threads
 from fiducial.data.files import is_file, is_folder
-from fiducial.errors import DatasetError, Problem, UserError
+from fiducial.errors import DatasetError, UserError
 from mal.annotated import Annotated, Pictures
 from mal.voc import read_voc
 from mal.yolo import class_names, read_yolo
@@ -15,7 +16,6 @@ from mal.yolo import class_names, read_yolo
 __all__ = ["read_folder"]
 
 _CLASS_LISTS = ("classes.txt", "obj.names")
-_MOST_PROBLEMS = 1000
 _SAMPLES = 5
 
 
@@ -41,24 +41,23 @@ def read_folder(folder: Path, images: Path | None, *, masks: bool = True) -> tup
         raise DatasetError(
             str(folder), found, "give a folder of YOLO's .txt or Pascal VOC's .xml files, or a COCO file"
         )
-    files: list[Annotated] = []
-    problems: list[Problem] = []
     pictures = Pictures(images, [_name(path, folder) for path in (xml or texts)[:_SAMPLES]])
     classes = class_names(lists[0]) if lists and texts else []
-    for path in xml or texts:
+
+    def read(path: Path) -> Annotated | UserError:
         name = _name(path, folder)
         try:
             if xml:
-                files.append(read_voc(path, name, pictures, _masks_of(path, folder) if masks else None))
-            else:
-                files.append(read_yolo(path, name, pictures, classes))
+                return read_voc(path, name, pictures, _masks_of(path, folder) if masks else None)
+            return read_yolo(path, name, pictures, classes)
         except UserError as error:
-            problems.extend(error.problems)
-        if len(problems) > _MOST_PROBLEMS:
-            break
+            return error
+
+    found_files = in_threads(read, xml or texts)
+    problems = [problem for found in found_files if isinstance(found, UserError) for problem in found.problems]
     if problems:
         raise DatasetError.of(problems)
-    return folder, _tree(files, classes)
+    return folder, _tree([found for found in found_files if isinstance(found, Annotated)], classes)
 
 
 def _wrapped(folder: Path) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fiducial.data.checks import how_to_find, in_threads, spread
 from fiducial.data.files import is_file
-from fiducial.data.images import open_image
+from fiducial.data.images import check_whole, open_image
 from fiducial.errors import DatasetError, Problem, UserError, one_line
 from fiducial.task import DataReport, SplitFacts
 from mal.annotations import looks_like_corners
@@ -65,7 +65,7 @@ def _facts(split: Split) -> SplitFacts:
 def _check(spec: ExperimentSpec, split: Split, name: str, *, thorough: bool) -> Iterator[Problem]:
     yield from _check_boxes(spec, split, name)
     if (name == "val" and spec.dataset.load_mask) or (name == "infer" and spec.inference.load_mask):
-        yield from _check_masks(split, name, thorough=thorough)
+        yield from _check_masks(split, name)
     yield from _check_pictures(split, KEYS[name][1], thorough=thorough)
 
 
@@ -108,7 +108,7 @@ def _nothing_left(spec: ExperimentSpec, split: Split, name: str) -> Problem:
     return Problem(where, f"none of its {total} annotations can be used", "see the reasons beside this")
 
 
-def _check_masks(split: Split, name: str, *, thorough: bool) -> Iterator[Problem]:
+def _check_masks(split: Split, name: str) -> Iterator[Problem]:
     boxes = split.selection.boxes
     lacking = [box for box in boxes if not split.annotations.has_mask(box)]
     key = "dataset.load_mask" if name == "val" else "inference.load_mask"
@@ -116,7 +116,7 @@ def _check_masks(split: Split, name: str, *, thorough: bool) -> Iterator[Problem
         found = f"true, but {len(lacking)} of {len(boxes)} annotations have no segmentation (first: {lacking[0].id})"
         yield Problem(key, found, f"set {key}=false (no mIoU), or add masks")
         return
-    for box in boxes if thorough else spread(boxes, LOOKED_AT):
+    for box in boxes:
         try:
             split.annotations.check_mask(box)
         except DatasetError as error:
@@ -138,6 +138,7 @@ def _check_pictures(split: Split, key: str, *, thorough: bool) -> Iterator[Probl
     def look(path: Path) -> list[Problem]:
         picture = stated[path]
         try:
+            check_whole(path)
             with open_image(path) as image:
                 width, height = image.size
         except UserError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from fiducial.errors import DatasetError, Problem
+from fiducial.errors import SHOWN, DatasetError, Problem
 from mal.annotated import Annotated, Pictures, Thing, content_of
 
 __all__ = ["class_names", "read_yolo"]
@@ -37,6 +37,8 @@ def read_yolo(path: Path, name: str, pictures: Pictures, classes: list[str]) -> 
                 things.append(_thing(text.split(), size, classes))
             except ValueError as error:
                 problems.append(Problem(f"{path}:{line}", str(error), _FIX))
+        if len(problems) > SHOWN:  # no file of labels at all, perhaps
+            break
     if problems:
         raise DatasetError.of(problems)
     return Annotated(picture, size, things)

@@ -1,9 +1,13 @@
 """What a newcomer gets wrong: each is told in one line, with its place and what to do, before any work starts."""
 
 import json
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fiducial import cli
 from mal.__main__ import TASKS
@@ -216,6 +220,33 @@ def test_both_places_of_a_split_are_told(told):
 def test_a_picture_where_a_folder_is_meant(told, pictures):
     _, said = told("check train", spec={"dataset__train_img_dir": str(pictures / "train" / "img" / "0.png")})
     assert "is no folder · give a folder, or an archive of one" in said
+
+
+class TestPictures:
+    @pytest.fixture
+    def images(self, pictures, tmp_path):
+        return Path(shutil.copytree(pictures / "train" / "img", tmp_path / "img"))
+
+    def refused(self, told, images):
+        code, said = told("check train", spec={"dataset__train_img_dir": str(images)})
+        assert code == 1
+        return said
+
+    def test_cut_off(self, told, images):
+        whole = (images / "1.png").read_bytes()
+        (images / "1.png").write_bytes(whole[: len(whole) // 2])
+        assert "1.png · an image that cannot be read" in self.refused(told, images)
+
+    def test_of_no_range(self, told, images):
+        Image.fromarray(np.zeros((96, 128), np.float32)).save(images / "1.png", "TIFF")
+        assert "(32 bits) have no known range" in self.refused(told, images)
+
+    def test_something_else(self, told, images):
+        (images / "1.png").write_text("version https://git-lfs.github.com/spec/v1\n")
+        (images / "2.png").write_bytes(b"")
+        said = self.refused(told, images)
+        assert "1.png · not an image but a git-lfs pointer" in said
+        assert "2.png · an empty file" in said
 
 
 def test_fewer_epochs_than_the_warm_up_takes(told):

@@ -76,3 +76,9 @@ def test_without_its_picture(labelled_picture):
     folder, images = labelled_picture({"b.txt": ""})
     with pytest.raises(DatasetError, match=r"b\.txt · no picture b in "):
         read_annotations(folder, images=images)
+
+
+def test_of_a_file_of_something_else_the_first_lines_are_told(labelled_picture):
+    with pytest.raises(DatasetError) as error:
+        read(labelled_picture, "x\n" * 100_000)
+    assert 10 <= len(error.value.problems) < 20
