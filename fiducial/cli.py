@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from fiducial import __version__
 from fiducial.actions.action import Action
 from fiducial.actions.perform import compose_for, known_action, read_spec, run_action
 from fiducial.actions.registry import actions_of
-from fiducial.errors import SpecError, UserError
+from fiducial.errors import SpecError, UserError, one_line
 from fiducial.machine import explained
 from fiducial.run.console import FAIL, LOGGER, PASS, last_line, set_up_console
 from fiducial.run.threads import yield_when_idle
@@ -69,21 +69,27 @@ def main(tasks: Sequence[Task[Any]], argv: Sequence[str] | None = None, *, prog:
     except Exception as error:
         if known := explained(error, Path.cwd()):
             LOGGER.error("%s", known)
+        elif _is_memory(error):
+            LOGGER.error("%s", one_line(f"{type(error).__name__}: {error}"))
+            LOGGER.error("out of memory: %s", ", ".join(("lower the batch size", *tasks[0].memory_savers)))
         else:
             LOGGER.error("%s", "".join(traceback.format_exception(error)).rstrip())
-            for advice in _advice(error, tasks[0]):
-                LOGGER.error("%s", advice)
+            if _is_shared_memory(error):
+                LOGGER.error("%s", _SHARED_MEMORY)
         code = 1
     last_line(PASS if code == 0 else FAIL)
     return code
 
 
-def _advice(error: Exception, task: Task[Any]) -> Iterator[str]:
-    text = str(error).lower()
-    if isinstance(error, MemoryError) or "out of memory" in text:
-        yield f"out of memory: {', '.join(('lower the batch size', *task.memory_savers))}"
-    if "bus error" in text or "shared memory" in text or "/dev/shm" in text:
-        yield "out of shared memory: enlarge /dev/shm (docker run --shm-size=8g) or lower the number of workers"
+_SHARED_MEMORY = "out of shared memory: enlarge /dev/shm (docker run --shm-size=8g) or lower the number of workers"
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+def _is_shared_memory(error: Exception) -> bool:
+    return any(word in str(error).lower() for word in ("bus error", "shared memory", "/dev/shm"))
 
 
 def _execute(tasks: Sequence[Task[Any]], command: Command) -> int:

@@ -9,27 +9,31 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fiducial.errors import DatasetError, Problem
+from fiducial.data.files import HEAD, is_folder, what_bytes_are, why_unreadable
+from fiducial.data.images import MAX_PIXELS
+from fiducial.errors import DatasetError, Problem, one_line
 from mal.crop import Corners
 from mal.formats import read_folder
+from mal.segmentation import checked, checked_rle, numbers_of
 
 __all__ = ["Annotations", "Box", "Picture", "Rules", "Selection", "read_annotations", "select"]
 
-FORMATS = ("coco", "yolo", "voc")
 _TABLES = ("images", "annotations", "categories")
+_Read = TypeVar("_Read")
 _REACHING_OUT = 0.5
 """Share of boxes beyond their image from which corners are taken for ``x, y, width, height``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """One row of ``images``."""
 
@@ -39,7 +43,7 @@ class Picture:
     height: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Box:
     """One annotation. ``row`` is its place in the file, ``picture`` and ``category`` those in their tables.
 
@@ -76,7 +80,7 @@ class Annotations:
         rows: Sequence[Mapping[str, Any]] = self.tree["annotations"]
         return rows
 
-    @property
+    @cached_property
     def class_names(self) -> list[str]:
         """Names of the categories, in the order of the file."""
         return [str(category.get("name", category["id"])) for category in self.tree["categories"]]
@@ -85,59 +89,28 @@ class Annotations:
         """Whether the annotation says which pixels are the object's."""
         return bool(self.rows[box.row].get("segmentation"))
 
+    def rle(self, box: Box) -> dict[str, Any]:
+        """Its mask as pycocotools' run lengths. Raises: DatasetError when it is no mask."""
+        return self._segmentation(box, checked_rle)
+
+    def check_mask(self, box: Box) -> None:
+        """Raises: DatasetError when its segmentation is no mask."""
+        self._segmentation(box, checked)
+
+    def _segmentation(self, box: Box, read: Callable[[Any, tuple[int, int]], _Read]) -> _Read:
+        picture = self.pictures[box.picture]
+        try:
+            return read(self.rows[box.row].get("segmentation"), (picture.height, picture.width))
+        except ValueError as error:
+            where = f"{self.path}: annotation {one_line(box.id, 40)}"
+            raise DatasetError(where, f"its segmentation is no mask ({error})", "mend it, or leave it out") from None
+
     def mask(self, box: Box) -> NDArray[np.uint8]:
         """Its mask in the whole picture, 0 or 1, ``(height, width)``. Raises: DatasetError when it is no mask."""
         from pycocotools import mask as coco_mask
 
-        picture, found = self.pictures[box.picture], self.rows[box.row].get("segmentation")
-        size = picture.height, picture.width
-        try:
-            if isinstance(found, list):
-                rle = coco_mask.merge(coco_mask.frPyObjects(_checked_polygons(found), *size))
-            else:
-                rle = coco_mask.frPyObjects(_checked_runs(found, size), *size)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            where = f"{self.path}: annotation {box.id}"
-            raise DatasetError(where, f"its segmentation is no mask ({error})", "mend it, or leave it out") from None
-        decoded: NDArray[np.uint8] = coco_mask.decode(rle)
+        decoded: NDArray[np.uint8] = coco_mask.decode(self.rle(box))
         return decoded
-
-
-def _checked_polygons(parts: Sequence[Any]) -> list[list[float]]:
-    polygons = [_numbers(part) for part in parts]
-    if not polygons or any(polygon is None or len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
-        raise ValueError("polygons of x, y, x, y, … with three corners at least are meant")
-    return [polygon for polygon in polygons if polygon is not None]
-
-
-def _checked_runs(found: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """Run lengths that fill the picture exactly: the decoder does not look, and would write beyond it."""
-    counts = found["counts"]
-    runs = runs_of(counts) if isinstance(counts, str) else [int(run) for run in counts]
-    if min(runs, default=-1) < 0 or sum(runs) != math.prod(size) or list(found["size"]) != list(size):
-        raise ValueError("run lengths that do not fill the picture")
-    return {"size": list(size), "counts": runs}
-
-
-def runs_of(text: str) -> list[int]:
-    """COCO's compressed run lengths as numbers. Raises: ValueError, IndexError for text that is none."""
-    runs: list[int] = []
-    place = 0
-    while place < len(text):
-        value = shift = 0
-        more = True
-        while more:
-            bits = ord(text[place]) - 48
-            if not 0 <= bits < 64 or shift > 60:
-                raise ValueError(f"no run lengths: {text[:20]!r}")
-            value |= (bits & 31) << shift
-            shift, place, more = shift + 5, place + 1, bool(bits & 32)
-            if not more and bits & 16:
-                value -= 1 << shift
-        runs.append(
-            value + runs[-2] if len(runs) > 2 else value
-        )  # from the third on, the difference to the one before last
-    return runs
 
 
 @dataclass(frozen=True)
@@ -181,7 +154,7 @@ def select(annotations: Annotations, rules: Rules) -> Selection:
             left_out[box.row] = reason
             continue
         clipped += beyond
-        used.append(Box(box.row, box.id, box.picture, box.category, corners, box.crowd, box.prompt))
+        used.append(replace(box, corners=corners) if beyond else box)
     return Selection(tuple(used), clipped, left_out)
 
 
@@ -208,22 +181,30 @@ def _reason(corners: Corners, crowd: bool, leaves: bool, rules: Rules) -> str:
 
 
 def read_annotations(
-    path: Path, *, images: Path | None = None, kind: str = "coco", point_size: float | None = None
+    path: Path,
+    *,
+    images: Path | None = None,
+    kind: str = "coco",
+    point_size: float | None = None,
+    masks: bool = True,
 ) -> Annotations:
     """Read an annotation file, or a folder of them.
 
     ``kind``: coco, yolo or voc; a folder is read by what lies in it. ``images``: where the pictures are; needed where
     the format does not hold their sizes. ``point_size``: the side of the box that a point means, in pixels; without it
-    a fifth of the picture's shorter side.
+    a fifth of the picture's shorter side. ``masks``: also read masks that lie in files of their own.
 
     Raises: DatasetError listing everything that makes the file unusable.
     """
-    tree = read_folder(path, images) if path.is_dir() or kind != "coco" else _read_coco(path)
+    if is_folder(path) or kind != "coco":
+        path, found_tree = read_folder(path, images, masks=masks)
+        tree = _read_coco(path) if found_tree is None else found_tree
+    else:
+        tree = _read_coco(path)
     problems = [Problem(str(path), f"has no list {name!r}", _COCO) for name in _TABLES if not _is_table(tree.get(name))]
     if problems:
         raise DatasetError.of(problems)
-    pictures, found = _pictures(tree["images"], path)
-    problems.extend(found)
+    pictures, problems = _pictures(tree["images"], path)
     categories = [category.get("id") for category in tree["categories"]]
     problems.extend(_repeated(categories, path, "categories"))
     if problems:
@@ -241,6 +222,7 @@ def read_annotations(
 
 
 _COCO = "a COCO file has images, annotations and categories, each a list of objects"
+_Id = (int, float, str)
 
 
 def _is_table(value: Any) -> bool:
@@ -248,12 +230,16 @@ def _is_table(value: Any) -> bool:
 
 
 def _read_coco(path: Path) -> dict[str, Any]:
+    if wrong := why_unreadable(path):
+        raise DatasetError(str(path), f"cannot be read: {wrong[0]}", wrong[1])
     try:
-        tree = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = path.read_bytes()
+        tree = json.loads(data)  # it tells UTF-8, UTF-16 and byte order marks apart
     except OSError as error:
         raise DatasetError(str(path), f"cannot be read ({error.strerror or error})", "check the path") from None
     except (ValueError, RecursionError) as error:
-        raise DatasetError(str(path), f"no JSON ({error})", "export the annotations again") from None
+        found, fix = what_bytes_are(data[:HEAD]) or (one_line(error), "export the annotations as COCO's JSON again")
+        raise DatasetError(str(path), f"no JSON ({found})", fix) from None
     if not isinstance(tree, dict):
         raise DatasetError(str(path), f"a JSON {type(tree).__name__}, no object", _COCO)
     return tree
@@ -262,23 +248,32 @@ def _read_coco(path: Path) -> dict[str, Any]:
 def _pictures(rows: Sequence[Mapping[str, Any]], path: Path) -> tuple[list[Picture], list[Problem]]:
     pictures, problems = [], list(_repeated([row.get("id") for row in rows], path, "images"))
     for place, row in enumerate(rows):
-        name, width, height = row.get("file_name"), row.get("width"), row.get("height")
+        name, width, height = row.get("file_name"), _side(row.get("width")), _side(row.get("height"))
         if not isinstance(name, str) or not name or "\0" in name:
-            problems.append(Problem(f"{path}: images[{place}]", f"file_name is {name!r}", "give the picture's file"))
-        elif not _is_size(width) or not _is_size(height):
-            found = f"width {width!r}, height {height!r}"
+            problems.append(
+                Problem(
+                    f"{path}: images[{place}]", f"file_name is {one_line(repr(name), 80)}", "give the picture's file"
+                )
+            )
+        elif not width or not height:
+            found = one_line(f"width {row.get('width')!r}, height {row.get('height')!r}", 80)
             problems.append(Problem(f"{path}: {name}", found, "give the picture's size in pixels"))
+        elif width * height > MAX_PIXELS:
+            found = f"{width} x {height}: more than {MAX_PIXELS:,} pixels"
+            problems.append(Problem(f"{path}: {name}", found, "give the picture's size, or cut it into tiles"))
         else:
-            pictures.append(Picture(row.get("id"), name, int(width), int(height)))  # type: ignore[arg-type]
+            pictures.append(Picture(row.get("id"), name, width, height))
     return pictures, problems
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2**31
+def _side(value: Any) -> int:
+    """A width or height in pixels, 0 for what is none."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= MAX_PIXELS
+    return int(value) if number else 0
 
 
 def _repeated(ids: Sequence[Any], path: Path, table: str) -> Iterator[Problem]:
-    hashable = [i for i in ids if isinstance(i, (int, str))]
+    hashable = [i for i in ids if isinstance(i, _Id)]
     if len(hashable) < len(ids):
         yield Problem(f"{path}: {table}", "some have no id", "give each a number")
     twice = [i for i, count in Counter(hashable).items() if count > 1]
@@ -297,48 +292,42 @@ def _box(
 ) -> Box | str:
     """The box of an annotation, or why it has none."""
     image, category = annotation.get("image_id"), annotation.get("category_id")
-    if not isinstance(image, (int, str)) or image not in places:
+    if not isinstance(image, _Id) or image not in places:
         return "its image_id is none of the images"
-    if not isinstance(category, (int, str)) or category not in names:
+    if not isinstance(category, _Id) or category not in names:
         return "its category_id is none of the categories"
-    picture, prompt = pictures[places[image]], "box"
-    corners = _corners(annotation.get("bbox"))
-    if corners is None and "bbox" not in annotation:
-        corners, prompt = _around_point(annotation, picture, point_size), "point"
-    if corners is None:
-        return "its bbox is not x, y, width, height"
-    if corners[2] <= corners[0] or corners[3] <= corners[1]:
-        return "its box is empty"
+    prompt = "point" if annotation.get("bbox") in (None, []) else "box"
+    if prompt == "box":
+        corners = _corners(annotation["bbox"])
+    else:
+        corners = _around_point(annotation, pictures[places[image]], point_size)
+    if isinstance(corners, str):
+        return corners
     crowd = bool(annotation.get("iscrowd"))
     return Box(row, annotation.get("id", row), places[image], names[category], corners, crowd, prompt)
 
 
-def _corners(bbox: Any) -> Corners | None:
-    numbers = _numbers(bbox)
+def _corners(bbox: Any) -> Corners | str:
+    numbers = numbers_of(bbox)
     if numbers is None or len(numbers) != 4:
-        return None
+        return "its bbox is not four numbers x, y, width, height"
     x, y, width, height = numbers
+    if width < 0 or height < 0:
+        return "its bbox has a negative width or height"
+    if not width or not height:
+        return "its box is empty"
     return x, y, x + width, y + height
 
 
-def _numbers(values: Any) -> list[float] | None:
-    if not isinstance(values, (list, tuple)):
-        return None
-    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or abs(v) > 1e9 or v != v for v in values):
-        return None
-    return [float(v) for v in values]
-
-
-def _around_point(annotation: Mapping[str, Any], picture: Picture, size: float | None) -> Corners | None:
+def _around_point(annotation: Mapping[str, Any], picture: Picture, size: float | None) -> Corners | str:
     """The box of a point prompt: the tight one of the visible keypoints, at least ``size`` on each side."""
-    numbers = _numbers(annotation.get("point")) or _numbers(annotation.get("keypoints"))
-    if not numbers:
-        return None
-    step = 2 if "point" in annotation else 3  # keypoints are x, y, visibility
-    points = [numbers[i : i + step] for i in range(0, len(numbers) - step + 1, step)]
-    points = [point for point in points if step == 2 or point[2] > 0]
+    point, keypoints = (numbers_of(annotation.get(name)) or [] for name in ("point", "keypoints"))
+    if not point and not keypoints:
+        return "it has neither bbox nor point"
+    flat = point or [n for i in range(0, len(keypoints) - 2, 3) if keypoints[i + 2] > 0 for n in keypoints[i : i + 2]]
+    points = list(zip(flat[::2], flat[1::2], strict=False))  # keypoints are x, y, visibility
     if not points:
-        return None
+        return "none of its points is visible"
     side = size or min(picture.width, picture.height) / 5
     lows, highs = [min(p[i] for p in points) for i in (0, 1)], [max(p[i] for p in points) for i in (0, 1)]
     wider = [max(0.0, side - (high - low)) / 2 for low, high in zip(lows, highs, strict=True)]

@@ -1,149 +1,105 @@
-"""Boxes of YOLO's text files and Pascal VOC's XML files, as a COCO tree. No torch."""
+"""Annotations that lie in a file for each picture, YOLO's text and Pascal VOC's XML, as a COCO tree. No torch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-from xml.etree import ElementTree
+from typing import Any
 
-from fiducial.errors import DatasetError
+from fiducial.data.checks import in_threads
+from fiducial.data.files import is_file, is_folder
+from fiducial.errors import DatasetError, UserError
+from mal.annotated import Annotated, Pictures
+from mal.voc import read_voc
+from mal.yolo import class_names, read_yolo
 
 __all__ = ["read_folder"]
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_MOST_BYTES = 1 << 26
+_CLASS_LISTS = ("classes.txt", "obj.names")
+_SAMPLES = 5
 
 
-class _Found(NamedTuple):
-    """One box: the name of its class, its corners in pixels."""
+def read_folder(folder: Path, images: Path | None, *, masks: bool = True) -> tuple[Path, dict[str, Any] | None]:
+    """The annotation files of a folder, and of those within, as a COCO tree; and where they lie.
 
-    label: str
-    x0: float
-    y0: float
-    x1: float
-    y1: float
+    ``.xml``: Pascal VOC (:mod:`mal.voc`). ``.txt``: YOLO (:mod:`mal.yolo`), class names in ``classes.txt`` or
+    ``obj.names`` where there is one. A folder with one ``.json`` and neither of them gives its path, and no tree.
+    ``images``: where the pictures are, in the same folders as their annotations. ``masks``: also read VOC's masks.
 
-
-def read_folder(folder: Path, images: Path | None) -> dict[str, Any]:
-    """The annotation files of a folder, one for each picture, as a COCO tree.
-
-    ``.xml``: Pascal VOC, corners counted from 1. ``.txt``: YOLO, ``class x y width height`` (or a polygon) as shares of
-    the picture, class names in ``classes.txt`` or ``obj.names`` where there is one. ``images``: where the pictures are.
-
-    Raises: DatasetError naming the file and line.
+    Raises: DatasetError naming every file and line that is wrong.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DatasetError(str(folder), "no folder", "give the folder of the .txt or .xml files")
-    names = next((folder / name for name in ("classes.txt", "obj.names") if (folder / name).is_file()), None)
-    xml = sorted(folder.glob("*.xml"))
-    texts = [path for path in sorted(folder.glob("*.txt")) if path != names]
+    folder = _wrapped(folder)
+    xml, texts, trees = (sorted(_files(folder, suffix)) for suffix in (".xml", ".txt", ".json"))
+    lists = [path for path in texts if path.name in _CLASS_LISTS] or sorted(_files(folder, ".names"))
+    texts = [path for path in texts if path not in lists]
+    if not xml and not texts and len(trees) == 1:
+        return trees[0], None
     if bool(xml) == bool(texts):
-        found = "both .xml and .txt files" if xml else "neither .xml nor .txt files"
-        raise DatasetError(str(folder), found, "give a folder of YOLO's .txt or of Pascal VOC's .xml files")
-    if xml:
-        return _tree([_voc(path) for path in xml], [])
-    if images is None:
-        raise DatasetError(str(folder), "YOLO's boxes are shares of pictures that are not named", "give the img_dir")
-    known = _text(names).split("\n") if names else []
-    classes = [name.strip() for name in known if name.strip()]
-    return _tree([_yolo(path, _picture_of(path, images), classes) for path in texts], classes)
+        found = "both .xml and .txt files" if xml else f"neither .xml nor .txt files, and {len(trees)} .json"
+        raise DatasetError(
+            str(folder), found, "give a folder of YOLO's .txt or Pascal VOC's .xml files, or a COCO file"
+        )
+    pictures = Pictures(images, [_name(path, folder) for path in (xml or texts)[:_SAMPLES]])
+    classes = class_names(lists[0]) if lists and texts else []
+
+    def read(path: Path) -> Annotated | UserError:
+        name = _name(path, folder)
+        try:
+            if xml:
+                return read_voc(path, name, pictures, _masks_of(path, folder) if masks else None)
+            return read_yolo(path, name, pictures, classes)
+        except UserError as error:
+            return error
+
+    found_files = in_threads(read, xml or texts)
+    problems = [problem for found in found_files if isinstance(found, UserError) for problem in found.problems]
+    if problems:
+        raise DatasetError.of(problems)
+    return folder, _tree([found for found in found_files if isinstance(found, Annotated)], classes)
 
 
-class _File(NamedTuple):
-    picture: str
-    width: int
-    height: int
-    boxes: list[_Found]
+def _wrapped(folder: Path) -> Path:
+    """The folder, or what it merely wraps, as archives do."""
+    try:
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError:  # that may not be read: nothing is found in it either
+        return folder
+    return _wrapped(entries[0]) if len(entries) == 1 and is_folder(entries[0]) else folder
 
 
-def _tree(files: list[_File], classes: list[str]) -> dict[str, Any]:
-    labels = classes or sorted({box.label for file in files for box in file.boxes})
-    number = {label: place + 1 for place, label in enumerate(labels)}
+def _files(folder: Path, suffix: str) -> Iterator[Path]:
+    return (path for path in folder.rglob(f"*{suffix}") if not path.name.startswith(".") and is_file(path))
+
+
+def _name(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder))[: -len(path.suffix)]
+
+
+def _masks_of(path: Path, folder: Path) -> Path:
+    """Where Pascal VOC has the masks of an annotation file."""
+    return folder.parent / "SegmentationObject" / path.relative_to(folder).with_suffix(".png")
+
+
+def _tree(files: Sequence[Annotated], classes: Sequence[str]) -> dict[str, Any]:
+    labels: list[Any] = sorted({thing.label for file in files for thing in file.things})  # all names, or all numbers
+    if labels and isinstance(labels[-1], int):
+        labels = list(range(max(labels[-1] + 1, len(classes))))
+    elif classes:
+        labels = list(range(len(classes)))
+    named = [classes[label] if classes else str(label) for label in labels]
+    number = {label: place for place, label in enumerate(labels, 1)}
     tree: dict[str, Any] = {
         "images": [],
         "annotations": [],
-        "categories": [{"id": number[label], "name": label} for label in labels],
+        "categories": [{"id": place, "name": name} for place, name in enumerate(named, 1)],
     }
-    for place, file in enumerate(files, 1):
-        tree["images"].append({"id": place, "file_name": file.picture, "width": file.width, "height": file.height})
-        for box in file.boxes:
-            bbox = [box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0]
-            row = {"id": len(tree["annotations"]) + 1, "image_id": place, "category_id": number[box.label]}
-            tree["annotations"].append({**row, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0})
+    for place, (picture, (width, height), things) in enumerate(files, 1):
+        tree["images"].append({"id": place, "file_name": picture, "width": width, "height": height})
+        for label, (x0, y0, x1, y1), segmentation in things:
+            bbox = [x0, y0, x1 - x0, y1 - y0]
+            row = {"id": len(tree["annotations"]) + 1, "image_id": place, "category_id": number[label], "bbox": bbox}
+            row |= {"area": bbox[2] * bbox[3], "iscrowd": 0}
+            tree["annotations"].append(row if segmentation is None else {**row, "segmentation": segmentation})
     return tree
-
-
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise DatasetError(str(path), "too large for an annotation file", "check what it is")
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DatasetError(str(path), "not UTF-8 text", "save it as UTF-8") from None
-    except OSError as error:
-        raise DatasetError(str(path), f"cannot be read ({error.strerror})", "check its permissions") from None
-
-
-def _picture_of(path: Path, images: Path) -> Path:
-    found = [images / f"{path.stem}{suffix}" for suffix in _IMAGE_SUFFIXES]
-    found += [picture.with_suffix(picture.suffix.upper()) for picture in found]
-    picture = next((picture for picture in found if picture.is_file()), None)
-    if picture is None:
-        raise DatasetError(str(path), f"no picture {path.stem} in {images}", "check the img_dir")
-    return picture
-
-
-def _yolo(path: Path, picture: Path, classes: list[str]) -> _File:
-    from fiducial.data.images import read_image
-
-    size = read_image(picture).size
-    boxes = []
-    for line, text in enumerate(_text(path).splitlines(), 1):
-        if text.strip():
-            where = f"{path}:{line}"
-            boxes.append(_yolo_box(text.split(), size, classes, where))
-    return _File(picture.name, *size, boxes)
-
-
-def _yolo_box(words: list[str], size: tuple[int, int], classes: list[str], where: str) -> _Found:
-    fix = "write: class x y width height, the last four as shares of the picture"
-    try:
-        number, *shares = int(words[0]), *map(float, words[1:])
-    except ValueError:
-        raise DatasetError(where, f"not numbers: {' '.join(words)[:60]!r}", fix) from None
-    if len(shares) < 4 or (len(shares) > 4 and len(shares) % 2) or not all(map(math.isfinite, shares)):
-        raise DatasetError(where, f"{len(shares)} numbers after the class", fix)
-    if number < 0 or (classes and number >= len(classes)):
-        raise DatasetError(where, f"class {number} of {len(classes)}", "add its name to classes.txt")
-    if len(shares) == 4:
-        x, y, width, height = shares
-        corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
-    else:  # a polygon
-        corners = min(shares[::2]), min(shares[1::2]), max(shares[::2]), max(shares[1::2])
-    label = classes[number] if classes else str(number)
-    return _Found(label, *(share * size[i % 2] for i, share in enumerate(corners)))
-
-
-def _voc(path: Path) -> _File:
-    try:
-        root = ElementTree.fromstring(_text(path))
-    except ElementTree.ParseError as error:
-        raise DatasetError(str(path), f"no XML ({error})", "export the annotations again") from None
-
-    def number(parent: ElementTree.Element | None, name: str, kind: Callable[[str], float]) -> float:
-        text = None if parent is None else parent.findtext(name)
-        try:
-            value = kind((text or "").strip())
-        except ValueError:
-            raise DatasetError(str(path), f"<{name}> is {text!r}", "it must be a number") from None
-        return value
-
-    size, boxes = root.find("size"), []
-    for found in root.iter("object"):
-        corners = (number(found.find("bndbox"), name, float) for name in ("xmin", "ymin", "xmax", "ymax"))
-        x0, y0, x1, y1 = corners
-        boxes.append(_Found((found.findtext("name") or "object").strip(), x0 - 1, y0 - 1, x1, y1))
-    picture = (root.findtext("filename") or "").strip() or f"{path.stem}.jpg"
-    return _File(picture, int(number(size, "width", float)), int(number(size, "height", float)), boxes)

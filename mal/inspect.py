@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fiducial.data.checks import how_to_find, in_threads, spread
-from fiducial.data.images import open_image
-from fiducial.errors import DatasetError, Problem, UserError
+from fiducial.data.files import is_file
+from fiducial.data.images import check_whole, open_image
+from fiducial.errors import DatasetError, Problem, UserError, one_line
 from fiducial.task import DataReport, SplitFacts
 from mal.annotations import looks_like_corners
 from mal.splits import KEYS, Split, files_of, read_split, values_of
@@ -62,39 +63,52 @@ def _facts(split: Split) -> SplitFacts:
 
 
 def _check(spec: ExperimentSpec, split: Split, name: str, *, thorough: bool) -> Iterator[Problem]:
+    yield from _check_boxes(spec, split, name)
+    if (name == "val" and spec.dataset.load_mask) or (name == "infer" and spec.inference.load_mask):
+        yield from _check_masks(split, name)
+    yield from _check_pictures(split, KEYS[name][1], thorough=thorough)
+
+
+def _check_boxes(spec: ExperimentSpec, split: Split, name: str) -> Iterator[Problem]:
     annotations, selection, where = split.annotations, split.selection, str(split.annotations.path)
-    if looks_like_corners(annotations):
-        fix = "bbox is x, y, width, height in COCO: convert x0, y0, x1, y1"
-        yield Problem(where, "most boxes reach beyond their picture, and would not as corners", fix)
-        return
-    ids = Counter(str(row.get("id")) for row in annotations.rows)
-    twice = [number for number, count in ids.items() if count > 1]
+    ids = [row.get("id") for row in annotations.rows]
+    twice = [number for number, count in Counter(map(str, ids)).items() if count > 1]
     if twice:
-        found = f"{len(twice)} annotation ids stand more than once (first: {', '.join(twice[:_NAMED])})"
+        found = f"{len(twice)} annotation ids stand more than once (first: {_first(twice)})"
         yield Problem(where, found, "each annotation is kept by its place; give each its own id", "warning")
-    for reason, count in selection.reasons().items():
-        found = f"{count} of {len(annotations.rows)} annotations: {reason}"
+    if looks_like_corners(annotations):
+        found = f"most boxes reach beyond their picture, and would not as corners (first: {_first(ids)})"
+        yield Problem(where, found, "bbox is x, y, width, height in COCO: convert x0, y0, x1, y1")
+        return
+    rows: dict[str, list[int]] = {}
+    for row, reason in selection.left_out.items():
+        rows.setdefault(reason, []).append(row)
+    for reason, places in rows.items():
+        found = f"{len(places)} of {len(ids)} annotations: {reason} (first: {_first([ids[row] for row in places])})"
         yield Problem(where, found, "they are not used" if name != "infer" else "they get no mask", "warning")
     if selection.clipped:
-        found = f"{selection.clipped} boxes reach beyond their picture"
+        found = f"{selection.clipped} of {len(ids)} boxes reach beyond their picture"
         yield Problem(where, found, "they are cut to it", "warning")
     if not selection.boxes:
         yield _nothing_left(spec, split, name)
-    if (name == "val" and spec.dataset.load_mask) or (name == "infer" and spec.inference.load_mask):
-        yield from _check_masks(split, name, thorough=thorough)
-    yield from _check_pictures(split, KEYS[name][1], thorough=thorough)
+
+
+def _first(ids: Sequence[object]) -> str:
+    return ", ".join(one_line(number, 40) for number in ids[:_NAMED])
 
 
 def _nothing_left(spec: ExperimentSpec, split: Split, name: str) -> Problem:
     where, total = str(split.annotations.path), len(split.annotations.rows)
+    if not total:
+        return Problem(where, "no annotations", "give annotations with boxes")
     areas = [box.area for box in split.annotations.boxes]
     if name == "train" and areas and max(areas) <= spec.dataset.min_obj_size:
         found = f"all {total} boxes are at most {spec.dataset.min_obj_size:g} square pixels"
         return Problem("dataset.min_obj_size", f"{found} (median {np.median(areas):.0f})", "lower it")
-    return Problem(where, f"none of its {total} annotations can be used", "see the reasons above")
+    return Problem(where, f"none of its {total} annotations can be used", "see the reasons beside this")
 
 
-def _check_masks(split: Split, name: str, *, thorough: bool) -> Iterator[Problem]:
+def _check_masks(split: Split, name: str) -> Iterator[Problem]:
     boxes = split.selection.boxes
     lacking = [box for box in boxes if not split.annotations.has_mask(box)]
     key = "dataset.load_mask" if name == "val" else "inference.load_mask"
@@ -102,32 +116,29 @@ def _check_masks(split: Split, name: str, *, thorough: bool) -> Iterator[Problem
         found = f"true, but {len(lacking)} of {len(boxes)} annotations have no segmentation (first: {lacking[0].id})"
         yield Problem(key, found, f"set {key}=false (no mIoU), or add masks")
         return
-    for box in boxes if thorough else spread(boxes, LOOKED_AT):
+    for box in boxes:
         try:
-            split.annotations.mask(box)
+            split.annotations.check_mask(box)
         except DatasetError as error:
             yield from error.problems
 
 
 def _check_pictures(split: Split, key: str, *, thorough: bool) -> Iterator[Problem]:
-    stated = {split.images / picture.file: picture for picture in split.annotations.pictures}
+    where, hint = str(split.annotations.path), f"check file_name and {key}"
     files = list(files_of(split))
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        named = ", ".join(path.name for path in missing[:_NAMED])
-        fix = how_to_find(
-            missing[0],
-            renamed="file_name must have the suffix {suffix}",
-            folders=f"check file_name and {key}",
-            otherwise=f"check file_name and {key}",
-        )
-        yield Problem(str(split.images), f"{len(missing)} of {len(files)} pictures are missing ({named})", fix)
-    there = [path for path in files if path.is_file()]
-    looked = there if thorough else spread(there, LOOKED_AT)
+    gone = [path for path in files if not is_file(path)]
+    for path in gone:
+        found = f"no picture {path} ({len(gone)} of {len(files)} are missing)"
+        fix = how_to_find(path, renamed="file_name must have the suffix {suffix}", folders=hint, otherwise=hint)
+        yield Problem(where, found, fix)
+    stated = {split.images / picture.file: picture for picture in split.annotations.pictures}
+    left = set(gone)
+    there = [path for path in files if path not in left]
 
     def look(path: Path) -> list[Problem]:
         picture = stated[path]
         try:
+            check_whole(path)
             with open_image(path) as image:
                 width, height = image.size
         except UserError as error:
@@ -135,7 +146,9 @@ def _check_pictures(split: Split, key: str, *, thorough: bool) -> Iterator[Probl
         if (width, height) == (picture.width, picture.height):
             return []
         found = f"{width} x {height} pixels, {picture.width} x {picture.height} in the annotations"
-        return [Problem(str(path), found, "annotate this version of it (a turn by EXIF is not applied)")]
+        turned = (height, width) == (picture.width, picture.height)
+        fix = "turn the pixels or the boxes: a turn by EXIF is not applied" if turned else "annotate this version of it"
+        return [Problem(str(path), found, fix)]
 
-    for problems in in_threads(look, looked):
+    for problems in in_threads(look, there if thorough else spread(there, LOOKED_AT)):
         yield from problems

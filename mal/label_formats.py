@@ -11,6 +11,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
+from fiducial.errors import one_line
 from mal.annotations import Box, Picture
 from mal.results import Labelled, Results
 
@@ -85,7 +86,7 @@ def _yolo(folder: Path, results: Results) -> list[Path]:
     """``yolo/``: ``class x y x y …`` as shares of the picture, one line for each mask; ``classes.txt``."""
     target = folder / "yolo"
     names = results.annotations.class_names
-    written = [_text(target / "classes.txt", "".join(f"{name}\n" for name in names))]
+    written = [_text(target / "classes.txt", "".join(f"{one_line(name)}\n" for name in names))]
     for picture, items in _by_picture(results):
         lines = []
         for box, found in items:
@@ -175,9 +176,9 @@ def _stem(picture: Picture, suffix: str) -> str:
 
 def _text(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
 def _json(path: Path, tree: Any) -> Path:
-    return _text(path, json.dumps(tree, ensure_ascii=False))
+    return _text(path, json.dumps(tree))

@@ -11,6 +11,7 @@ import numpy as np
 
 from mal.model import LIMITS
 from mal.results import Results
+from mal.segmentation import numbers_of
 
 __all__ = ["SIZES", "ClassIou", "average_precision"]
 
@@ -77,10 +78,10 @@ def average_precision(results: Results) -> dict[str, float]:
         box = results.box(found)
         common = {"image_id": box.picture + 1, "category_id": box.category + 1}
         row = annotations.rows[box.row]
-        true = _as_rle(annotations.mask(box))
+        true = annotations.rle(box)
         truth.append({**common, "id": number, "segmentation": true, "area": _area(true), "iscrowd": int(box.crowd)})
-        score = row.get("score", found.confidence)
-        detections.append({**common, "segmentation": dict(found.rle), "score": float(score)})
+        scores = numbers_of([row.get("score", found.confidence)]) or [found.confidence]
+        detections.append({**common, "segmentation": dict(found.rle), "score": scores[0]})
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
         gold = COCO()
         gold.dataset = {
@@ -94,13 +95,6 @@ def average_precision(results: Results) -> dict[str, float]:
         judged.accumulate()
         judged.summarize()
     return {f"{name}_segm": float("nan") if v < 0 else float(v) for name, v in zip(_COCO, judged.stats, strict=True)}
-
-
-def _as_rle(mask: Any) -> dict[str, Any]:
-    from pycocotools import mask as coco_mask
-
-    found: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask))
-    return found
 
 
 def _area(rle: dict[str, Any]) -> float:

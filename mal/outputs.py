@@ -41,7 +41,7 @@ def write_evaluation(
     _write_json(metrics, {"kpis": numbers, "left_out": left_out, "facts": dict(facts)})
     classes = folder / "per_class_iou.csv"
     categories = results.annotations.tree["categories"]
-    with classes.open("w", newline="", encoding="utf-8") as file:
+    with classes.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["category_id", "name", "n", "mean_iou"])
         for place, (count, iou) in by_class.items():
@@ -114,7 +114,7 @@ def _write_objects(path: Path, results: Results) -> Path:
     def order(found: Labelled) -> float:
         return found.quality.score if found.quality else -1.0 if found.iou is None else found.iou
 
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow([*_COLUMNS, *_PARTS, "reason"])
         for found in sorted(results.labelled, key=order):
@@ -135,5 +135,5 @@ def _json_number(value: Any) -> Any:
 
 
 def _write_json(path: Path, tree: Any) -> None:
-    text = json.dumps(tree, ensure_ascii=False)
-    save_atomically(path, lambda file: file.write(text.encode("utf-8")))
+    text = json.dumps(tree)  # in ASCII: names need not be valid Unicode
+    save_atomically(path, lambda file: file.write(text.encode("ascii")))

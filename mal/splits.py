@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fiducial.data.archives import images_root
-from fiducial.data.sources import local_path
-from fiducial.errors import DatasetError
+from fiducial.data.files import is_file, is_folder
+from fiducial.data.sources import local_path, unwrapped
+from fiducial.errors import DatasetError, Problem, UserError
 from mal.annotations import Annotations, Rules, Selection, read_annotations, select
 
 if TYPE_CHECKING:
@@ -58,18 +60,55 @@ def rules_of(spec: ExperimentSpec, name: str) -> Rules:
 
 
 def read_split(spec: ExperimentSpec, name: str) -> Split:
-    """Read a split. Raises: UserError naming what is missing or cannot be read."""
+    """Read a split. Raises: UserError naming all that is missing or cannot be read."""
+    file, images = _places(spec, name)
+    data = spec.dataset
+    masks = {"train": False, "val": data.load_mask, "infer": spec.inference.load_mask}[name]
+    options = (images, data.type, data.point_size, masks)
+    annotations = _read_once(file, _stamp(file), *options) if is_file(file) else _read(file, *options)
+    names = [picture.file for picture in annotations.pictures[:_SAMPLES]]
+    root = images_root(images, names) if names else images
+    return Split(annotations, select(annotations, rules_of(spec, name)), root)
+
+
+def _read(file: Path, images: Path, kind: str, point_size: float | None, masks: bool) -> Annotations:
+    return read_annotations(file, images=images, kind=kind, point_size=point_size, masks=masks)
+
+
+@lru_cache(maxsize=len(KEYS))
+def _read_once(file: Path, stamp: tuple[int, ...], *options: Any) -> Annotations:
+    """The look before an action and the action itself read the same file, which may take a minute."""
+    return _read(file, *options)
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    found = file.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _places(spec: ExperimentSpec, name: str) -> tuple[Path, Path]:
+    """Where the annotations and the pictures of a split are on this machine."""
     (ann_key, img_key), (ann_path, img_dir) = KEYS[name], values_of(spec, name)
     missing = [key for key, value in ((ann_key, ann_path), (img_key, img_dir)) if not value]
     if missing:
         raise DatasetError(" and ".join(missing), "not set", "name the annotations and the folder of their pictures")
-    file, images = local_path(ann_path, key=ann_key), local_path(img_dir, key=img_key)
-    if not images.is_dir():
-        raise DatasetError(img_key, f"{images} is no folder", "give a folder, or an archive of one")
-    annotations = read_annotations(file, images=images, kind=spec.dataset.type, point_size=spec.dataset.point_size)
-    names = [picture.file for picture in annotations.pictures[:_SAMPLES]]
-    root = images_root(images, names) if names else images
-    return Split(annotations, select(annotations, rules_of(spec, name)), root)
+    places: list[Path] = []
+    problems: list[Problem] = []
+    for find, value, key in ((local_path, ann_path, ann_key), (_pictures_at, img_dir, img_key)):
+        try:
+            places.append(find(value, key=key))
+        except UserError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise DatasetError.of(problems)
+    return places[0], places[1]
+
+
+def _pictures_at(value: str, *, key: str) -> Path:
+    folder = unwrapped(local_path(value, key=key), key=key)
+    if not is_folder(folder):
+        raise DatasetError(key, f"{folder} is no folder", "give a folder, or an archive of one")
+    return folder
 
 
 def files_of(split: Split) -> Iterator[Path]:

@@ -75,11 +75,13 @@ class MalTask(Task["ExperimentSpec"]):
         return check_data(spec, splits, thorough=thorough)
 
     def check_weights(self, spec: ExperimentSpec, resume: Path | None = None) -> Iterable[Problem]:
-        from fiducial.backbones.hub import local_weights
+        from fiducial.backbones.hub import check_weights_source, local_weights
         from mal.checks import WEIGHTS_KEY
 
         path = spec.train.pretrained_model_path
         local = None if resume or not path else local_weights(path, key=WEIGHTS_KEY)
+        if path and not resume and not local:
+            yield from check_weights_source(path, spec.model.arch, key=WEIGHTS_KEY)
         if (resume or local) and not any(p.level == "error" for p in self.check_spec(spec, "train")):
             yield from self.runtime(spec).check_weights(resume, local)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fiducial.backbones.fan import FanMap
 from fiducial.backbones.vit import MapBackbone
 from fiducial.backbones.vit_files import as_plain_vit
+from fiducial.backbones.vit_transformers import timm_names
 from fiducial.checkpoints.keys import backbone_keys, bare_backbone
 from fiducial.checkpoints.loading import LoadReport, load_into
 from fiducial.checkpoints.reading import Checkpoint
@@ -73,7 +74,7 @@ def _of_backbone(backbone: MapBackbone, weights: Mapping[str, Tensor], checkpoin
     """A published backbone's tensors under the names of ours."""
     if isinstance(backbone, FanMap):
         return backbone_keys(weights, tao_model=checkpoint.meta.get("tao_model"))
-    return as_plain_vit(_plain_names(weights))
+    return as_plain_vit(timm_names(_plain_names(weights)))
 
 
 def _plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

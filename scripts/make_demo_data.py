@@ -98,9 +98,7 @@ def make_segment(args: argparse.Namespace) -> str:
 
 
 def make_mal(args: argparse.Namespace) -> str:
-    numbers = shapes.make_shapes(
-        args.out, pictures=args.pictures, shapes=args.shapes, size=args.size, seed=args.seed
-    )
+    numbers = shapes.make_shapes(args.out, pictures=args.pictures, shapes=args.shapes, size=args.size, seed=args.seed)
     return "\n".join(
         f"{split}.json: {number} boxes{'' if split == 'train' else ' with masks'}" for split, number in numbers.items()
     )

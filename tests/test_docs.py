@@ -81,10 +81,12 @@ def test_the_metrics_table_is_the_codes(task):
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *USER_PAGES], ids=lambda page: page.name)
 def test_keys_exist(page):
-    from changenet.config import ExperimentSpec
+    import changenet.config
+    import mal.config
     from fiducial.spec.knob import walk
 
-    keys = {key.path for key in walk(ExperimentSpec)}
+    specs = changenet.config.ExperimentSpec, mal.config.ExperimentSpec
+    keys = {key.path for spec in specs for key in walk(spec)}
     keys |= {key.rpartition(".")[0] for key in keys}
     sections = "train|evaluate|inference|export|dataset|model"
     named = set(re.findall(rf"(?<![\w./`-])`?((?:{sections})\.[a-z_]+[a-z_.]*[a-z_])", page.read_text("utf-8")))

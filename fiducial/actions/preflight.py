@@ -9,7 +9,7 @@ from typing import Any
 from fiducial.actions.action import Action
 from fiducial.actions.export_rules import check_export
 from fiducial.actions.models import check_model_files
-from fiducial.errors import SHOWN, CheckpointError, DatasetError, Problem, SpecError
+from fiducial.errors import SHOWN, CheckpointError, DatasetError, Problem, SpecError, one_line
 from fiducial.run.console import LOGGER
 from fiducial.run.names import fault_of, fields_of
 from fiducial.run.run import Run
@@ -40,7 +40,7 @@ def preflight(task: Task[Any], run: Run) -> DataReport:
         if first:
             raise kind.of(problem for problems in errors.values() for problem in problems)
     for split, facts in report.facts.items():
-        labels = ", ".join(f"{label} {count}" for label, count in list(facts.labels.items())[:SHOWN])
+        labels = ", ".join(f"{one_line(label)} {count}" for label, count in list(facts.labels.items())[:SHOWN])
         LOGGER.info("%s: %s %s%s", split, facts.count, facts.unit, f"; labels: {labels}" if labels else "")
     return report
 

@@ -66,5 +66,5 @@ class Page:
     def write(self, path: Path) -> None:
         """Write the file, replacing an older one in one step."""
         part = path.with_name(f".{path.name}.part")
-        part.write_text(self.html(), encoding="utf-8")
+        part.write_text(self.html(), encoding="utf-8", errors="backslashreplace")  # names may be no text
         os.replace(part, path)

@@ -68,6 +68,24 @@ def pictures(tmp_path_factory):
     return root
 
 
+@pytest.fixture
+def labelled_picture(tmp_path):
+    """Writes annotation files by name, and pictures of 100 x 80; gives the folders of both."""
+
+    def make(files, pictures=("a.png",), folder="labels"):
+        labels, images = tmp_path / folder, tmp_path / "img"
+        labels.mkdir()
+        for name, content in files.items():
+            (labels / name).parent.mkdir(parents=True, exist_ok=True)
+            (labels / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        for name in pictures:
+            (images / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(images / name)
+        return labels, images
+
+    return make
+
+
 def merged(tree, changes):
     for name, value in changes.items():
         *parents, last = name.split("__")

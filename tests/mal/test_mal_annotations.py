@@ -2,9 +2,7 @@
 
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from fiducial.errors import DatasetError
 from mal.annotations import Rules, looks_like_corners, read_annotations, select
@@ -44,16 +42,16 @@ class TestRead:
     @pytest.mark.parametrize(
         ("row", "reason"),
         [
-            ({"bbox": [1, 2, 3]}, "not x, y, width, height"),
-            ({"bbox": [1, 2, float("nan"), 4]}, "not x, y, width, height"),
-            ({"bbox": [1, 2, "3", 4]}, "not x, y, width, height"),
-            ({"bbox": None}, "not x, y, width, height"),
+            ({"bbox": [1, 2, 3]}, "not four numbers x, y, width, height"),
+            ({"bbox": [1, 2, float("nan"), 4]}, "not four numbers x, y, width, height"),
+            ({"bbox": [1, 2, "3", 4]}, "not four numbers x, y, width, height"),
+            ({"bbox": None}, "neither bbox nor point"),
             ({"bbox": [1, 2, 0, 4]}, "empty"),
-            ({"bbox": [1, 2, -3, 4]}, "empty"),
+            ({"bbox": [1, 2, -3, 4]}, "negative width"),
             ({"bbox": [1, 2, 3, 4], "image_id": 8}, "image_id"),
             ({"bbox": [1, 2, 3, 4], "image_id": [1]}, "image_id"),
             ({"bbox": [1, 2, 3, 4], "category_id": 1}, "category_id"),
-            ({}, "not x, y, width, height"),
+            ({}, "neither bbox nor point"),
         ],
     )
     def test_a_row_without_usable_box_stays_with_its_reason(self, tmp_path, row, reason):
@@ -108,55 +106,6 @@ class TestPoints:
         assert 0 in read(tmp_path, with_rows({"keypoints": [0, 0, 0]})).unusable
 
 
-class TestMasks:
-    def rows(self, **segmentation):
-        return with_rows({"bbox": [1, 1, 4, 3], **segmentation})
-
-    def mask(self, folder, segmentation):
-        found = read(folder, with_rows({"bbox": [1, 1, 4, 3], "segmentation": segmentation}))
-        return found.mask(found.boxes[0])
-
-    def test_polygon(self, tmp_path):
-        mask = self.mask(tmp_path, [[2, 2, 12, 2, 12, 7, 2, 7]])
-        assert (mask.shape, int(mask.sum())) == ((80, 100), 50)
-
-    def test_several_polygons_are_one_mask(self, tmp_path):
-        assert self.mask(tmp_path, [[0, 0, 4, 0, 4, 4, 0, 4], [10, 10, 12, 10, 12, 12, 10, 12]]).sum() == 20
-
-    def test_run_lengths_as_numbers(self, tmp_path):
-        assert self.mask(tmp_path, {"size": [80, 100], "counts": [3, 5, 7992]}).sum() == 5
-
-    def test_compressed_run_lengths(self, tmp_path):
-        from pycocotools import mask as coco_mask
-
-        rng = np.random.default_rng(0)
-        for _ in range(20):
-            expected = (rng.random((80, 100)) > rng.random()).astype(np.uint8)
-            found = coco_mask.encode(np.asfortranarray(expected))
-            rle = {"size": [80, 100], "counts": found["counts"].decode()}
-            assert np.array_equal(self.mask(tmp_path, rle), expected)
-
-    @pytest.mark.parametrize(
-        "segmentation",
-        [
-            {"size": [80, 100], "counts": [3, 5]},
-            {"size": [80, 100], "counts": [-3, 8003]},
-            {"size": [70, 100], "counts": [7000]},
-            {"size": [80, 100], "counts": "abc"},
-            {"size": [80, 100], "counts": "PPPPPPPPPPPPPPPPPPPPPPPP"},
-            {"size": [80, 100], "counts": "\x01"},
-            {"counts": [8000]},
-            [[1, 2]],
-            [["a", 2, 3, 4, 5, 6]],
-            "text",
-            7,
-        ],
-    )
-    def test_what_is_no_mask(self, tmp_path, segmentation):
-        with pytest.raises(DatasetError, match="annotation 0"):
-            self.mask(tmp_path, segmentation)
-
-
 class TestSelect:
     rows = (
         {"bbox": [10, 10, 20, 20]},
@@ -200,55 +149,3 @@ def test_corners_given_as_width_and_height_are_noticed(tmp_path):
 
 
 self_evident = [{"bbox": [40 + i, 30, 20, 20]} for i in range(5)] + [{"bbox": [90, 70, 30, 30]}]
-
-
-class TestFolders:
-    @pytest.fixture
-    def images(self, tmp_path):
-        (tmp_path / "img").mkdir()
-        Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(tmp_path / "img" / "a.png")
-        return tmp_path / "img"
-
-    def labels(self, images, **files):
-        folder = images.parent / "labels"
-        folder.mkdir()
-        for name, text in files.items():
-            (folder / name.replace("__", ".")).write_text(text)
-        return folder
-
-    def test_yolo(self, images):
-        folder = self.labels(images, a__txt="1 0.5 0.5 0.2 0.25\n0 0 0 1 0 1 1\n", classes__txt="cup\nplate\n")
-        found = read_annotations(folder, images=images)
-        assert [box.corners for box in found.boxes] == [
-            pytest.approx((40, 30, 60, 50)),
-            pytest.approx((0, 0, 100, 80)),
-        ]
-        assert [found.class_names[box.category] for box in found.boxes] == ["plate", "cup"]
-
-    @pytest.mark.parametrize("line", ["1 0.5", "x 0 0 1 1", "5 0 0 1 1", "-1 0 0 1 1", "0 0 0 nan 1", "0 0 0 1 1 1"])
-    def test_yolo_lines_that_are_none(self, images, line):
-        with pytest.raises(DatasetError, match=r"a\.txt:2"):
-            read_annotations(self.labels(images, a__txt=f"0 0 0 1 1\n{line}\n", classes__txt="cup\n"), images=images)
-
-    def test_yolo_without_its_picture(self, images):
-        with pytest.raises(DatasetError, match="no picture b"):
-            read_annotations(self.labels(images, b__txt=""), images=images)
-
-    VOC = (
-        "<annotation><filename>a.png</filename><size><width>100</width><height>80</height></size>"
-        "<object><name>cup</name><bndbox><xmin>11</xmin><ymin>21</ymin><xmax>40</xmax><ymax>60</ymax></bndbox></object>"
-        "</annotation>"
-    )
-
-    def test_voc_counts_from_one(self, images):
-        found = read_annotations(self.labels(images, a__xml=self.VOC), images=images)
-        assert (found.boxes[0].corners, found.class_names) == ((10, 20, 40, 60), ["cup"])
-
-    @pytest.mark.parametrize("change", [("<width>100", "<width>x"), ("</annotation>", ""), ("<xmin>11</xmin>", "")])
-    def test_voc_that_is_none(self, images, change):
-        with pytest.raises(DatasetError, match=r"a\.xml"):
-            read_annotations(self.labels(images, a__xml=self.VOC.replace(*change)), images=images)
-
-    def test_a_folder_of_neither(self, images):
-        with pytest.raises(DatasetError, match=r"neither \.xml nor \.txt"):
-            read_annotations(self.labels(images), images=images)

@@ -258,63 +258,6 @@ class TestExport:
             assert ours.polygons
 
 
-class TestBadInput:
-    def refused(self, capsys, action, spec, *overrides):
-        assert run(action, spec, *overrides) == 1
-        told = capsys.readouterr().err
-        assert "Traceback" not in told
-        return told
-
-    def test_everything_filtered(self, write_spec, tmp_path, capsys):
-        told = self.refused(capsys, "check train", write_spec(tmp_path, dataset__min_obj_size=20000))
-        assert "all 15 boxes are at most 20000 square pixels" in told
-
-    def test_no_masks_to_evaluate_with(self, write_spec, tmp_path, pictures, capsys):
-        spec = write_spec(tmp_path, dataset__val_ann_path=str(pictures / "train" / "ann.json"))
-        assert "have no segmentation" in self.refused(capsys, "check evaluate", spec, "evaluate.checkpoint=x.pth")
-
-    def test_missing_pictures(self, write_spec, tmp_path, pictures, capsys):
-        tree = json.loads((pictures / "train" / "ann.json").read_text())
-        for image in tree["images"][1:]:
-            image["file_name"] = "gone_" + image["file_name"]
-        (tmp_path / "ann.json").write_text(json.dumps(tree))
-        told = self.refused(
-            capsys, "check train", write_spec(tmp_path, dataset__train_ann_path=str(tmp_path / "ann.json"))
-        )
-        assert "4 of 5 pictures are missing (gone_1.png, gone_2.png, gone_3.png)" in told
-
-    def test_sizes_that_are_not_the_files(self, write_spec, tmp_path, pictures, capsys):
-        tree = json.loads((pictures / "train" / "ann.json").read_text())
-        tree["images"][2] |= {"width": 200}
-        (tmp_path / "ann.json").write_text(json.dumps(tree))
-        told = self.refused(
-            capsys, "check train", write_spec(tmp_path, dataset__train_ann_path=str(tmp_path / "ann.json"))
-        )
-        assert "128 x 96 pixels, 200 x 96 in the annotations" in told
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"dataset__crop_size": 500}, "set 496 or 512"),
-            ({"model__arch": "resnet50"}, "no vision transformer"),
-            ({"model__mask_scale_ratio": 3}, "not_adjust_scale"),
-            ({"train__crf_kernel_size": 4}, "is even"),
-            ({"train__mask_thres": [0.1, 0.2]}, "three for small"),
-            ({"train__margin_rate": [0.1]}, "train.margin_rate"),
-            ({"model__mask_head_num_convs": 3}, "at least 4"),
-        ],
-    )
-    def test_rules(self, write_spec, tmp_path, capsys, change, message):
-        assert message in self.refused(capsys, "check train", write_spec(tmp_path, **change))
-
-    def test_a_backbone_is_no_checkpoint(self, write_spec, tmp_path, capsys):
-        from fiducial.backbones.mae import build_vit
-
-        torch.save({"model": build_vit("vit-deit-tiny/16").state_dict()}, tmp_path / "mae.pth")
-        told = self.refused(capsys, "evaluate", write_spec(tmp_path), f"evaluate.checkpoint={tmp_path / 'mae.pth'}")
-        assert "a backbone alone, no MAL checkpoint" in told
-
-
 def test_old_spellings(make_tree, tmp_path, capsys):
     tree = make_tree(tmp_path / "results")
     tree["model"]["crop_size"] = tree["dataset"].pop("crop_size")

@@ -109,3 +109,27 @@ class TestRefused:
         weights["student.backbone.patch_embed.proj.0.0.weight"] = torch.ones(1)
         with pytest.raises(CheckpointError, match="stack of convolutions"):
             start_from(*networks(), saved(tmp_path, {"state_dict": weights}))
+
+
+def test_a_file_of_hugging_face_transformers(tmp_path):
+    """Its decoder is left out, as MAE's own is."""
+    weights = backbone_weights(head=False)
+    names = {"patch_embed.proj.": "embeddings.patch_embeddings.projection.", "norm.": "layernorm."}
+    names |= {
+        ".norm1.": ".layernorm_before.",
+        ".norm2.": ".layernorm_after.",
+        ".attn.proj.": ".attention.output.dense.",
+    }
+    names |= {".mlp.fc1.": ".intermediate.dense.", ".mlp.fc2.": ".output.dense.", "blocks.": "encoder.layer."}
+    names |= {"cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings"}
+    given = {"decoder.decoder_norm.weight": torch.ones(3)}
+    for key, value in weights.items():
+        for ours, theirs in names.items():
+            key = key.replace(ours, theirs)
+        parts = value.chunk(3) if ".qkv." in key else [value]
+        for part, name in zip(parts, ("query", "key", "value"), strict=False):
+            given["vit." + key.replace(".attn.qkv.", f".attention.attention.{name}.")] = part
+    student, teacher = networks()
+    start_from(student, teacher, saved(tmp_path, given))
+    for network in (student, teacher):
+        assert all(torch.equal(network.backbone.state_dict()[key], value) for key, value in weights.items())

@@ -1,0 +1,74 @@
+"""YOLO's text files: an object a line, ``class x y width height`` or ``class x y x y x y …``. No torch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from fiducial.errors import SHOWN, DatasetError, Problem
+from mal.annotated import Annotated, Pictures, Thing, content_of
+
+__all__ = ["class_names", "read_yolo"]
+
+_FIX = "write: class x y width height, or class and a polygon x y x y x y …, as shares of the picture"
+_MOST_CLASSES = 1 << 16
+_FARTHEST = 2.0
+"""A share of the picture beyond which a number is taken for pixels."""
+
+
+def class_names(path: Path) -> list[str]:
+    """The names of a ``classes.txt``, one a line; blank ones at its end are none."""
+    return [name.strip() for name in _text(path).rstrip().split("\n")]
+
+
+def read_yolo(path: Path, name: str, pictures: Pictures, classes: list[str]) -> Annotated:
+    """A file of the picture ``name``. A polygon is both the box and the mask.
+
+    Raises: DatasetError naming every line that is wrong.
+    """
+    picture = pictures.find(name)
+    if picture is None:
+        raise DatasetError(str(path), f"no picture {name} in {pictures.root}", "check the folder of the pictures")
+    size, things = pictures.size(picture), []
+    problems: list[Problem] = []
+    for line, text in enumerate(_text(path).splitlines(), 1):
+        if text.strip():
+            try:
+                things.append(_thing(text.split(), size, classes))
+            except ValueError as error:
+                problems.append(Problem(f"{path}:{line}", str(error), _FIX))
+        if len(problems) > SHOWN:  # no file of labels at all, perhaps
+            break
+    if problems:
+        raise DatasetError.of(problems)
+    return Annotated(picture, size, things)
+
+
+def _text(path: Path) -> str:
+    try:
+        return content_of(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DatasetError(str(path), "not UTF-8 text", "save it as UTF-8") from None
+
+
+def _thing(words: list[str], size: tuple[int, int], classes: list[str]) -> Thing:
+    """Raises: ValueError saying what is wrong with the line."""
+    try:
+        number, shares = int(words[0]), [float(word) for word in words[1:]]
+    except ValueError:
+        raise ValueError(f"not numbers: {' '.join(words)[:60]!r}") from None
+    if len(shares) < 4 or (len(shares) > 4 and len(shares) % 2):
+        raise ValueError(f"{len(shares)} numbers after the class")
+    if not 0 <= number < (len(classes) or _MOST_CLASSES):
+        raise ValueError(f"class {number} of {len(classes)}" if classes else f"class {number}")
+    beyond = [share for share in shares if not math.fabs(share) <= _FARTHEST]
+    if beyond:
+        raise ValueError(f"{beyond[0]:g} is no share of the picture")
+    if len(shares) == 4:
+        x, y, width, height = shares
+        corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    else:
+        corners = min(shares[::2]), min(shares[1::2]), max(shares[::2]), max(shares[1::2])
+    x0, y0, x1, y1 = (share * size[i % 2] for i, share in enumerate(corners))
+    polygon = [share * size[i % 2] for i, share in enumerate(shares)] if len(shares) > 4 else None
+    return Thing(number, (x0, y0, x1, y1), polygon and [polygon])
