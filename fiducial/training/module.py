@@ -107,9 +107,10 @@ class TrainingModule(pl.LightningModule):
     # --- optimising by hand ---------------------------------------------------------------------------------------
 
     def optimize(self, loss: Tensor, batch_idx: int) -> bool:
-        """Backward pass of a batch; clip and step all optimizers when ``policy.accumulate`` batches are together.
+        """Backward pass of a batch; step all optimizers when ``policy.accumulate`` batches are together.
 
-        For ``automatic_optimization = False``, where Lightning refuses to accumulate and to clip. The last batches of
+        For ``automatic_optimization = False``, where Lightning refuses to accumulate and to clip: the gradient of each
+        optimizer is clipped by itself, as Lightning does elsewhere. The last batches of
         an epoch step however few they are. There is no step where a gradient is not finite, on any rank. Returns
         whether the weights have changed.
 
@@ -135,13 +136,9 @@ class TrainingModule(pl.LightningModule):
         return stepped
 
     def _clip_and_step(self, optimizers: list[Any]) -> bool:
-        trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
         scale, limit = self._gradient_scale(), self.policy.gradient_clip
-        if limit is not None:
-            norm = torch.nn.utils.clip_grad_norm_(trained, limit * scale)
-        else:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        if self._scaler() is None and not norm.isfinite():
+        norms = [_clip(optimizer, None if limit is None else limit * scale) for optimizer in optimizers]
+        if self._scaler() is None and not all(norm.isfinite() for norm in norms):
             return False
         for optimizer in optimizers:
             optimizer.step()  # under 16-mixed the scaler looks for itself, and lowers the scale where it does not step
@@ -210,3 +207,11 @@ class TrainingModule(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)  # of automatic optimisation: the backward pass is in its closure
         self._accumulating = False
+
+
+def _clip(optimizer: Any, limit: float | None) -> Tensor:
+    """The norm of an optimizer's gradient, which is shortened to ``limit`` where there is one."""
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if limit is not None:
+        return torch.nn.utils.clip_grad_norm_(trained, limit)
+    return torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
