@@ -1,4 +1,4 @@
-"""Draw a small data set to try Fiducial with: ``classify`` (circuit boards), ``segment`` (aerial scenes) or ``mal`` (shapes).
+"""Draw a small data set to try Fiducial with: of circuit boards, of aerial scenes, or of shapes in boxes.
 
 The same arguments give the same files, byte for byte.
 """

@@ -64,6 +64,10 @@ DIGESTS = {
         ("train", "evaluate", "inference", "segment_train", "segment_evaluate", "segment_inference"),
     ),
     "tao-train-mask-auto-label": (TESTS / "mal" / "tao_schema_digest.json", ("train", "evaluate", "inference")),
+    "tao-train-metric-learning-recognition": (
+        TESTS / "mlrecog" / "tao_schema_digest.json",
+        ("train", "evaluate", "inference", "export", "gen_trt_engine"),
+    ),
 }
 """Of each network's folder of schemas, where its digest is kept, and the actions."""
 

@@ -1,0 +1,75 @@
+"""Which pictures the parts of a spec's dataset are. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fiducial.errors import DatasetError
+from mlrecog.folders import ClassFolders, Sample, read_class_folders, read_class_map, read_flat
+
+if TYPE_CHECKING:
+    from mlrecog.config import ExperimentSpec
+
+__all__ = ["QUERY", "REFERENCE", "TRAIN", "Sides", "read_inputs", "read_reference", "read_sides", "read_train"]
+
+TRAIN = "dataset.train_dataset"
+REFERENCE, QUERY = "dataset.val_dataset.reference", "dataset.val_dataset.query"
+INPUT = "inference.input_path"
+CLASS_MAP = "dataset.class_map"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Gallery and queries; the queries' classes are numbered as the gallery's."""
+
+    gallery: ClassFolders
+    queries: ClassFolders
+
+    @property
+    def same(self) -> bool:
+        """Whether both are one set, whose pictures must not find themselves."""
+        return self.gallery.root.resolve() == self.queries.root.resolve()
+
+
+def read_train(spec: ExperimentSpec) -> ClassFolders:
+    """The pictures to train on. Raises: UserError naming what is missing or cannot be read."""
+    return _named(spec, read_class_folders(_given(spec.dataset.train_dataset, TRAIN), key=TRAIN))
+
+
+def read_reference(spec: ExperimentSpec) -> ClassFolders:
+    """The gallery's pictures. Raises: UserError as :func:`read_train`."""
+    return _named(spec, read_class_folders(_given(spec.dataset.val_dataset.reference, REFERENCE), key=REFERENCE))
+
+
+def read_sides(spec: ExperimentSpec) -> Sides:
+    """Gallery and queries. Raises: UserError as :func:`read_train`; also where the gallery lacks a query's class."""
+    gallery = read_reference(spec)
+    query = _given(spec.dataset.val_dataset.query, QUERY)
+    queries = read_class_folders(query, key=QUERY, classes=gallery.classes)
+    return Sides(gallery, ClassFolders(queries.root, gallery.classes, queries.samples, gallery.names))
+
+
+def read_inputs(spec: ExperimentSpec) -> tuple[Sample, ...]:
+    """What inference looks up, without classes. Raises: UserError as :func:`read_train`."""
+    section = spec.inference
+    value = _given(section.input_path, INPUT)
+    if section.inference_input_type == "classification_folder":
+        found = read_class_folders(value, key=INPUT)
+        return tuple(Sample(sample.path, -1) for sample in found.samples)
+    paths = read_flat(value, key=INPUT)
+    if section.inference_input_type == "image" and len(paths) != 1:
+        fix = "set inference.inference_input_type=image_folder"
+        raise DatasetError(INPUT, f"{value} is a folder of {len(paths)} pictures, not a picture", fix)
+    return tuple(Sample(path, -1) for path in paths)
+
+
+def _given(value: str | None, key: str) -> str:
+    if not value:
+        raise DatasetError(key, "not set", "name a folder, archive or URL")
+    return value
+
+
+def _named(spec: ExperimentSpec, folders: ClassFolders) -> ClassFolders:
+    value = spec.dataset.class_map
+    return folders.shown_as(read_class_map(value, key=CLASS_MAP, classes=folders.classes)) if value else folders
