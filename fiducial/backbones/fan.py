@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,11 +18,19 @@ import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from timm.models.xcit import ClassAttentionBlock
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from fiducial.backbones.recompute import run_block
 from fiducial.backbones.sizes import check_images
 
-__all__ = ["DOWNSAMPLED_CHANNELS", "FanEmbedding", "FanPyramid", "build", "fourier_table"]
+__all__ = [
+    "DOWNSAMPLED_CHANNELS",
+    "FanClassToken",
+    "FanEmbedding",
+    "FanPyramid",
+    "build",
+    "build_class_token",
+    "fourier_table",
+]
 
 DOWNSAMPLED_CHANNELS = 768
 """Channels of the last map with ``feat_downsample``; its stride is then 32."""
@@ -31,7 +38,7 @@ DOWNSAMPLED_CHANNELS = 768
 STEM_CHANNELS = (128, 256)
 FOURIER_CHANNELS = 32
 """Channels of the position encoding per axis."""
-DROP_PATH = 0.3
+PYRAMID_DROP_PATH = 0.3
 """The same in every FAN block: TAO's pyramid has no ramp."""
 EPS = 1e-6
 
@@ -243,7 +250,7 @@ class _ChannelProcessing(nn.Module):
 
 
 class _FanBlock(nn.Module):
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, drop_path: float) -> None:
         super().__init__()
         self.gamma1 = nn.Parameter(torch.ones(channels))
         self.gamma2 = nn.Parameter(torch.ones(channels))
@@ -251,7 +258,7 @@ class _FanBlock(nn.Module):
         self.attn = _TokenMixing(channels, heads)
         self.norm2 = _layer_norm(channels)
         self.mlp = _ChannelProcessing(channels, heads)
-        self.drop_path = DropPath(DROP_PATH)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BNC: Tensor, height: int, width: int) -> Tensor:
         x_BNC = x_BNC + self.drop_path(self.gamma1 * self.attn(self.norm1(x_BNC)))
@@ -259,15 +266,22 @@ class _FanBlock(nn.Module):
         return x_BNC
 
 
-class _PatchClassAttention(ClassAttentionBlock):
-    """What XCiT's class-attention block makes of the patch tokens, which see neither the class token nor one another.
+class _ClassAttention(ClassAttentionBlock):
+    """XCiT's class-attention block, as FAN has it: the class token looks at all tokens."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads, qkv_bias=True, eta=1.0, tokens_norm=True)
+        self.norm1, self.norm2 = _layer_norm(channels), _layer_norm(channels)
+
+
+class _PatchClassAttention(_ClassAttention):
+    """What the block makes of the patch tokens, which see neither the class token nor one another.
 
     Its other parameters are there for the checkpoint's keys.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
-        super().__init__(channels, heads, qkv_bias=True, eta=1.0, tokens_norm=True)
-        self.norm1, self.norm2 = _layer_norm(channels), _layer_norm(channels)
+        super().__init__(channels, heads)
         for unused in (self.attn, self.mlp):
             unused.requires_grad_(False)
         self.gamma2.requires_grad_(False)
@@ -277,7 +291,57 @@ class _PatchClassAttention(ClassAttentionBlock):
         return 2 * normed_BNC  # TAO-compat: the block adds its normed input to itself; a clean design would not
 
 
-class FanPyramid(nn.Module):
+class _Fan(nn.Module):
+    """What every FAN has, under the names of its files, and the way through it up to the class token."""
+
+    def __init__(
+        self,
+        variant: _Variant,
+        class_attention: Callable[[int, int], nn.Module],
+        *,
+        image_size: tuple[int, int],
+        drop_path: float,
+        activation_checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        width = variant.width
+        self.activation_checkpointing = activation_checkpointing
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.patch_embed = _PatchEmbed(width, variant.stem_depths)
+        self.pos_embed = _PositionEncoding(width, (image_size[0] // 16, image_size[1] // 16))
+        self.blocks = nn.ModuleList(_FanBlock(width, variant.heads, drop_path) for _ in range(variant.depth))
+        self.cls_attn_blocks = nn.ModuleList(class_attention(width, variant.heads) for _ in range(2))
+
+    def _embed(self, x_B3HW: Tensor) -> tuple[list[Tensor], Tensor, tuple[int, int]]:
+        """The maps of the convolutional stages, the tokens with their positions, and rows and columns of these."""
+        maps: list[Tensor] = self.patch_embed.backbone(x_B3HW, self._apply_block)
+        x_BCHW = self.patch_embed.proj(maps[-1])
+        height, width = x_BCHW.shape[-2:]
+        return maps, x_BCHW.flatten(2).transpose(1, 2) + self.pos_embed(height, width), (height, width)
+
+    def _apply_block(self, block: nn.Module, x: Tensor, *size: int) -> Tensor:
+        return run_block(self.activation_checkpointing, block, x, *size)
+
+    def _initialise(self) -> None:
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                _init_weight(module, partial(nn.init.trunc_normal_, std=0.02))
+            elif isinstance(module, _DepthwiseConvs):
+                for conv in (module.conv1, module.conv2):
+                    _init_weight(conv, partial(nn.init.normal_, std=math.sqrt(2 / 9)))  # 2 / (k * k * out / groups)
+        for module in self.patch_embed.backbone.modules():
+            if isinstance(module, nn.Conv2d):
+                _init_weight(module, partial(nn.init.trunc_normal_, std=0.02))
+
+
+def _init_weight(layer: nn.Linear | nn.Conv2d, init: Callable[[Tensor], Tensor]) -> None:
+    init(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class FanPyramid(_Fan):
     """``(B, 3, H, W)`` to four maps of strides 4, 8, 16, 16 (32 with ``feat_downsample``).
 
     H and W must be multiples of the last stride. The class token and its attention are there for the checkpoint's keys:
@@ -292,18 +356,18 @@ class FanPyramid(nn.Module):
         feat_downsample: bool = False,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
-        width = variant.width
+        super().__init__(
+            variant,
+            _PatchClassAttention,
+            image_size=image_size,
+            drop_path=PYRAMID_DROP_PATH,
+            activation_checkpointing=activation_checkpointing,
+        )
         self.tap = variant.depth - 1 if variant.tap is None else variant.tap
-        self.activation_checkpointing = activation_checkpointing
         self.frozen = False
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width), requires_grad=False)
-        self.patch_embed = _PatchEmbed(width, variant.stem_depths)
-        self.pos_embed = _PositionEncoding(width, (image_size[0] // 16, image_size[1] // 16))
-        self.blocks = nn.ModuleList(_FanBlock(width, variant.heads) for _ in range(variant.depth))
-        self.cls_attn_blocks = nn.ModuleList(_PatchClassAttention(width, variant.heads) for _ in range(2))
+        self.cls_token.requires_grad_(False)
         self.learnable_downsample = (
-            nn.Conv2d(width, DOWNSAMPLED_CHANNELS, 3, stride=2, padding=1) if feat_downsample else None
+            nn.Conv2d(variant.width, DOWNSAMPLED_CHANNELS, 3, stride=2, padding=1) if feat_downsample else None
         )
         self._initialise()
 
@@ -314,16 +378,13 @@ class FanPyramid(nn.Module):
         Raises: ValueError unless there are 3 channels, and H and W are multiples of 16 (32 with ``feat_downsample``).
         """
         check_images(x_B3HW, multiple=16 if self.learnable_downsample is None else 32)
-        maps: list[Tensor] = self.patch_embed.backbone(x_B3HW, self._apply_block)
-        x_BCHW = self.patch_embed.proj(maps[-1])
-        height, width = x_BCHW.shape[-2:]
-        x_BNC = x_BCHW.flatten(2).transpose(1, 2) + self.pos_embed(height, width)
+        maps, x_BNC, size = self._embed(x_B3HW)
 
         def as_map(tokens_BNC: Tensor) -> Tensor:
-            return torch.unflatten(tokens_BNC.transpose(1, 2), 2, (height, width))
+            return torch.unflatten(tokens_BNC.transpose(1, 2), 2, size)
 
         for index, block in enumerate(self.blocks):
-            x_BNC = self._apply_block(block, x_BNC, height, width)
+            x_BNC = self._apply_block(block, x_BNC, *size)
             if index == self.tap:
                 maps.append(as_map(x_BNC))
         for block in self.cls_attn_blocks:
@@ -346,32 +407,6 @@ class FanPyramid(nn.Module):
             self.learnable_downsample.train(mode)
         return self
 
-    def _apply_block(self, block: nn.Module, x: Tensor, *size: int) -> Tensor:
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            contexts = partial(_recomputation_contexts, block)
-            out: Tensor = checkpoint(block, x, *size, use_reentrant=False, context_fn=contexts)
-        else:
-            out = block(x, *size)
-        return out
-
-    def _initialise(self) -> None:
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                _init_weight(module, partial(nn.init.trunc_normal_, std=0.02))
-            elif isinstance(module, _DepthwiseConvs):
-                for conv in (module.conv1, module.conv2):
-                    _init_weight(conv, partial(nn.init.normal_, std=math.sqrt(2 / 9)))  # 2 / (k * k * out / groups)
-        for module in self.patch_embed.backbone.modules():
-            if isinstance(module, nn.Conv2d):
-                _init_weight(module, partial(nn.init.trunc_normal_, std=0.02))
-
-
-def _init_weight(layer: nn.Linear | nn.Conv2d, init: Callable[[Tensor], Tensor]) -> None:
-    init(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-
 
 class FanEmbedding(FanPyramid):
     """``(B, 3, H, W)`` to the last map, flattened: ``(B, C * H/16 * W/16)``. Same keys as the pyramid."""
@@ -384,19 +419,39 @@ class FanEmbedding(FanPyramid):
         return super().forward(x_B3HW)[-1].flatten(1)
 
 
-def _recomputation_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _buffers_kept(block) if block.training else nullcontext()
+class FanClassToken(_Fan):
+    """``(B, 3, H, W)`` to ``(B, C)``: the class token, which has looked at all patches, after the final norm.
 
+    As TAO classifies and recognises with it: nothing is dropped in training, and the maps are not tapped.
+    """
 
-@contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """The second run of a checkpointed block must not count its batch again in the running statistics."""
-    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in kept:
-            buffer.copy_(value)
+    def __init__(
+        self, variant: _Variant, *, image_size: tuple[int, int], activation_checkpointing: bool = False
+    ) -> None:
+        super().__init__(
+            variant,
+            _ClassAttention,
+            image_size=image_size,
+            drop_path=0.0,
+            activation_checkpointing=activation_checkpointing,
+        )
+        self.norm = _layer_norm(variant.width)
+        self._initialise()
+
+    def forward(self, x_B3HW: Tensor) -> Tensor:
+        """Normalised images ``(B, 3, H, W)`` to ``(B, C)``, of mean 0 and variance 1 before the norm's weight and bias.
+
+        Raises: ValueError unless there are 3 channels, and H and W are multiples of 16.
+        """
+        check_images(x_B3HW, multiple=16)
+        _, x_BNC, size = self._embed(x_B3HW)
+        for block in self.blocks:
+            x_BNC = self._apply_block(block, x_BNC, *size)
+        x_BNC = torch.cat((self.cls_token.to(x_BNC.dtype).expand(len(x_BNC), -1, -1), x_BNC), dim=1)
+        for block in self.cls_attn_blocks:
+            x_BNC = self._apply_block(block, x_BNC)
+        embedding_BC: Tensor = self.norm(x_BNC[:, 0])
+        return embedding_BC
 
 
 def build(
@@ -420,3 +475,12 @@ def build(
         feat_downsample=feat_downsample,
         activation_checkpointing=activation_checkpointing,
     )
+
+
+def build_class_token(
+    name: str, *, image_size: tuple[int, int], activation_checkpointing: bool = False
+) -> FanClassToken:
+    """The untrained FAN of this name that gives its class token. Raises: ValueError for another name."""
+    if name not in _VARIANTS:
+        raise ValueError(f"no FAN {name!r}; there are {', '.join(_VARIANTS)}")
+    return FanClassToken(_VARIANTS[name], image_size=image_size, activation_checkpointing=activation_checkpointing)
