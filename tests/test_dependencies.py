@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-OURS = ("fiducial", "changenet", "mal")
+OURS = ("fiducial", "changenet", "mal", "mlrecog")
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -22,7 +22,9 @@ DISTRIBUTIONS = {
     "hydra": "hydra-core",
     "pydantic_core": "pydantic-core",
     "pytorch_lightning": "pytorch-lightning",
+    "pytorch_metric_learning": "pytorch-metric-learning",
     "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
 """Import names of distributions that are called otherwise."""

@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 INVENTORY = ROOT / "tests" / "public_surface.txt"
-OURS = ("changenet", "fiducial", "mal")
+OURS = ("changenet", "fiducial", "mal", "mlrecog")
 
 
 class Text:

@@ -8,16 +8,15 @@ Dims: B batch, C channels, H and W rows and columns of a map, N = H * W tokens, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fiducial.backbones.fan_parts import (
+    ClassAttention,
     DepthwiseConvs,
     FanBlock,
     PatchClassAttention,
@@ -25,10 +24,19 @@ from fiducial.backbones.fan_parts import (
     PositionEncoding,
     layer_norm,
 )
+from fiducial.backbones.recompute import run_block
 from fiducial.backbones.sizes import check_images
 from fiducial.backbones.vit import MapBackbone
 
-__all__ = ["DOWNSAMPLED_CHANNELS", "FanEmbedding", "FanMap", "FanPyramid", "build"]
+__all__ = [
+    "DOWNSAMPLED_CHANNELS",
+    "FanClassToken",
+    "FanEmbedding",
+    "FanMap",
+    "FanPyramid",
+    "build",
+    "build_class_token",
+]
 
 DOWNSAMPLED_CHANNELS = 768
 """Channels of the last map with ``feat_downsample``; its stride is then 32."""
@@ -58,9 +66,10 @@ _VARIANTS = {
 class FanTrunk(nn.Module):
     """What all FANs are made of; a subclass says what they give.
 
-    ``drop_path``: rates of stochastic depth, one for each block. The class token and its attention are there for the
-    checkpoint's keys: no map depends on them, so they are neither run nor trained.
+    ``drop_path``: rates of stochastic depth, one for each block.
     """
+
+    class_attention: type[ClassAttention] = PatchClassAttention
 
     def __init__(
         self,
@@ -72,40 +81,23 @@ class FanTrunk(nn.Module):
     ) -> None:
         super().__init__()
         width = variant.width
-        self.tap = variant.depth - 1 if variant.tap is None else variant.tap
         self.activation_checkpointing = activation_checkpointing
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width), requires_grad=False)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.patch_embed = PatchEmbed(width, variant.stem_depths)
         self.pos_embed = PositionEncoding(width, (image_size[0] // 16, image_size[1] // 16))
         self.blocks = nn.ModuleList(FanBlock(width, variant.heads, rate) for rate in drop_path)
-        self.cls_attn_blocks = nn.ModuleList(PatchClassAttention(width, variant.heads) for _ in range(2))
+        self.cls_attn_blocks = nn.ModuleList(self.class_attention(width, variant.heads) for _ in range(2))
         self._initialise()
 
-    def _run(self, x_B3HW: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The maps of strides 4, 8 and 16 on the way, and the last tokens as a map of stride 16."""
+    def _embed(self, x_B3HW: Tensor) -> tuple[list[Tensor], Tensor, tuple[int, int]]:
+        """The maps of strides 4 and 8, the tokens with their positions, and rows and columns of these."""
         maps: list[Tensor] = self.patch_embed.backbone(x_B3HW, self._apply_block)
         x_BCHW = self.patch_embed.proj(maps[-1])
         height, width = x_BCHW.shape[-2:]
-        x_BNC = x_BCHW.flatten(2).transpose(1, 2) + self.pos_embed(height, width)
-
-        def as_map(tokens_BNC: Tensor) -> Tensor:
-            return torch.unflatten(tokens_BNC.transpose(1, 2), 2, (height, width))
-
-        for index, block in enumerate(self.blocks):
-            x_BNC = self._apply_block(block, x_BNC, height, width)
-            if index == self.tap:
-                maps.append(as_map(x_BNC))
-        for block in self.cls_attn_blocks:
-            x_BNC = block(x_BNC)
-        return maps, as_map(x_BNC)
+        return maps, x_BCHW.flatten(2).transpose(1, 2) + self.pos_embed(height, width), (height, width)
 
     def _apply_block(self, block: nn.Module, x: Tensor, *size: int) -> Tensor:
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            contexts = partial(_recomputation_contexts, block)
-            out: Tensor = checkpoint(block, x, *size, use_reentrant=False, context_fn=contexts)
-        else:
-            out = block(x, *size)
-        return out
+        return run_block(self.activation_checkpointing, block, x, *size)
 
     def _initialise(self) -> None:
         nn.init.trunc_normal_(self.cls_token, std=0.02)
@@ -120,7 +112,44 @@ class FanTrunk(nn.Module):
                 _init_weight(module, partial(nn.init.trunc_normal_, std=0.02))
 
 
-class FanPyramid(FanTrunk):
+class FanMaps(FanTrunk):
+    """What gives maps. The class token and its attention are there for the checkpoint's keys: no map depends on them,
+    so they are neither run nor trained."""
+
+    def __init__(
+        self,
+        variant: _Variant,
+        *,
+        image_size: tuple[int, int],
+        drop_path: Sequence[float],
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(
+            variant,
+            image_size=image_size,
+            drop_path=drop_path,
+            activation_checkpointing=activation_checkpointing,
+        )
+        self.tap = variant.depth - 1 if variant.tap is None else variant.tap
+        self.cls_token.requires_grad_(False)
+
+    def _run(self, x_B3HW: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The maps of strides 4, 8 and 16 on the way, and the last tokens as a map of stride 16."""
+        maps, x_BNC, size = self._embed(x_B3HW)
+
+        def as_map(tokens_BNC: Tensor) -> Tensor:
+            return torch.unflatten(tokens_BNC.transpose(1, 2), 2, size)
+
+        for index, block in enumerate(self.blocks):
+            x_BNC = self._apply_block(block, x_BNC, *size)
+            if index == self.tap:
+                maps.append(as_map(x_BNC))
+        for block in self.cls_attn_blocks:
+            x_BNC = block(x_BNC)
+        return maps, as_map(x_BNC)
+
+
+class FanPyramid(FanMaps):
     """``(B, 3, H, W)`` to four maps of strides 4, 8, 16, 16 (32 with ``feat_downsample``).
 
     H and W must be multiples of the last stride.
@@ -187,7 +216,7 @@ class FanEmbedding(FanPyramid):
         return super().forward(x_B3HW)[-1].flatten(1)
 
 
-class FanMap(FanTrunk, MapBackbone):
+class FanMap(FanMaps, MapBackbone):
     """``(B, 3, H, W)`` to the normed tokens of the last block as a map: ``(B, C, H/16, W/16)``.
 
     Keys are those of the published files without their head. ``drop_path``: the rate of the last block, growing from 0.
@@ -214,19 +243,40 @@ class FanMap(FanTrunk, MapBackbone):
         return normed_BHWC.permute(0, 3, 1, 2)
 
 
-def _recomputation_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _buffers_kept(block) if block.training else nullcontext()
+class FanClassToken(FanTrunk):
+    """``(B, 3, H, W)`` to ``(B, C)``: the class token, which has looked at all patches, after the final norm.
 
+    As TAO classifies and recognises with it: nothing is dropped in training, and the maps are not tapped.
+    """
 
-@contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """The second run of a checkpointed block must not count its batch again in the running statistics."""
-    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in kept:
-            buffer.copy_(value)
+    class_attention = ClassAttention
+
+    def __init__(
+        self, variant: _Variant, *, image_size: tuple[int, int], activation_checkpointing: bool = False
+    ) -> None:
+        super().__init__(
+            variant,
+            image_size=image_size,
+            drop_path=[0.0] * variant.depth,
+            activation_checkpointing=activation_checkpointing,
+        )
+        self.norm = layer_norm(variant.width)
+        self._initialise()
+
+    def forward(self, x_B3HW: Tensor) -> Tensor:
+        """Normalised images ``(B, 3, H, W)`` to ``(B, C)``, of mean 0 and variance 1 before the norm's weight and bias.
+
+        Raises: ValueError unless there are 3 channels, and H and W are multiples of 16.
+        """
+        check_images(x_B3HW, multiple=16)
+        _, x_BNC, size = self._embed(x_B3HW)
+        for block in self.blocks:
+            x_BNC = self._apply_block(block, x_BNC, *size)
+        x_BNC = torch.cat((self.cls_token.to(x_BNC.dtype).expand(len(x_BNC), -1, -1), x_BNC), dim=1)
+        for block in self.cls_attn_blocks:
+            x_BNC = self._apply_block(block, x_BNC)
+        embedding_BC: Tensor = self.norm(x_BNC[:, 0])
+        return embedding_BC
 
 
 def build(
@@ -250,3 +300,12 @@ def build(
         feat_downsample=feat_downsample,
         activation_checkpointing=activation_checkpointing,
     )
+
+
+def build_class_token(
+    name: str, *, image_size: tuple[int, int], activation_checkpointing: bool = False
+) -> FanClassToken:
+    """The untrained FAN of this name that gives its class token. Raises: ValueError for another name."""
+    if name not in _VARIANTS:
+        raise ValueError(f"no FAN {name!r}; there are {', '.join(_VARIANTS)}")
+    return FanClassToken(_VARIANTS[name], image_size=image_size, activation_checkpointing=activation_checkpointing)

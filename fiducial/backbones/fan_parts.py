@@ -16,7 +16,15 @@ from timm.layers.drop import DropPath
 from timm.models.xcit import ClassAttentionBlock
 from torch import Tensor, nn
 
-__all__ = ["FanBlock", "LayerNorm2d", "PatchClassAttention", "PatchEmbed", "PositionEncoding", "fourier_table"]
+__all__ = [
+    "ClassAttention",
+    "FanBlock",
+    "LayerNorm2d",
+    "PatchClassAttention",
+    "PatchEmbed",
+    "PositionEncoding",
+    "fourier_table",
+]
 
 STEM_CHANNELS = (128, 256)
 FOURIER_CHANNELS = 32
@@ -229,15 +237,22 @@ class FanBlock(nn.Module):
         return x_BNC
 
 
-class PatchClassAttention(ClassAttentionBlock):
-    """What XCiT's class-attention block makes of the patch tokens, which see neither the class token nor one another.
+class ClassAttention(ClassAttentionBlock):
+    """XCiT's class-attention block, as FAN has it: the class token looks at all tokens."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads, qkv_bias=True, eta=1.0, tokens_norm=True)
+        self.norm1, self.norm2 = layer_norm(channels), layer_norm(channels)
+
+
+class PatchClassAttention(ClassAttention):
+    """What the block makes of the patch tokens, which see neither the class token nor one another.
 
     Its other parameters are there for the checkpoint's keys.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
-        super().__init__(channels, heads, qkv_bias=True, eta=1.0, tokens_norm=True)
-        self.norm1, self.norm2 = layer_norm(channels), layer_norm(channels)
+        super().__init__(channels, heads)
         for unused in (self.attn, self.mlp):
             unused.requires_grad_(False)
         self.gamma2.requires_grad_(False)
