@@ -1,7 +1,7 @@
 // Message passing between neighbouring pixels on the CPU: the op whose definition is in fiducial/ops/message_passing.py.
 //
-// B pictures of H x W pixels, J neighbours of each. All of an iteration is done row by row, so that nothing between the
-// logarithms of one iteration and those of the next leaves the cache of a core.
+// B pictures of H x W pixels, J neighbours of each. An iteration takes the logarithms of the one before and leaves its own;
+// nothing in between is written to memory.
 // Only libtorch's stable ABI is used, so that one binary serves every torch from 2.10 on.
 
 #include <torch/csrc/stable/library.h>
@@ -123,11 +123,8 @@ struct Passing {
   }
 
   void iterate(const Logs& old, Logs& fresh) const {
-    const int64_t grain = std::max<int64_t>(1, 32768 / (W * (J + 8))); // enough work to be worth a thread
-    torch::stable::parallel_for(0, H, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t y = begin; y < end; ++y)
-        for_parts(extent[y].first, extent[y].second, [&](int64_t c, auto count) { pixels(y, c, count, old, fresh); });
-    });
+    for (int64_t y = 0; y < H; ++y)
+      for_parts(extent[y].first, extent[y].second, [&](int64_t c, auto count) { pixels(y, c, count, old, fresh); });
   }
 
   template <typename Count>
@@ -149,23 +146,27 @@ struct Passing {
   }
 };
 
+// A picture is one thread's from the first iteration to the last: its planes stay in the core's cache, and no thread
+// waits for another.
 void message_passing(Tensor affinity, Tensor box, Tensor x, int64_t num_iter, int64_t radius, double low, double high) {
   const int64_t B = x.size(0), H = x.size(1), W = x.size(2);
-  for (int64_t b = 0; b < B; ++b) { // one after the other: a picture's planes fit the caches of the cores, all do not
-    Passing passing{static_cast<const float*>(affinity.data_ptr()) + b * H * W,
-                    static_cast<const float*>(box.data_ptr()) + b * H * W,
-                    static_cast<float*>(x.data_ptr()) + b * H * W,
-                    affinity.size(0), B * H * W, H, W, radius,
-                    static_cast<float>(low), static_cast<float>(high), {}, {}};
-    passing.prepare();
-    Logs old(passing.size());
-    passing.take_logs(old);
-    Logs fresh = old;
-    for (int64_t i = 0; i < num_iter; ++i) {
-      passing.iterate(old, fresh);
-      std::swap(old, fresh);
+  torch::stable::parallel_for(0, B, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      Passing passing{static_cast<const float*>(affinity.data_ptr()) + b * H * W,
+                      static_cast<const float*>(box.data_ptr()) + b * H * W,
+                      static_cast<float*>(x.data_ptr()) + b * H * W,
+                      affinity.size(0), B * H * W, H, W, radius,
+                      static_cast<float>(low), static_cast<float>(high), {}, {}};
+      passing.prepare();
+      Logs old(passing.size());
+      passing.take_logs(old);
+      Logs fresh = old;
+      for (int64_t i = 0; i < num_iter; ++i) {
+        passing.iterate(old, fresh);
+        std::swap(old, fresh);
+      }
     }
-  }
+  });
 }
 
 } // namespace

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fiducial.backbones.vit import MapBackbone, SizeCache
 from fiducial.backbones.vit_names import ViTSize, parse_vit
+from fiducial.ops.linear import use_fast_linears
 
 __all__ = ["ViTEncoder", "build_vit"]
 
@@ -70,4 +71,6 @@ class ViTEncoder(MapBackbone, VisionTransformer):
 def build_vit(arch: str, *, drop_path: float = 0.0, activation_checkpointing: bool = False) -> ViTEncoder:
     """The untrained encoder of a name such as ``vit-mae-base/16``. Raises: ValueError for an unknown name."""
     size, patch = parse_vit(arch)
-    return ViTEncoder(size, patch, drop_path=drop_path, activation_checkpointing=activation_checkpointing)
+    encoder = ViTEncoder(size, patch, drop_path=drop_path, activation_checkpointing=activation_checkpointing)
+    use_fast_linears(encoder)
+    return encoder
