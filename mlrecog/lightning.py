@@ -17,11 +17,9 @@ from mlrecog.health import collapse
 from mlrecog.losses import TripletObjective
 from mlrecog.model import Recognizer
 from mlrecog.optimizers import PartOptimizer
+from mlrecog.predictor import EMBEDDING
 
-__all__ = ["EMBEDDING", "RecogModule"]
-
-EMBEDDING = "fc_pred"
-"""TAO's name of the network's output."""
+__all__ = ["RecogModule"]
 
 
 class RecogModule(TrainingModule):

@@ -1,0 +1,274 @@
+"""The heavy half of ML Recog: builds what the shared actions ask for, from a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from fiducial.backbones.hub import resolve_weights
+from fiducial.checkpoints.reading import Checkpoint, read
+from fiducial.data.normalization import Normalization
+from fiducial.deploy.card import ModelCard, TensorCard
+from fiducial.errors import CheckpointError, Problem, UserError
+from fiducial.metric_table import Stage
+from fiducial.prediction import Batch, Graph, GraphInput
+from fiducial.run.console import LOGGER
+from fiducial.spec.knob import plain
+from fiducial.task import TaskRuntime
+from fiducial.training.module import TrainingPlan
+from mlrecog.checks import PRETRAINED
+from mlrecog.data import ClassImages
+from mlrecog.datamodule import RecogData, ordered_loader
+from mlrecog.evaluator import Kept, Labelled, RecogEvaluator, RecogFiles
+from mlrecog.lightning import RecogModule
+from mlrecog.losses import TripletObjective
+from mlrecog.model import Recognizer, build_recognizer
+from mlrecog.optimizers import PartOptimizer
+from mlrecog.predictor import EMBEDDING, Embedder
+from mlrecog.schedule import warmup_steps_factor
+from mlrecog.splits import Sides, read_inputs, read_reference, read_sides, read_train
+from mlrecog.transforms import Blur, EvalTransform, TrainTransform
+from mlrecog.trunks import TRUNKS
+from mlrecog.weights import embedding_dim_of, load_network, start_from
+
+if TYPE_CHECKING:
+    from mlrecog.config import ExperimentSpec, PartSection
+
+__all__ = ["RecogRuntime"]
+
+
+class RecogRuntime(TaskRuntime):
+    """A runtime for one spec."""
+
+    def __init__(self, spec: ExperimentSpec) -> None:
+        self.spec, self.data = spec, spec.dataset
+        self.normalize = Normalization(tuple(self.data.pixel_mean), tuple(self.data.pixel_std))  # type: ignore[arg-type]
+        model = spec.model
+        # TAO-compat: TAO gives width and height where height and width are expected
+        swapped = spec.compat == "tao"
+        self.size = (model.input_width, model.input_height) if swapped else (model.input_height, model.input_width)
+        info = TRUNKS[model.backbone]
+        # TAO-compat: its dual head has the trunk's width, whatever the spec says
+        self.feat_dim = None if swapped and not info.has_linear_head else model.feat_dim
+
+    # --- networks -------------------------------------------------------------------------------------------------
+
+    def network(self) -> Recognizer:
+        model = self.spec.model
+        return build_recognizer(
+            model.backbone,
+            feat_dim=self.feat_dim,
+            image_size=self.size,
+            activation_checkpointing=model.activation_checkpointing,
+        )
+
+    def module(self, *, pretrained: bool) -> RecogModule:
+        spec, train, optim = self.spec, self.spec.train, self.spec.train.optim
+        network = self.network()
+        loaded = self._start(network) if pretrained else ""
+        schedule = partial(
+            warmup_steps_factor,
+            steps=optim.steps,
+            gamma=optim.gamma,
+            warmup_factor=optim.warmup_factor,
+            warmup_iters=optim.warmup_iters,
+            method=optim.warmup_method,
+        )
+        # TAO-compat: nobody steps TAO's schedules, so that the rates stay those of epoch 0
+        factor = (lambda epoch: schedule(0)) if spec.compat == "tao" else schedule
+        self._tell_rates(factor)
+        parts = {"trunk": train.train_trunk, "embedder": train.train_embedder}
+        plan = TrainingPlan(card=self.card(), hyper_parameters=plain(spec), weights=loaded)
+        return RecogModule(
+            network,
+            plan,
+            objective=TripletObjective(
+                optim.triplet_loss_margin, optim.miner_function_margin, smooth=train.smooth_loss
+            ),
+            trunk=_optimizer(optim.name, optim.trunk),
+            embedder=_optimizer(optim.name, optim.embedder),
+            factor=factor,
+            frozen=tuple(part for part, trained in parts.items() if not trained),
+            normalize=self.normalize,
+            evaluators={"val": self.evaluator("val")} if self.validates else {},
+        )
+
+    def _tell_rates(self, factor: Any) -> None:
+        optim, last = self.spec.train.optim, self.spec.train.num_epochs - 1
+        epochs = sorted({0, min(optim.warmup_iters, last), last})
+        said = ", ".join(f"{optim.trunk.base_lr * factor(epoch):.3g} in epoch {epoch}" for epoch in epochs)
+        LOGGER.info("learning rate of the trunk: %s", said)
+
+    def _start(self, network: Recognizer) -> str:
+        found = self._pretrained(lambda value, key: resolve_weights(value, key=key))
+        return start_from(network, **found, strict=self.spec.model.pretrained_strict) if found else ""
+
+    def _pretrained(self, resolve: Any, device: str = "cpu") -> dict[str, Checkpoint]:
+        """The checkpoints that the spec begins with, by part. ``resolve``: (value, key) to a file, None to skip it."""
+        found: dict[str, Checkpoint] = {}
+        for key in PRETRAINED:
+            name = key.removeprefix("model.")
+            value = getattr(self.spec.model, name)
+            path = resolve(value, key) if value else None
+            if path is not None:
+                part = name.removeprefix("pretrained_").removesuffix("_path")
+                found[part] = read(path, device=device, key=self.spec.encryption_key, where=key)
+        return found
+
+    def check_weights(self, resume: Path | None, resolve: Any) -> Iterator[Problem]:
+        """Why weights do not fit: of ``resume``, else those to begin with. Nothing but names and shapes is read."""
+        with torch.device("meta"):
+            network = self.network()
+        try:
+            if resume is not None:
+                load_network(network, read(resume, device="meta", key=self.spec.encryption_key))
+            elif found := self._pretrained(resolve, "meta"):
+                start_from(network, **found, strict=self.spec.model.pretrained_strict)
+        except UserError as error:
+            yield from error.problems
+
+    def torch_predictor(self, checkpoint: Checkpoint) -> Embedder:
+        self.adopt(ModelCard.of_checkpoint(checkpoint))
+        if (width := embedding_dim_of(checkpoint)) is not None and width != self.feat_dim:
+            if self.feat_dim is not None:
+                LOGGER.warning("model.feat_dim: %d in the spec, %d in the checkpoint", self.feat_dim, width)
+            self.feat_dim = width
+        network = self.network()
+        LOGGER.info("%s", load_network(network, checkpoint).summary())
+        return Embedder(network)
+
+    # --- data -----------------------------------------------------------------------------------------------------
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is a gallery and queries to validate on."""
+        return bool(self.data.val_dataset.reference and self.data.val_dataset.query)
+
+    @cached_property
+    def sides(self) -> Sides:
+        """Gallery and queries, listed once."""
+        return read_sides(self.spec)
+
+    @cached_property
+    def looked_up(self) -> tuple[Labelled, ...]:
+        """What inference embeds: the gallery's pictures, unless a kept one is searched, then the inputs."""
+        inputs = Labelled("inputs", read_inputs(self.spec), ())
+        if self.spec.inference.gallery:
+            return (inputs,)
+        gallery = read_reference(self.spec)
+        return Labelled("gallery", gallery.samples, gallery.names), inputs
+
+    def images(self, stage: Stage) -> list[ClassImages]:
+        """The data sets that a stage goes through, in order."""
+        transform = EvalTransform(self.size, self.normalize)
+        if stage == "infer":
+            return [ClassImages(part.samples, transform) for part in self.looked_up]
+        return [ClassImages(side.samples, transform) for side in (self.sides.gallery, self.sides.queries)]
+
+    def datamodule(self) -> RecogData:
+        train, data = self.spec.train, self.data
+        colors, blur = data.color_augmentation, data.gaussian_blur
+        transform = TrainTransform(
+            self.size,
+            self.normalize,
+            scale=(data.crop_scale[0], data.crop_scale[1]),
+            flip=data.prob,
+            rotation=data.random_rotation,
+            colors=(colors.brightness, colors.contrast, colors.saturation, colors.hue) if colors.enabled else None,
+            blur=Blur((blur.kernel[0], blur.kernel[1]), (blur.sigma[0], blur.sigma[1])) if blur.enabled else None,
+            erased=data.re_prob,
+        )
+        return RecogData(
+            ClassImages(read_train(self.spec).samples, transform, seed=train.seed),
+            self.images("val") if self.validates else [],
+            batch_size=train.batch_size,
+            per_class=data.num_instance,
+            val_batch_size=train.val_batch_size,
+            workers=data.workers,
+        )
+
+    def loaders(self, stage: Stage, *, rank: int = 0, world_size: int = 1) -> list[DataLoader[Any]]:
+        section = self.spec.inference if stage == "infer" else self.spec.evaluate
+        return [
+            ordered_loader(
+                images,
+                batch_size=section.batch_size,
+                workers=self.data.workers,
+                rank=rank,
+                world_size=world_size,
+            )
+            for images in self.images(stage)
+        ]
+
+    def samples(self, count: int) -> Sequence[Batch]:
+        for images in (lambda: self.images("val")[1], lambda: self.images("infer")[-1]):
+            try:
+                found = images()
+                return [found[i] for i in range(min(count, len(found)))]
+            except UserError:
+                continue
+        return []
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    def adopt(self, card: ModelCard) -> None:
+        if not card.mean:
+            return
+        trained = Normalization.of(card)
+        if trained != self.normalize:
+            LOGGER.warning(
+                "dataset.pixel_mean and pixel_std: the model's own are used, %s and %s", list(card.mean), list(card.std)
+            )
+            self.normalize = trained
+        found = tuple(card.details.get("image_size") or self.size)
+        if found == self.size:
+            return
+        if card.is_exported:
+            said = f"{self.size[1]} x {self.size[0]} in the spec, {found[1]} x {found[0]} in the file"
+            fix = f"set model.input_width={found[1]} model.input_height={found[0]}"
+            raise CheckpointError.of([Problem("model.input_width", said, fix)])
+        LOGGER.warning("model.input_width, input_height: trained at %d x %d", found[1], found[0])
+
+    def graph(self) -> Graph:
+        return Graph(inputs={"input": GraphInput("image", (3, *self.size))}, outputs=(EMBEDDING,), batch_axis="batch")
+
+    def card(self) -> ModelCard:
+        return ModelCard(
+            network="ml_recog",
+            task="mlrecog",
+            backbone=self.spec.model.backbone,
+            inputs={name: TensorCard(item.shape) for name, item in self.graph().inputs.items()},
+            mean=self.normalize.mean,
+            std=self.normalize.std,
+            details={"image_size": list(self.size)},
+        )
+
+    def evaluator(self, stage: Stage, *, folder: Path | None = None) -> RecogEvaluator:
+        files = None if folder is None else RecogFiles(folder, self.spec)
+        if stage == "infer":
+            kept = Kept.open(self.spec.inference.gallery) if self.spec.inference.gallery else None
+            return RecogEvaluator(stage, self.looked_up, kept=kept, files=files)
+        sides = [
+            Labelled(name, side.samples, side.names)
+            for name, side in (("gallery", self.sides.gallery), ("queries", self.sides.queries))
+        ]
+        section = self.spec.evaluate if stage == "test" else self.spec.train
+        return RecogEvaluator(
+            stage,
+            sides,
+            same=self.sides.same,
+            by_class=section.report_accuracy_per_class,
+            clustering=stage != "test" or self.spec.evaluate.clustering,
+            files=files,
+        )
+
+
+def _optimizer(name: str, part: PartSection) -> PartOptimizer:
+    return PartOptimizer(
+        name, part.base_lr, part.bias_lr_factor, part.momentum, part.weight_decay, part.weight_decay_bias
+    )

@@ -1,0 +1,97 @@
+"""What ML Recog gives to the shared actions. Light: the parts are imported when used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fiducial.actions.action import Action
+from fiducial.task import ResumeRules, Task
+from fiducial.training.policy import TrainerPolicy
+from mlrecog.metric_names import METRICS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fiducial.errors import Problem
+    from fiducial.task import DataReport
+    from mlrecog.config import ExperimentSpec
+    from mlrecog.runtime import RecogRuntime
+
+__all__ = ["ML_RECOG"]
+
+_PRECISIONS = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
+
+
+class RecogTask(Task["ExperimentSpec"]):
+    """Metric learning recognition: embeddings, and the nearest neighbours in a gallery."""
+
+    network = "ml_recog"
+    name = "mlrecog"
+    title = "Metric Learning Recognition"
+    prefix = "ml_model"
+    metrics = METRICS
+    memory_savers = ("a smaller model.input_width and input_height", "or model.activation_checkpointing=true")
+    resume = ResumeRules(
+        also_free=("evaluate.", "train.val_batch_size", "train.report_accuracy_per_class", "gallery."),
+        kept=("train.optim.name",),
+        rates=("train.optim.trunk.base_lr", "train.optim.embedder.base_lr"),
+    )
+
+    def spec_model(self) -> type[ExperimentSpec]:
+        from mlrecog.config import ExperimentSpec
+
+        return ExperimentSpec
+
+    def own_actions(self) -> tuple[Action, ...]:
+        def gallery(task: Task[Any], run: Any) -> Any:
+            from mlrecog.gallery_action import run_gallery
+
+            return run_gallery(task, run)
+
+        return (
+            Action(
+                "gallery",
+                "keep reference embeddings, and search them",
+                run=gallery,
+                verbs=("build", "add", "remove", "search", "stats"),
+            ),
+        )
+
+    def splits(self, action: Action) -> tuple[str, ...]:
+        return ("val",) if action.name == "evaluate" else action.splits
+
+    def policy(self, spec: ExperimentSpec) -> TrainerPolicy:
+        train = spec.train
+        return TrainerPolicy(
+            precision=_PRECISIONS[train.precision],
+            manual=True,
+            gradient_clip=train.clip_grad_norm or None,
+            sanity_batches=0,
+        )
+
+    def check_spec(self, spec: ExperimentSpec, action: str) -> Iterator[Problem]:
+        from mlrecog.checks import check_spec
+
+        return check_spec(spec, action)
+
+    def check_data(self, spec: ExperimentSpec, splits: Sequence[str], *, thorough: bool) -> DataReport:
+        from mlrecog.inspect import check_data
+
+        return check_data(spec, splits, thorough=thorough)
+
+    def check_weights(self, spec: ExperimentSpec, resume: Path | None = None) -> Iterable[Problem]:
+        from fiducial.backbones.hub import local_weights
+        from mlrecog.checks import PRETRAINED
+
+        given = any(getattr(spec.model, key.removeprefix("model.")) for key in PRETRAINED)
+        if (resume or given) and not any(p.level == "error" for p in self.check_spec(spec, "train")):
+            yield from self.runtime(spec).check_weights(resume, lambda value, key: local_weights(value, key=key))
+
+    def runtime(self, spec: ExperimentSpec) -> RecogRuntime:
+        from mlrecog.runtime import RecogRuntime
+
+        return RecogRuntime(spec)
+
+
+ML_RECOG = RecogTask()
