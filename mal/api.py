@@ -106,7 +106,7 @@ class Labeler:
         for box in boxes:
             crop = crop_around(box.corners, [runtime.decoding.margin] * 4)
             images.append(IMAGENET(stretched(crop.pixels(pixels), runtime.crop_size)))
-            mask = stretched(crop.box_mask(box.corners, width, height, wrapped=False), runtime.crop_size)
+            mask = crop.box_mask(box.corners, width, height, wrapped=False, size=runtime.crop_size)
             masks.append(torch.from_numpy(mask.astype(np.float32))[None])
         batch = {
             "image": torch.stack(images),
