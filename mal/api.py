@@ -36,6 +36,10 @@ __all__ = ["Labeler", "LabelledBox", "load", "run"]
 
 Where = str | torch.device | None
 
+_LARGEST_BATCH = 16
+_PIXELS_OF_A_CACHE = 2**19
+"""Pixels of crops from which on a CPU, whose caches the activations outgrow, gets slower: two of 512, ten of 224."""
+
 
 @dataclass(frozen=True)
 class LabelledBox:
@@ -74,8 +78,10 @@ class Labeler:
         what = f"{self.spec.model.arch}, crops of {self.spec.dataset.crop_size}"
         return f"<Labeler: {what}, {self._predictor.runtime} on {self._predictor.device}>"
 
-    def label(self, image: Picture, boxes: Sequence[Corners], *, batch_size: int = 16) -> list[LabelledBox]:
+    def label(self, image: Picture, boxes: Sequence[Corners], *, batch_size: int | None = None) -> list[LabelledBox]:
         """Masks for the boxes ``(x0, y0, x1, y1)`` of one picture (a path, PIL image or RGB array), in their order.
+
+        ``batch_size``: boxes that the network sees at once; None: as many as are fastest where it runs.
 
         Raises: DatasetError for a picture that cannot be read, or a box without area in it; MetricError when the
             network gives no numbers.
@@ -83,10 +89,16 @@ class Labeler:
         return self.label_many([(image, boxes)], batch_size=batch_size)[0]
 
     def label_many(
-        self, images: Iterable[tuple[Picture, Sequence[Corners]]], *, batch_size: int = 16
+        self, images: Iterable[tuple[Picture, Sequence[Corners]]], *, batch_size: int | None = None
     ) -> list[list[LabelledBox]]:
         """:meth:`label` of many pictures, each with its boxes."""
-        return [self._label(np.asarray(as_rgb(image)), boxes, batch_size) for image, boxes in images]
+        size = self._fastest_batch() if batch_size is None else batch_size
+        return [self._label(np.asarray(as_rgb(image)), boxes, size) for image, boxes in images]
+
+    def _fastest_batch(self) -> int:
+        on_cpu = torch.device(self._predictor.device).type == "cpu"
+        fitting = _PIXELS_OF_A_CACHE // self._runtime.crop_size**2 if on_cpu else _LARGEST_BATCH
+        return min(max(1, fitting), _LARGEST_BATCH)
 
     def _label(self, pixels: NDArray[np.uint8], boxes: Sequence[Corners], batch_size: int) -> list[LabelledBox]:
         height, width = pixels.shape[:2]
@@ -106,7 +118,7 @@ class Labeler:
         for box in boxes:
             crop = runtime.decoding.crop(box)
             images.append(IMAGENET(stretched(crop.pixels(pixels), runtime.crop_size)))
-            mask = stretched(crop.box_mask(box.corners, width, height, wrapped=False), runtime.crop_size)
+            mask = crop.box_mask(box.corners, width, height, wrapped=False, size=runtime.crop_size)
             masks.append(torch.from_numpy(mask.astype(np.float32))[None])
         batch = {
             "image": torch.stack(images),

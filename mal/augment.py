@@ -31,12 +31,12 @@ class BoxAugment:
         return tuple(array[:, ::-1] for array in arrays) if rng.random() < self.mirrored else arrays
 
     def recolour(self, rng: np.random.Generator, pixels: Pixels) -> Pixels:
-        """Other colours, perhaps grey, perhaps blurred; ``(H, W, 3)``."""
-        image = Image.fromarray(np.ascontiguousarray(pixels))
+        """Other colours, perhaps grey, perhaps blurred, or ``pixels`` themselves; ``(H, W, 3)``."""
+        image = given = Image.fromarray(np.ascontiguousarray(pixels))
         if rng.random() < self.jittered:
             image = ColorJitter.draw(rng, self.amounts)(image)
         if rng.random() < self.grey:
             image = image.convert("L").convert("RGB")
         if rng.random() < self.blurred:
             image = blur(image, float(rng.uniform(*self.radius)))
-        return np.asarray(image)
+        return pixels if image is given else np.asarray(image)

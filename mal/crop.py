@@ -53,11 +53,11 @@ class Crop:
         around: Pixels = image[rows[:, None], columns]
         return around
 
-    def box_mask(self, box: Corners, width: int, height: int, *, wrapped: bool) -> Pixels:
+    def box_mask(self, box: Corners, width: int, height: int, *, wrapped: bool, size: int | None = None) -> Pixels:
         """1 where the box is, its last row and column included, ``(height, width)`` of the crop.
 
-        ``wrapped`` repeats the box beyond the edges of the picture, as :meth:`pixels` does (TAO's training); else there
-        is nothing outside the picture.
+        ``size``: :func:`stretched` to a square of it. ``wrapped`` repeats the box beyond the edges of the picture, as
+        :meth:`pixels` does (TAO's training); else there is nothing outside the picture.
         """
         x0, y0, x1, y1 = (int(corner) for corner in box)
 
@@ -67,9 +67,11 @@ class Crop:
                 place = place % size
             return (place >= max(low, 0)) & (place <= min(high, size - 1))
 
-        rows = covered(self.y0, self.y1, height, y0, y1)
-        columns = covered(self.x0, self.x1, width, x0, x1)
-        return np.outer(rows, columns).astype(np.uint8)
+        rows = covered(self.y0, self.y1, height, y0, y1).astype(np.uint8)
+        columns = covered(self.x0, self.x1, width, x0, x1).astype(np.uint8)
+        if size is not None:  # all rows with the box in them are alike: one of them is stretched, and one column
+            rows, columns = _resized(rows[:, None], 1, size)[:, 0], _resized(columns[None], size, 1)[0]
+        return np.outer(rows, columns)
 
 
 def crop_around(box: Corners, margins: Sequence[float]) -> Crop:
@@ -95,5 +97,9 @@ def training_margins(rng: np.random.Generator, low: float, high: float) -> tuple
 
 def stretched(pixels: Pixels, size: int) -> Pixels:
     """Pixels as a square of ``size``: bicubic, smoothed where it becomes smaller. Also of masks, which stay 0 and 1."""
+    return _resized(pixels, size, size)
+
+
+def _resized(pixels: Pixels, width: int, height: int) -> Pixels:
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))

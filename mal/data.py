@@ -68,8 +68,8 @@ class BoxReader:
     def cut(self, box: Box, crop: Crop, *, wrapped: bool) -> tuple[Pixels, Pixels]:
         """The crop's pixels ``(S, S, 3)`` and its box mask ``(S, S)``, 0 and 1."""
         stated = self.annotations.pictures[box.picture]
-        mask = crop.box_mask(box.corners, stated.width, stated.height, wrapped=wrapped)
-        return stretched(crop.pixels(self.picture(box)), self.crop_size), stretched(mask, self.crop_size)
+        mask = crop.box_mask(box.corners, stated.width, stated.height, wrapped=wrapped, size=self.crop_size)
+        return stretched(crop.pixels(self.picture(box)), self.crop_size), mask
 
 
 class BoxDataset(Dataset[dict[str, Any]]):
@@ -107,10 +107,10 @@ class BoxDataset(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((max(self.seed, 0), epoch, index))  # the same on any worker and rank
         crop = crop_around(box.corners, training_margins(rng, *self.margins))
         pixels, mask = self.augment.mirror(rng, *self.reader.cut(box, crop, wrapped=self.wrapped_boxes))
-        changed = self.augment.recolour(rng, pixels)
+        changed, clean = self.augment.recolour(rng, pixels), self.normalize(pixels)
         return item | {
-            "image": self.normalize(changed),
-            "clean": self.normalize(pixels),
+            "image": clean if changed is pixels else self.normalize(changed),
+            "clean": clean,
             "boxmask": _plane(mask),
         }
 

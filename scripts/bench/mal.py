@@ -75,14 +75,14 @@ class Scale:
     field: tuple[int, int] = (3, 128)  # pictures, and their side
     arch: str = "vit-mae-base/16"
     crop: int = 512
-    photo: tuple[int, int] = (1920, 1080)
+    photos: tuple[tuple[int, int], ...] = ((1920, 1080), (3840, 2160))
     pictures: int = 2
     boxes: int = 30
     batch: int = 3
     inference: tuple[tuple[str, int], ...] = (("vit-deit-small/16", 224), ("vit-deit-small/16", 512))
 
 
-QUICK = Scale((2, 32), "vit-deit-tiny/16", 32, (96, 64), 2, 3, 2, (("vit-deit-tiny/16", 32),))
+QUICK = Scale((2, 32), "vit-deit-tiny/16", 32, ((96, 64),), 2, 3, 2, (("vit-deit-tiny/16", 32),))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "d": lambda data: labelling(data, scale, turns, meter),
     }
     with tempfile.TemporaryDirectory() as folder:
-        draw_data(Path(folder), scale)
+        for photo in scale.photos:
+            draw_data(data_of(Path(folder), photo), photo, scale)
         met = [good for letter in parts if letter in options.only for good in parts[letter](Path(folder))]
     return int(not options.quick and not all(met))
 
@@ -218,16 +219,22 @@ def _in_own_process(flags: Sequence[str]) -> dict[str, float]:
 # --- (c) -------------------------------------------------------------------------------------------------------------
 
 
-def draw_data(folder: Path, scale: Scale) -> None:
+def data_of(folder: Path, photo: tuple[int, int]) -> Path:
+    """Where the pictures of a size are."""
+    return folder / f"{photo[0]}x{photo[1]}"
+
+
+def draw_data(folder: Path, photo: tuple[int, int], scale: Scale) -> None:
     """JPEG pictures, mosaics of scikit-image's photographs as they are, with boxes all over them; ``ann.json``."""
     from skimage import data as skimage_data
 
     rng = np.random.default_rng(0)
     photos = [getattr(skimage_data, name)() for name in ("coffee", "astronaut", "rocket", "chelsea")]
-    width, height = scale.photo
+    width, height = photo
+    folder.mkdir(parents=True)
     images, rows = [], []
     for number in range(scale.pictures):
-        mosaic = Image.new("RGB", scale.photo)
+        mosaic = Image.new("RGB", photo)
         for place, corner in enumerate((x, y) for y in range(0, height, 300) for x in range(0, width, 400)):
             mosaic.paste(Image.fromarray(photos[(number + place) % len(photos)][:300, :400]), corner)
         mosaic.save(folder / f"{number}.jpg", quality=90)
@@ -273,33 +280,44 @@ def copied(source: np.ndarray, crop: Crop, *, wrapped: bool) -> np.ndarray:
     return out
 
 
-def dataset_of(kind: type[BoxReader], data: Path, scale: Scale) -> BoxDataset:
-    """The training boxes of :func:`draw_data`."""
+def dataset_of(kind: type[BoxReader], data: Path, scale: Scale, *, training: bool) -> BoxDataset:
+    """The boxes of :func:`draw_data`, to label or to train on."""
     annotations = read_annotations(data / "ann.json")
     reader = kind(annotations, data, crop_size=scale.crop, margin=MARGIN)
-    return BoxDataset(reader, select(annotations, Rules()).boxes, augment=BoxAugment())
+    boxes = select(annotations, Rules()).boxes
+    return BoxDataset(reader, boxes, augment=BoxAugment() if training else None)
 
 
-def loading(data: Path, scale: Scale, turns: int, meter: Meter, workers: int) -> Iterator[bool]:
-    """An epoch of training boxes in the training's order."""
-    plain, ours = dataset_of(WholePictures, data, scale), dataset_of(BoxReader, data, scale)
+def loading(folder: Path, scale: Scale, turns: int, meter: Meter, workers: int) -> Iterator[bool]:
+    """All boxes once, to label and, with changed colours, to train on."""
+    for photo, training in ((photo, training) for photo in scale.photos for training in (False, True)):
+        make = partial(dataset_of, data=data_of(folder, photo), scale=scale, training=training)
+        check_items(make(WholePictures), make(BoxReader))
+        sized = f"{scale.pictures} pictures of {photo[0]} x {photo[1]}, {scale.boxes} boxes each, crops of {scale.crop}"
+        print(f"(c) loader to {'train' if training else 'label'}, {workers} workers: {sized}; equal items")
+        # each turn makes a loader: pictures that an earlier one has decoded do not count
+        yield compare(
+            Way(
+                "picture decoded for each box, whole mask",
+                lambda make=make: load_all(make(WholePictures), scale, workers),
+            ),
+            Way("this project's", lambda make=make: load_all(make(BoxReader), scale, workers)),
+            turns=turns,
+            target=LOADER,
+            meter=meter,
+        ).met
+
+
+def check_items(plain: BoxDataset, ours: BoxDataset) -> None:
+    """Raises: AssertionError unless items are equal; of some eight of them, in an epoch."""
     for index in range(0, len(ours), max(1, len(ours) // 8)):
-        draw = Draw(1, index)
-        if not all(torch.equal(value, ours[draw][name]) for name, value in plain[draw].items()):
+        expected, found = plain[Draw(1, index)], ours[Draw(1, index)]
+        if not all(torch.equal(value, found[name]) for name, value in expected.items()):
             raise AssertionError(f"item {index} differs")
-    sized = f"{scale.photo[0]} x {scale.photo[1]} JPEG, {scale.boxes} boxes each, crops of {scale.crop}"
-    print(f"(c) loader: {scale.pictures} pictures of {sized}, {workers} workers; equal items")
-    # a loader of our own: pictures that an earlier turn has decoded do not count
-    yield compare(
-        Way("picture decoded, whole mask drawn for each box", lambda: _load_all(plain, scale, workers)),
-        Way("this project's", lambda: _load_all(dataset_of(BoxReader, data, scale), scale, workers)),
-        turns=turns,
-        target=LOADER,
-        meter=meter,
-    ).met
 
 
-def _load_all(dataset: BoxDataset, scale: Scale, workers: int) -> None:
+def load_all(dataset: BoxDataset, scale: Scale, workers: int) -> None:
+    """Every batch of an epoch, in training's order."""
     batches = PooledBatches([box.picture for box in dataset.boxes], batch_size=scale.batch, seed=0)
     for _ in DataLoader(dataset, batch_sampler=batches, num_workers=workers):
         pass
@@ -335,8 +353,9 @@ def one_by_one_plainly(labeler: Labeler, pixels: np.ndarray, boxes: Sequence[Cor
         return one_by_one(labeler, pixels, boxes)
 
 
-def labelling(data: Path, scale: Scale, turns: int, meter: Meter) -> Iterator[bool]:
+def labelling(folder: Path, scale: Scale, turns: int, meter: Meter) -> Iterator[bool]:
     """Masks for all boxes of one decoded picture."""
+    data = data_of(folder, scale.photos[0])
     annotations = read_annotations(data / "ann.json")
     boxes = [box.corners for box in annotations.boxes if box.picture == 0]
     pixels = np.asarray(read_rgb(data / annotations.pictures[0].file))

@@ -61,6 +61,18 @@ class TestBoxMask:
             crop.box_mask((11, 7, 30, 20), 50, 40, wrapped=False), crop.pixels(whole[..., None])[..., 0]
         )
 
+    def test_stretching_the_sides_is_stretching_the_mask(self):
+        rng = np.random.default_rng(0)
+        for _ in range(200):
+            width, height = (int(side) for side in rng.integers(5, 200, 2))
+            x, y = rng.uniform(-5, width), rng.uniform(-5, height)
+            box = x, y, x + rng.uniform(0.1, width), y + rng.uniform(0.1, height)
+            crop, wrapped = crop_around(box, rng.uniform(0, 1.5, 4)), bool(rng.random() < 0.5)
+            size = int(rng.integers(8, 130))
+            whole = crop.box_mask(box, width, height, wrapped=wrapped)
+            sides = crop.box_mask(box, width, height, wrapped=wrapped, size=size)
+            assert np.array_equal(sides, stretched(whole, size))
+
 
 class TestMargins:
     def test_opposite_sides_share_their_growth(self):

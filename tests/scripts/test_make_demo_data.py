@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 _SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path[:0] = [str(_SCRIPTS), str(_SCRIPTS / "bench")]  # programs, not a package: they find each other as when run
+sys.path += [str(_SCRIPTS), str(_SCRIPTS / "bench")]  # programs, not a package: they find each other as when run
 
 import demo_baseline  # noqa: E402
 import make_demo_data  # noqa: E402
