@@ -1,0 +1,1 @@
+"""ML Recog: products recognised by their nearest neighbours."""
