@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Linear", "use_fast_linears"]
+__all__ = ["Linear", "linear", "use_fast_linears"]
 
 HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
@@ -19,11 +19,16 @@ class Linear(nn.Linear):
     """:class:`torch.nn.Linear`, its parameters and results; a plain one in compiled, traced and exported graphs."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not _is_better_convolved(input, self.weight):
-            return super().forward(input)
-        x_1CR1 = input.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)
-        y_1OR1 = F.conv2d(x_1CR1, self.weight[:, :, None, None], self.bias)
-        return y_1OR1.permute(0, 2, 3, 1).reshape(*input.shape[:-1], self.out_features)
+        return linear(input, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """:func:`torch.nn.functional.linear`, convolved where that is faster."""
+    if not _is_better_convolved(x, weight_OC):
+        return F.linear(x, weight_OC, bias_O)
+    x_1CR1 = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+    y_1OR1 = F.conv2d(x_1CR1, weight_OC[:, :, None, None], bias_O)
+    return y_1OR1.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight_OC))
 
 
 def _is_better_convolved(x: Tensor, weight: Tensor) -> bool:
