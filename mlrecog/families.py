@@ -6,7 +6,4 @@ from fiducial.checkpoints.keys import Family
 
 __all__ = ["FAMILIES"]
 
-FAMILIES = (
-    Family("ML Recog", (r"^(model\.)?embedder\.(net\.0|embedding_fc\.1)\.", r"^(model\.)?trunk\.")),
-    Family("ML Recog", (r"^(model\.)?embedder\.(net\.0|embedding_fc\.1)\.",)),
-)
+FAMILIES = (Family("ML Recog", (r"^(model\.)?embedder\.(net\.0|embedding_fc\.1)\.",)),)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from timm.models.xcit import ClassAttentionBlock, PositionalEncodingFourier
 from torch import nn
 
-from fiducial.backbones.fan import FanMap, FanPyramid, build
+from fiducial.backbones.fan import FanMap, FanPyramid, build, build_class_token
 from fiducial.backbones.fan_parts import LayerNorm2d, fourier_table
 from fiducial.backbones.names import BACKBONES, build_embedding, build_pyramid
 
@@ -195,6 +195,77 @@ class TestTraining:
         assert block.mlp.mlp_v.dwconv.conv1.weight.std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.05)
         assert set(block.gamma1.tolist()) == {1.0}
         assert model.patch_embed.backbone.stages[0].blocks[0].gamma.tolist() == pytest.approx([1e-6] * 128)
+
+
+class TestClassToken:
+    """The same network, asked for its class token."""
+
+    def embedding(self, **options):
+        torch.manual_seed(0)
+        model = build_class_token("fan_tiny_8_p4_hybrid", image_size=SIZE, **options)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.1)
+        return model
+
+    def test_is_what_the_class_attention_of_timm_makes_of_the_pyramids_tokens(self, images):
+        model, pyramid = self.embedding().eval(), tiny().eval()
+        pyramid.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("norm.")})
+        with torch.no_grad():
+            tokens = pyramid(images)[2].flatten(2).transpose(1, 2)  # the third map is that of the last block
+            x = torch.cat((model.cls_token.expand(len(images), -1, -1), tokens), 1)
+            for ours in model.cls_attn_blocks:
+                theirs = ClassAttentionBlock(192, 8, qkv_bias=True, tokens_norm=True).eval()
+                theirs.norm1.eps = theirs.norm2.eps = 1e-6
+                theirs.load_state_dict(ours.state_dict())
+                x = theirs(x)
+            want = F.layer_norm(x[:, 0], (192,), model.norm.weight, model.norm.bias, 1e-6)
+            torch.testing.assert_close(model(images), want, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("name", "parameters"),
+        [
+            ("fan_tiny_8_p4_hybrid", 7_274_240),
+            ("fan_small_12_p4_hybrid", 25_732_944),
+            ("fan_base_16_p4_hybrid", 50_026_048),
+            ("fan_large_16_p4_hybrid", 76_374_140),
+        ],
+    )
+    def test_published_sizes(self, name, parameters):
+        with torch.device("meta"):
+            model = build_class_token(name, image_size=SIZE)
+        assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+    def test_every_parameter_is_trained_and_nothing_is_dropped(self, images):
+        model = self.embedding().train()
+        assert torch.equal(model(images), model(images))
+        model(images).sum().backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+
+    def test_activation_checkpointing_changes_nothing(self, images):
+        results = []
+        for checkpointing in (False, True):
+            model = self.embedding(activation_checkpointing=checkpointing)
+            model(images).square().mean().backward()
+            mean = model.blocks[0].mlp.mlp_v.dwconv.bn.running_mean.clone()
+            results.append((model.patch_embed.proj.weight.grad, model.cls_token.grad, mean))
+        for plain, checkpointed in zip(*results, strict=True):
+            assert torch.allclose(plain, checkpointed, rtol=1e-4, atol=1e-6)
+
+    def test_other_sizes_than_the_built_one(self):
+        model, other = self.embedding().eval(), build_class_token("fan_tiny_8_p4_hybrid", image_size=(32, 48)).eval()
+        other.load_state_dict(model.state_dict())
+        x = torch.randn(1, 3, 32, 48)
+        with torch.no_grad():
+            assert torch.equal(model(x), other(x))
+
+    @pytest.mark.parametrize("shape", [(1, 3, 40, 64), (1, 1, 64, 64)])
+    def test_wrong_images(self, shape):
+        with pytest.raises(ValueError, match=r"multiples of 16|images must be"):
+            self.embedding()(torch.zeros(shape))
+
+    def test_unknown_name(self):
+        with pytest.raises(ValueError, match="fan_huge"):
+            build_class_token("fan_huge", image_size=SIZE)
 
 
 class TestGraphs:
