@@ -120,6 +120,10 @@ class Gallery(AnyGallery):
     # --- writing --------------------------------------------------------------------------------------------------
 
     @classmethod
+    def check_free(cls, path: str, *, overwrite: bool) -> None:
+        check_free(Path(path).expanduser(), overwrite=overwrite)
+
+    @classmethod
     def build(cls, path: str, card: GalleryCard, parts: Iterable[Part], *, overwrite: bool = False) -> Self:
         folder = Path(path).expanduser()
         check_free(folder, overwrite=overwrite)

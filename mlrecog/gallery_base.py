@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from filelock import FileLock, Timeout
@@ -105,6 +105,13 @@ class AnyGallery(ABC):
 
     path: str
     card: GalleryCard
+    sample: ClassVar[int] = 50_000
+    """Pictures that a look at a gallery searches for, at most."""
+
+    @classmethod
+    @abstractmethod
+    def check_free(cls, path: str, *, overwrite: bool) -> None:
+        """Raises: DatasetError when a gallery at ``path`` would take the place of something."""
 
     @classmethod
     @abstractmethod
@@ -150,6 +157,10 @@ class AnyGallery(ABC):
     @abstractmethod
     def decide_by(self, threshold: float | None, margin: float | None) -> None:
         """Keep another threshold and margin, where they are not None."""
+
+    def recall(self) -> float | None:
+        """Share of the exact search's neighbours that the index finds, of a sample; None where search is exact."""
+        return None
 
     @abstractmethod
     def _search(self, queries_QD: Tensor, k: int) -> Found: ...

@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fiducial.errors import DatasetError
+from fiducial.errors import DatasetError, optional
 from fiducial.run.console import LOGGER
 from mlrecog.gallery_base import Added, AnyGallery, Found, Part, not_there
 from mlrecog.gallery_card import GalleryCard
@@ -41,6 +40,7 @@ _INDEX_FROM = 256
 """Pictures that an index is made of, at least."""
 _TIES = 16
 """More neighbours are asked for than wanted: of equally near ones the first are kept, as everywhere."""
+_RECALL_AT = 10
 _QUERIES = 64
 """Searched at a time."""
 _SOURCES = 1000
@@ -56,6 +56,7 @@ class LanceGallery(AnyGallery):
     ``refine`` times as many neighbours as wanted are measured exactly.
     """
 
+    sample = 2_000
     exact = False
     probes = 16
     refine = 10
@@ -114,14 +115,13 @@ class LanceGallery(AnyGallery):
         with told(self.path):
             return bool(list(self.table.list_indices()))
 
-    def recall(self, k: int = 10) -> float | None:
-        """Share of the k nearest of some of its pictures that the index finds; None without an index."""
+    def recall(self) -> float | None:
         if not self.is_indexed:
             return None
         count = len(self)
         sample = min(count, max(10, min(200, _MEASURED // count)))
         queries_QD = torch.cat([part.embeddings_ND for part in self.parts(sample)])
-        k = min(k + 1, count)
+        k = min(_RECALL_AT + 1, count)  # each finds itself
         pairs = [
             [{row["number"] for row in rows} for rows in self._rows(queries_QD, k, exact=exact)]
             for exact in (True, False)
@@ -171,17 +171,21 @@ class LanceGallery(AnyGallery):
         with told(self.path):
             answer = (search.where(where, prefilter=True) if where else search).to_arrow().combine_chunks()
         vectors = torch.from_numpy(vectors_of(answer, self.card.dim))
-        query = answer["query_index"].to_numpy() if "query_index" in answer.column_names else np.zeros(len(answer), int)
+        query = answer["query_index"].to_pylist() if "query_index" in answer.column_names else [0] * len(answer)
         distance_M = (2 - 2 * (vectors * queries_QD[query]).sum(1)).clamp(min=0)
         if not bool(distance_M.isfinite().all()):
             raise DatasetError(self.path, "embeddings that are no numbers", "build it anew")
         rows = answer.select(["number", "label", "source"]).to_pylist()
         found: list[list[dict[str, Any]]] = [[] for _ in queries_QD]
-        for i, distance, row in zip(query.tolist(), distance_M.tolist(), rows, strict=True):
+        for i, distance, row in zip(query, distance_M.tolist(), rows, strict=True):
             found[i].append({**row, "distance": distance})
         return [sorted(each, key=lambda row: (row["distance"], row["number"])) for each in found]
 
     # --- writing --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def check_free(cls, path: str, *, overwrite: bool) -> None:
+        Place(path).check_free(overwrite=overwrite)
 
     @classmethod
     def build(cls, path: str, card: GalleryCard, parts: Iterable[Part], *, overwrite: bool = False) -> Self:
@@ -228,7 +232,8 @@ class LanceGallery(AnyGallery):
         with self.place.locked(), told(self.path):
             self._refresh()
             self.card = self.card.deciding(threshold, margin)
-            self.table.replace_field_metadata("vector", {META: json.dumps(self.card.plain())})
+            said = json.dumps(self.card.plain())
+            self.table.update_field_metadata({"path": "vector", "metadata": {META: said}})
 
     def make_index(self) -> None:
         """Make an approximate index, of cells and product quantisation."""
@@ -239,7 +244,8 @@ class LanceGallery(AnyGallery):
         dim = self.card.dim
         each = next(size for size in (8, 4, 2, 1) if dim % size == 0)
         with self.place.locked(), told(self.path):
-            self.table.create_index(metric="l2", index_type="IVF_PQ", num_sub_vectors=dim // each)
+            cells = optional("lancedb.index", extra="lancedb").IvfPq(distance_type="l2", num_sub_vectors=dim // each)
+            self.table.create_index("vector", config=cells)
 
     def _refresh(self) -> None:
         """See what is there now, before writing. Raises: CheckpointError when it is another model's by now."""

@@ -229,7 +229,7 @@ class TestModel:
 class TestBuild:
     def test_replaces_only_when_told_to(self, path):
         Gallery.build(path, CARD, [part(3)])
-        with pytest.raises(DatasetError, match="there is a gallery · add to it, or set gallery.overwrite=true"):
+        with pytest.raises(DatasetError, match=r"there is a gallery · add to it, or set gallery.overwrite=true"):
             Gallery.build(path, CARD, [part(5)])
         assert len(open_gallery(path)) == 3
         Gallery.build(path, CARD, [part(5)], overwrite=True)
@@ -292,7 +292,7 @@ class TestTable:
         ],
     )
     def test_no_table(self, data):
-        with pytest.raises(DatasetError, match="table.csv · is no gallery's table"):
+        with pytest.raises(DatasetError, match=r"table.csv · is no gallery's table"):
             read_table(data, "table.csv")
 
 
