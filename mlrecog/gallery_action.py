@@ -16,6 +16,7 @@ from fiducial.actions.result import Result
 from fiducial.checkpoints.atomic import save_atomically
 from fiducial.errors import SHOWN, Problem, SpecError, one_line
 from fiducial.run.console import LOGGER
+from fiducial.run.ranks import global_rank
 from mlrecog.folders import alike
 from mlrecog.gallery import UNKNOWN, AnyGallery, Found, GalleryCard, gallery_class, open_gallery
 from mlrecog.gallery_embed import EmbeddingModel, Picture, open_embedder, read_labelled, read_queries
@@ -35,11 +36,13 @@ _NEEDS = {"build": ("source",), "add": (), "search": ("query",), "remove": (), "
 
 
 def run_gallery(task: Task[Any], run: Run) -> Result:
-    """Do ``run.verb``. Raises: UserError."""
+    """Do ``run.verb``, in the first process of several. Raises: UserError."""
     problems = [*_check(run.section, run.verb), *check_rules(task, run.spec, run.action)]
     warn([problem for problem in problems if problem.level == "warning"])
     if errors := [problem for problem in problems if problem.level == "error"]:
         raise SpecError.of(errors)
+    if global_rank() != 0:
+        return Result(run.action.name, run.folder)
     verbs: dict[str, Callable[[Task[Any], Run], Result]] = {
         "build": _build,
         "add": _add,

@@ -101,7 +101,7 @@ class GalleryCard:
             )
             decide = {name: None if said[name] is None else _number(said[name]) for name in ("threshold", "margin")}
             return cls(facts, _whole(said["dim"], _MAX_SIDE), **decide)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             found = f"is no gallery's description ({type(error).__name__}: {one_line(error, 100)})"
             raise DatasetError(where, found, "copy the gallery again, or build it anew") from None
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from fiducial.run.run import Run
     from fiducial.task import Task
     from mlrecog.config import ExperimentSpec
-    from mlrecog.runtime import RecogRuntime
 
 __all__ = ["EmbeddingModel", "Picture", "model_facts", "open_embedder", "read_labelled", "read_queries"]
 
@@ -123,8 +122,8 @@ class EmbeddingModel:
     transform: EvalTransform
 
     @classmethod
-    def of(cls, predictor: Predictor, runtime: RecogRuntime, file: Path) -> EmbeddingModel:
-        """Of a predictor that ``runtime`` has adopted the card of."""
+    def of(cls, predictor: Predictor, runtime: Any, file: Path) -> EmbeddingModel:
+        """Of a predictor of ``file``, whose card the task's ``runtime`` has adopted."""
         if predictor.network is not None and torch.cuda.is_available():
             predictor.network.to("cuda")
         transform = EvalTransform(runtime.size, runtime.normalize)
@@ -157,9 +156,12 @@ def open_embedder(task: Task[Any], run: Run) -> EmbeddingModel:
     return EmbeddingModel.of(kind.open(file, runtime, run.spec.encryption_key), runtime, file)
 
 
-def model_facts(predictor: Predictor, runtime: RecogRuntime, file: Path) -> ModelFacts:
-    """What a gallery keeps of a model; the same for a checkpoint and what was exported from it."""
-    card = runtime.card()
+def model_facts(predictor: Predictor, runtime: Any, file: Path) -> ModelFacts:
+    """What a gallery keeps of a model; the same for a checkpoint and what was exported from it.
+
+    ``runtime``: the task's (:class:`mlrecog.runtime.RecogRuntime`), which has adopted the card of ``file``.
+    """
+    card: ModelCard = runtime.card()
     backbone = card.backbone
     if predictor.network is not None:
         weights = weights_hash(predictor.network.state_dict())

@@ -12,6 +12,7 @@ to their places. Whoever finds a ``.next`` reads what is in it first, and the ne
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -96,8 +97,10 @@ def _incomplete(folder: Path, error: FileNotFoundError) -> DatasetError:
 
 def _place(folder: Path, name: str) -> Path:
     """Where a file of the gallery is now."""
-    fresh = folder / _NEXT / name
-    return fresh if fresh.exists() else folder / name
+    fresh, place = folder / _NEXT / name, folder / name
+    if not fresh.exists() and not place.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no file", str(place))
+    return fresh if fresh.exists() else place
 
 
 def _read_once(folder: Path) -> State:
@@ -107,7 +110,7 @@ def _read_once(folder: Path) -> State:
     try:
         said = json.loads(text) if len(text) <= _MAX_CARD else {}
         shas, num = dict(said["files"]), int(said["pictures"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise DatasetError(str(path), "is no gallery's description", _AGAIN) from None
     card = GalleryCard.of(said, str(path))
     embeddings_ND = _read_embeddings(folder, shas.get(EMBEDDINGS), (num, card.dim))

@@ -16,6 +16,7 @@ import numpy as np
 
 from fiducial.errors import DatasetError, UserError, one_line, optional
 from fiducial.machine import explained
+from fiducial.redact import public_url
 from mlrecog.gallery_base import Part, exclusive
 from mlrecog.gallery_card import GalleryCard
 from mlrecog.gallery_table import Entry
@@ -34,19 +35,18 @@ class Place:
     def __init__(self, path: str) -> None:
         self.remote = path.startswith("s3://")
         self.path = path.rstrip("/") if self.remote else str(Path(path).expanduser())
-        folder, _, last = (
-            self.path.rpartition("/") if self.remote else (str(Path(self.path).parent), "/", Path(path).name)
-        )
-        if last.endswith(".lance"):
-            self.uri, self.name = folder, last.removesuffix(".lance")
-        else:
-            self.uri, self.name = self.path, "gallery"
+        if self.remote and "@" in self.path.split("/")[2]:
+            fix = "give them in the environment (AWS_ACCESS_KEY_ID, …) or a profile"
+            raise DatasetError("gallery.path", f"credentials in {public_url(path)}", fix)
+        folder, last = os.path.split(self.path)
+        is_table = last.endswith(".lance")
+        self.uri, self.name = (folder, last.removesuffix(".lance")) if is_table else (self.path, "gallery")
         if not re.fullmatch(r"[\w.-]+", self.name, re.ASCII):
-            raise DatasetError(
-                "gallery.path", f"{last!r} cannot be a table's name", "use letters, digits, _ and - alone"
-            )
+            fix = "use letters, digits, _ and - alone"
+            raise DatasetError("gallery.path", f"{last!r} cannot be a table's name", fix)
 
     def connect(self) -> Any:
+        os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of cells of its index that are empty
         lancedb = optional("lancedb", extra="lancedb")
         if not self.remote:
             return lancedb.connect(self.uri)
@@ -198,5 +198,6 @@ def told(where: str) -> Iterator[None]:
         folder = Path(tempfile.gettempdir() if "://" in where else where).parent
         if isinstance(error, OSError) and (known := explained(error, folder)):
             raise known from error
-        fix = "check that it can be reached and written, and try again"
+        access = "AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and the like" if "://" in where else "its permissions"
+        fix = f"check that it is there, and {access}; then try again"
         raise DatasetError(where, f"LanceDB stopped: {one_line(error, 200)}", fix) from error

@@ -328,6 +328,8 @@ class TestDamage:
             {"pictures": 6},
             {"pictures": -1},
             {"pictures": "many"},
+            {"pictures": float("inf")},
+            {"threshold": 10**400},
             {"model": None},
             {"model": {"weights": 3}},
             {"threshold": "low"},
@@ -349,6 +351,13 @@ class TestDamage:
         gallery = Gallery.build(path, CARD, [part(5)])
         (gallery.folder / "gallery.json").write_text(text)
         with pytest.raises(DatasetError, match="is no gallery's description"):
+            open_gallery(path)
+
+    def test_no_file_where_one_should_be(self, path):
+        gallery = Gallery.build(path, CARD, [part(5)])
+        (gallery.folder / "table.csv").unlink()
+        os.mkfifo(gallery.folder / "table.csv")  # to read it would last for ever
+        with pytest.raises(DatasetError, match=r"table.csv is missing"):
             open_gallery(path)
 
     def test_a_later_format(self, path):

@@ -254,6 +254,10 @@ class TestBadTables:
         with pytest.raises(DatasetError, match=r"gallery.path · .* cannot be a table's name"):
             open_gallery(str(tmp_path / name))
 
+    def test_credentials_in_the_address(self):
+        with pytest.raises(DatasetError, match="credentials in s3://bucket/x · give them in the environment"):
+            open_gallery("s3://key:secret@bucket/x")
+
     def test_none(self, tmp_path):
         with pytest.raises(DatasetError, match="no gallery there"):
             open_gallery(str(tmp_path / "none" / "x.lance"))
