@@ -120,14 +120,15 @@ class LanceGallery(AnyGallery):
             return None
         count = len(self)
         sample = min(count, max(10, min(200, _MEASURED // count)))
-        queries_QD = torch.cat([part.embeddings_ND for part in self.parts(sample)])
-        k = min(_RECALL_AT + 1, count)  # each finds itself
-        pairs = [
-            [{row["number"] for row in rows} for rows in self._rows(queries_QD, k, exact=exact)]
-            for exact in (True, False)
-        ]
-        shares = [len(exact & found) / len(exact) for exact, found in zip(*pairs, strict=True)]
-        return sum(shares) / len(shares)
+        parts = list(self.parts(sample))
+        queries_QD = torch.cat([part.embeddings_ND for part in parts])
+        own = [entry.source for part in parts for entry in part.entries]
+        exact, found = (
+            [{row["source"] for row in rows} - {source} for source, rows in zip(own, each, strict=True)]
+            for each in (self._rows(queries_QD, min(_RECALL_AT + 1, count), exact=exact) for exact in (True, False))
+        )
+        shares = [len(wanted & got) / len(wanted) for wanted, got in zip(exact, found, strict=True) if wanted]
+        return sum(shares) / max(1, len(shares))
 
     def _search(self, queries_QD: Tensor, k: int) -> Found:
         found = self._rows(queries_QD, min(k + _TIES, len(self)))
