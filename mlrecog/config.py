@@ -296,17 +296,23 @@ class GallerySection(Section):
     )
     source: OptionalText = knob(None, "What build and add read: class folders, archive or URL.", shown=True)
     query: OptionalText = knob(None, "What search looks up: a picture, or a folder of pictures.", shown=True)
-    label: OptionalText = knob(None, "Class of what add reads from one folder; class that remove removes.")
+    label: OptionalText = knob(
+        None, "Class of all pictures below source, in place of class folders; class that remove removes."
+    )
     sources: list[str] = knob([], "Pictures that remove removes, as the table names them.")
     topk: int = knob(5, "Neighbours that search lists.", ge=1)
     batch_size: int = knob(32, "Pictures per batch.", ge=1, le=common.MAX_BATCH)
     overwrite: bool = knob(False, "Let build replace a gallery.")
-    threshold: float | None = knob(None, "Distance above which a picture is of no class; kept by build.", ge=0, le=4)
-    margin: float | None = knob(
-        None, "How much nearer the best class must be than the next one; kept by build.", ge=0, le=4
+    threshold: float | None = knob(
+        None, "Distance above which a picture is of no class; kept by build and add.", ge=0, le=4
     )
-    index: Literal["exact", "ivf_pq"] = knob(
-        "exact", "How a LanceDB table is searched: exactly, or by an approximate index."
+    margin: float | None = knob(
+        None, "How much nearer the best class must be than the next one; kept by build and add.", ge=0, le=4
+    )
+    index: Literal["exact", "ivf_pq"] | None = knob(
+        None,
+        "How a LanceDB table is searched: exactly, or by an approximate index, which build and add make; null: by the "
+        "index that it has, else exactly.",
     )
     probes: int = knob(16, "Cells of the approximate index that a search looks into.", ge=1)
     refine: int = knob(10, "How many times topk are measured exactly after an approximate search.", ge=1)

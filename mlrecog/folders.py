@@ -138,7 +138,7 @@ def is_image(name: str) -> bool:
 def alike(names: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of names that differ in nothing but capitals and blanks."""
     first: dict[str, str] = {}
-    return [(first[plain], name) for name in names if (plain := _plain(name)) in first or first.setdefault(plain, "")]
+    return [(before, name) for name in names if (before := first.setdefault(_plain(name), name)) != name]
 
 
 def _plain(name: str) -> str:

@@ -54,6 +54,7 @@ class RecogTask(Task["ExperimentSpec"]):
                 "gallery",
                 "keep reference embeddings, and search them",
                 run=gallery,
+                model_key="checkpoint",
                 verbs=("build", "add", "remove", "search", "stats"),
             ),
         )

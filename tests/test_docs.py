@@ -83,9 +83,10 @@ def test_the_metrics_table_is_the_codes(task):
 def test_keys_exist(page):
     import changenet.config
     import mal.config
+    import mlrecog.config
     from fiducial.spec.knob import walk
 
-    specs = changenet.config.ExperimentSpec, mal.config.ExperimentSpec
+    specs = changenet.config.ExperimentSpec, mal.config.ExperimentSpec, mlrecog.config.ExperimentSpec
     keys = {key.path for spec in specs for key in walk(spec)}
     keys |= {key.rpartition(".")[0] for key in keys}
     sections = "train|evaluate|inference|export|dataset|model"
