@@ -1,6 +1,6 @@
-"""Draw a small data set to try Fiducial with: ``classify`` (circuit boards), ``segment`` (aerial scenes) or ``mal`` (shapes).
+"""Draw a small data set to try Fiducial with.
 
-The same arguments give the same files, byte for byte.
+``classify``: circuit boards; ``segment``: aerial scenes; ``mal``: shapes with boxes. The same arguments give the same files, byte for byte.
 """
 
 from __future__ import annotations

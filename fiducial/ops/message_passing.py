@@ -32,10 +32,10 @@ def message_passing(
 ) -> Tensor:
     """``num_iter`` times, of every pixel: each label's probability becomes the product of those around it.
 
-    The factors are ``p ** affinity``, of the pixel itself ``p``; the foreground's product is multiplied by ``box``, both
-    are normalised, and the foreground's probability is held within ``low`` and ``high``. It begins as ``prob`` times
-    ``box``. ``affinity`` is of the neighbours in :func:`neighbourhood`'s order; those beyond the picture say nothing.
-    Returns ``(B, H, W)``.
+    The factors are ``p ** affinity``, of the pixel itself ``p``; the foreground's product is multiplied by ``box``,
+    both are normalised, and the foreground's probability is held within ``low`` and ``high``. It begins as ``prob``
+    times ``box``. ``affinity`` is of the neighbours in :func:`neighbourhood`'s order; those beyond the picture say
+    nothing. Returns ``(B, H, W)``.
 
     Raises: ValueError when the shapes do not go together.
     """
