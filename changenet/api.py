@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import torch
-
 from changenet.architecture import task_of
 from changenet.classify.api import Inspector
 from changenet.classify.task import CLASSIFY
@@ -16,17 +14,15 @@ from changenet.segment.api import ChangeDetector
 from changenet.segment.task import SEGMENT
 from fiducial.actions.perform import perform
 from fiducial.actions.result import Result
-from fiducial.checkpoints.reading import Checkpoint, read
-from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES, resolve_model_file
-from fiducial.deploy.card import ENTRY, ModelCard
-from fiducial.deploy.onnx_file import one_line
+from fiducial.checkpoints.reading import read
+from fiducial.deploy.card import ModelCard
 from fiducial.deploy.onnx_predictor import OnnxPredictor
-from fiducial.errors import CheckpointError, SpecError
-from fiducial.spec.compose import Source, compose, read_source
+from fiducial.errors import CheckpointError
+from fiducial.library import Where, device_of, foreign, model_file, spec_of_export, stored_tree
+from fiducial.spec.compose import Source, compose
 
 __all__ = ["load", "load_detector", "load_inspector", "run"]
 
-Where = str | torch.device | None
 _TASKS = {task.name: task for task in (CLASSIFY, SEGMENT)}
 
 
@@ -59,9 +55,7 @@ def load(
         cannot be told.
     """
     prefix = _TASKS[task].prefix if task else _prefix_in(Path(path))
-    found = resolve_model_file(
-        path, results_dir=None, prefix=prefix, key="path", suffixes=(*CHECKPOINT_SUFFIXES, ".onnx")
-    ).path
+    found = model_file(path, prefix)
     loaded = _exported(found) if found.suffix.lower() == ".onnx" else _checkpoint(found, spec, device)
     if task and loaded.spec.task != task:
         raise CheckpointError(str(found), f"a model of task {loaded.spec.task}", f"give a model of task {task}")
@@ -85,40 +79,32 @@ def run(action: str, spec: str | Path | Mapping[str, Any], *overrides: str) -> R
 
     Raises: UserError naming every problem of the spec and its files; whatever else the action raises.
     """
-    given = spec if isinstance(spec, Mapping) else Path(spec).expanduser()
-    return perform((CLASSIFY, SEGMENT), action, given, overrides)
+    return perform((CLASSIFY, SEGMENT), action, spec, overrides)
 
 
 def _checkpoint(path: Path, spec: str | Path | None, device: Where) -> Inspector | ChangeDetector:
     checkpoint = read(path)
     task = task_of(checkpoint.state_dict)
     if task is None:
-        raise CheckpointError(str(path), "no Visual ChangeNet", "give a checkpoint of task classify or segment")
-    composed = compose(ExperimentSpec, Source(_spec_tree(checkpoint, spec, task))).spec
+        raise foreign(checkpoint, "Visual ChangeNet", "give a checkpoint of task classify or segment")
+    tree = stored_tree(_TASKS[task], checkpoint, spec, [f"task={task}"])
+    composed = compose(ExperimentSpec, Source(tree)).spec
     if task == "classify":
         inspecting = CLASSIFY.runtime(composed)
         inspector = inspecting.torch_predictor(checkpoint)
-        inspector.module.to(_device(device))
+        inspector.module.to(device_of(device))
         return Inspector(inspecting, inspector)
     detecting = SEGMENT.runtime(composed)
     detector = detecting.torch_predictor(checkpoint)
-    detector.network.to(_device(device))
+    detector.network.to(device_of(device))
     return ChangeDetector(detecting, detector)
 
 
 def _exported(path: Path) -> Inspector | ChangeDetector:
-    card = ModelCard.read(path)
-    if card.task not in _TASKS:
-        found = "does not say how its inputs are prepared" if not card.task else f"a model of task {card.task}"
-        raise CheckpointError(str(path), found, "export it with `changenet export`")
-    try:
-        tree = Inspector.spec_of(card) if card.task == "classify" else ChangeDetector.spec_of(card)
-        spec = compose(ExperimentSpec, Source(tree)).spec
-    except KeyError as error:
-        raise CheckpointError(str(path), f"its model card lacks {error}", "export the model again") from None
-    except (SpecError, TypeError) as error:  # what it says is of another kind, or outside of the spec's bounds
-        found = f"its model card says what cannot be: {one_line(error)}"
-        raise CheckpointError(str(path), found, "export the model again") from None
+    def tree_of(card: ModelCard) -> dict[str, Any]:
+        return Inspector.spec_of(card) if card.task == "classify" else ChangeDetector.spec_of(card)
+
+    spec, card = spec_of_export(ExperimentSpec, path, _TASKS, tree_of, "export it with `changenet export`")
     if card.task == "classify":
         inspecting = CLASSIFY.runtime(spec)
         return Inspector(inspecting, OnnxPredictor(path, inspecting))
@@ -126,25 +112,8 @@ def _exported(path: Path) -> Inspector | ChangeDetector:
     return ChangeDetector(detecting, OnnxPredictor(path, detecting))
 
 
-def _device(wanted: Where) -> str | torch.device:
-    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _prefix_in(folder: Path) -> str:
     """First part of the checkpoints' names, of the task that was trained in a folder."""
     folders = (folder.expanduser() / "train", folder.expanduser())
     found = (task.prefix for task in _TASKS.values() if any(any(f.glob(f"{task.prefix}_*")) for f in folders))
     return next(found, CLASSIFY.prefix)
-
-
-def _spec_tree(checkpoint: Checkpoint, spec: str | Path | None, task: str) -> dict[str, Any]:
-    stored = checkpoint.meta.get("hyper_parameters") if ENTRY in checkpoint.raw else None
-    beside = checkpoint.path.resolve().parent / "experiment.yaml"
-    if spec is not None:
-        return read_source(ExperimentSpec, Path(spec), [f"task={task}"]).tree
-    if isinstance(stored, Mapping) and "model" in stored:
-        return dict(stored)
-    if beside.is_file():
-        return read_source(ExperimentSpec, beside, [f"task={task}"]).tree
-    found = "does not say what it was trained with"
-    raise CheckpointError(str(checkpoint.path), found, "give spec=, the training's YAML file")

@@ -14,14 +14,14 @@ from torch import nn
 
 from fiducial.actions.perform import perform
 from fiducial.actions.result import Result
-from fiducial.checkpoints.reading import Checkpoint, read
-from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES, resolve_model_file
+from fiducial.checkpoints.reading import read
 from fiducial.data.pictures import Picture, as_rgb
-from fiducial.deploy.card import ENTRY, ModelCard
+from fiducial.deploy.card import ModelCard
 from fiducial.deploy.onnx_predictor import OnnxPredictor
-from fiducial.errors import CheckpointError, DatasetError
+from fiducial.errors import DatasetError
+from fiducial.library import Where, device_of, foreign, model_file, spec_of_export, stored_tree
 from fiducial.prediction import Predictor
-from fiducial.spec.compose import Source, compose, read_source
+from fiducial.spec.compose import Source, compose
 from mal.annotations import Box
 from mal.config import ExperimentSpec
 from mal.crop import Corners, stretched
@@ -31,10 +31,9 @@ from mal.label_formats import Polygon, polygons
 from mal.quality import box_fit
 from mal.runtime import MalRuntime
 from mal.task import MAL
+from mal.weights import is_mal
 
 __all__ = ["Labeler", "LabelledBox", "load", "run"]
-
-Where = str | torch.device | None
 
 _LARGEST_BATCH = 16
 _PIXELS_OF_A_CACHE = 2**19
@@ -150,18 +149,19 @@ def load(path: str | Path, *, spec: str | Path | None = None, device: Where = No
 
     Raises: CheckpointError when there is no such model, it is damaged or unsafe, or what it is cannot be told.
     """
-    found = resolve_model_file(
-        path, results_dir=None, prefix=MAL.prefix, key="path", suffixes=(*CHECKPOINT_SUFFIXES, ".onnx")
-    ).path
+    found = model_file(path, MAL.prefix)
     if found.suffix.lower() == ".onnx":
-        runtime = MAL.runtime(compose(ExperimentSpec, Source(_tree_of(ModelCard.read(found), found))).spec)
+        spec_of_file, _ = spec_of_export(ExperimentSpec, found, (MAL.name,), _tree_of, "export it with `mal export`")
+        runtime = MAL.runtime(spec_of_file)
         return Labeler(runtime, OnnxPredictor(found, runtime))
     checkpoint = read(found)
-    tree = _spec_tree(checkpoint, spec)
+    if not is_mal(checkpoint.state_dict):
+        raise foreign(checkpoint, "MAL", "give what `mal train` wrote")
+    tree = stored_tree(MAL, checkpoint, spec)
     tree["inference"] = {**(tree.get("inference") or {}), "quality": False}
     runtime = MAL.runtime(compose(ExperimentSpec, Source(tree)).spec)
     predictor = runtime.torch_predictor(checkpoint)
-    predictor.module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    predictor.module.to(device_of(device))
     return Labeler(runtime, predictor)
 
 
@@ -172,30 +172,13 @@ def run(action: str, spec: str | Path | Mapping[str, Any], *overrides: str) -> R
 
     Raises: UserError naming every problem of the spec and its files; whatever else the action raises.
     """
-    given = spec if isinstance(spec, Mapping) else Path(spec).expanduser()
-    return perform((MAL,), action, given, overrides)
+    return perform((MAL,), action, spec, overrides)
 
 
-def _tree_of(card: ModelCard, path: Path) -> dict[str, Any]:
-    about = card.details
-    if card.task != "mal" or not {"crop_size", "test_margin_rate", "mask_thres"} <= set(about):
-        raise CheckpointError(str(path), "does not say how its inputs are prepared", "export it with `mal export`")
-    margin = about["test_margin_rate"]
+def _tree_of(card: ModelCard) -> dict[str, Any]:
+    margin = card.details["test_margin_rate"]
     return {
         "model": {"arch": card.backbone},
-        "dataset": {"crop_size": about["crop_size"]},
-        "train": {"test_margin_rate": [margin, margin], "mask_thres": about["mask_thres"]},
+        "dataset": {"crop_size": card.details["crop_size"]},
+        "train": {"test_margin_rate": [margin, margin], "mask_thres": card.details["mask_thres"]},
     }
-
-
-def _spec_tree(checkpoint: Checkpoint, spec: str | Path | None) -> dict[str, Any]:
-    stored = checkpoint.meta.get("hyper_parameters") if ENTRY in checkpoint.raw else None
-    beside = checkpoint.path.resolve().parent / "experiment.yaml"
-    if spec is not None:
-        return read_source(ExperimentSpec, Path(spec), [], unwrap=MAL.unwrap).tree
-    if isinstance(stored, Mapping) and "model" in stored:
-        return dict(stored)
-    if beside.is_file():
-        return read_source(ExperimentSpec, beside, [], unwrap=MAL.unwrap).tree
-    found = "does not say what it was trained with"
-    raise CheckpointError(str(checkpoint.path), found, "give spec=, the training's YAML file")

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
-from fiducial.data.sharding import BatchShards
+from fiducial.data.loaders import loader, ordered_loader
 from fiducial.training.data import TrainingData
 from mal.data import BoxDataset, PooledBatches
 
-__all__ = ["BoxData", "ordered_loader"]
-
-
-def ordered_loader(
-    dataset: BoxDataset, *, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
-) -> DataLoader[Any]:
-    """Batches in the order of the annotations; ranks take whole batches of one list in turn."""
-    shards = BatchShards(len(dataset), batch_size, rank=rank, world_size=world_size)
-    return DataLoader(dataset, batch_sampler=shards, **_options(workers))
+__all__ = ["BoxData"]
 
 
 class BoxData(TrainingData):
@@ -51,7 +42,7 @@ class BoxData(TrainingData):
         epoch, batch = self.position()
         batches.set_epoch(epoch)
         batches.start(min(batch, len(batches)))
-        return DataLoader(self.train_set, batch_sampler=batches, **_options(self.workers))
+        return loader(self.train_set, workers=self.workers, batch_sampler=batches)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         if self.val_set is None:
@@ -62,11 +53,3 @@ class BoxData(TrainingData):
                 self.val_set, batch_size=self.batch_size, workers=self.workers, rank=rank, world_size=world_size
             )
         ]
-
-
-def _options(workers: int) -> dict[str, Any]:
-    return {
-        "num_workers": workers,
-        "pin_memory": torch.cuda.is_available(),
-        "persistent_workers": workers > 0,
-    }

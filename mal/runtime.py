@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from fiducial.backbones.hub import resolve_weights
 from fiducial.checkpoints.reading import Checkpoint, read
+from fiducial.data.loaders import ordered_loader
 from fiducial.deploy.card import ModelCard, TensorCard
 from fiducial.errors import CheckpointError, Problem, UserError
 from fiducial.metric_table import Stage
@@ -24,7 +25,7 @@ from fiducial.training.module import TrainingPlan
 from mal.augment import BoxAugment
 from mal.checks import WEIGHTS_KEY
 from mal.data import IMAGENET, BoxDataset, BoxReader
-from mal.datamodule import BoxData, ordered_loader
+from mal.datamodule import BoxData
 from mal.evaluator import BoxEvaluator, BoxFiles, Decoding
 from mal.lightning import MalModule
 from mal.mean_field import MeanField

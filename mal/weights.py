@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -10,13 +10,13 @@ from fiducial.backbones.fan import FanMap
 from fiducial.backbones.vit import MapBackbone
 from fiducial.backbones.vit_files import as_plain_vit
 from fiducial.backbones.vit_transformers import timm_names
-from fiducial.checkpoints.keys import backbone_keys, bare_backbone
+from fiducial.checkpoints.keys import backbone_keys, bare_backbone, family_of
 from fiducial.checkpoints.loading import LoadReport, load_into
 from fiducial.checkpoints.reading import Checkpoint
 from fiducial.errors import CheckpointError
 from mal.model import MaskNetwork
 
-__all__ = ["BACKBONE_HEAD", "load_networks", "start_from"]
+__all__ = ["BACKBONE_HEAD", "is_mal", "load_networks", "start_from"]
 
 SIDES = ("student", "teacher")
 BACKBONE_HEAD = "*backbone.head.*"
@@ -48,7 +48,7 @@ def start_from(student: MaskNetwork, teacher: MaskNetwork, checkpoint: Checkpoin
     less than nine tenths of the backbone are in the file.
     """
     weights = dict(checkpoint.state_dict)
-    sided = any(key.startswith("student.") for key in weights)
+    sided = is_mal(weights)
     if sided:
         weights = {key.removeprefix("student."): v for key, v in weights.items() if key.startswith("student.")}
     else:
@@ -87,10 +87,15 @@ def _plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return names
 
 
+def is_mal(names: Iterable[str]) -> bool:
+    """Whether these are the names of a MAL checkpoint's tensors."""
+    return any(name.startswith("student.") for name in names)
+
+
 def _refuse_others(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
-    if any(key.startswith("student.") for key in weights):
+    if is_mal(weights):
         return
     backbone = bare_backbone(weights)
-    found = "a backbone alone, no MAL checkpoint" if backbone else "no MAL checkpoint"
+    found = f"{family_of(weights)}{' alone' if backbone else ''}, no MAL checkpoint"
     fix = "give what `mal train` wrote" + ("; a backbone is train.pretrained_model_path" if backbone else "")
     raise CheckpointError(str(checkpoint.path), found, fix)

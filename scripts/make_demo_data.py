@@ -1,6 +1,7 @@
-"""Draw a small data set to try Fiducial with: of circuit boards, of aerial scenes, or of shapes in boxes.
+"""Draw a small data set to try Fiducial with.
 
-The same arguments give the same files, byte for byte.
+``classify``: circuit boards; ``segment``: aerial scenes; ``mal``: shapes with boxes. The same arguments give the same
+files, byte for byte.
 """
 
 from __future__ import annotations

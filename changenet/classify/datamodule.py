@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 from changenet.classify.data import PairDataset
 from changenet.classify.sampling import fpratio_weights
-from fiducial.data.sharding import BatchShards
+from fiducial.data.loaders import loader, ordered_loader
 from fiducial.run.console import LOGGER
 from fiducial.training.data import TrainingData
 
-__all__ = ["PairData", "ordered_loader"]
-
-
-def ordered_loader(
-    dataset: PairDataset, *, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
-) -> DataLoader[Any]:
-    """Batches in dataset order; ranks take whole batches of one list in turn."""
-    shards = BatchShards(len(dataset), batch_size, rank=rank, world_size=world_size)
-    return DataLoader(dataset, batch_sampler=shards, **_options(workers))
+__all__ = ["PairData"]
 
 
 class PairData(TrainingData):
@@ -55,9 +46,7 @@ class PairData(TrainingData):
             weights=weights,
             what=str(self.train_set.table.csv_path),
         )
-        return DataLoader(
-            self.train_set, batch_size=self.batch_size, sampler=sampler, drop_last=True, **_options(self.workers)
-        )
+        return loader(self.train_set, workers=self.workers, batch_size=self.batch_size, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         if self.val_set is None:
@@ -68,11 +57,3 @@ class PairData(TrainingData):
                 self.val_set, batch_size=self.batch_size, workers=self.workers, rank=rank, world_size=world_size
             )
         ]
-
-
-def _options(workers: int) -> dict[str, Any]:
-    return {
-        "num_workers": workers,
-        "pin_memory": torch.cuda.is_available(),
-        "persistent_workers": workers > 0,
-    }

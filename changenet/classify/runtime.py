@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from changenet.classify.checks import effective_margin, validates
 from changenet.classify.data import PairDataset
-from changenet.classify.datamodule import PairData, ordered_loader
+from changenet.classify.datamodule import PairData
 from changenet.classify.evaluator import PairEvaluator, PairFiles
 from changenet.classify.lightning import ClassifyModule
 from changenet.classify.model import EuclideanClassifier, LearnableClassifier, build_classifier
@@ -25,6 +25,7 @@ from changenet.classify.weights import SIZE_DEPENDENT, differences
 from changenet.runtime import ChangeNetRuntime
 from fiducial.checkpoints.loading import LoadReport
 from fiducial.checkpoints.reading import Checkpoint
+from fiducial.data.loaders import ordered_loader
 from fiducial.data.normalization import Normalization
 from fiducial.deploy.card import ENTRY, ModelCard, TensorCard
 from fiducial.errors import CheckpointError, Problem

@@ -16,6 +16,7 @@ from changenet.segment.files import Split
 from changenet.segment.reading import Scene, SceneReader
 from changenet.segment.tiles import Window, cut, draw_window, windows
 from changenet.segment.transform import SceneAugment, resized
+from fiducial.data.loaders import loader
 from fiducial.data.normalization import Normalization
 from fiducial.data.samplers import Draw
 from fiducial.data.sharding import BatchShards
@@ -175,15 +176,8 @@ def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def scene_loader(dataset: SceneDataset, *, workers: int, **order: Any) -> DataLoader[Any]:
-    """Batches in an order given as DataLoader arguments; workers live as long as the loader."""
-    return DataLoader(
-        dataset,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-        **order,
-    )
+    """Batches in an order given as DataLoader arguments."""
+    return loader(dataset, workers=workers, collate_fn=_collate, **order)
 
 
 def ordered_loader(

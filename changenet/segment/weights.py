@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from changenet.architecture import backbone_facts, contradictions, fitting_backbones, sizes
+from fiducial.checkpoints.keys import family_of
 from fiducial.errors import Problem
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def differences(spec: ExperimentSpec, state_dict: Mapping[str, Tensor]) -> Itera
     """Spec keys whose value does not fit a checkpoint."""
     if state_dict and "model.decoder.change_probability.conv2d.weight" not in state_dict:
         where = "model.decoder.change_probability"
-        found = "not in the checkpoint: it is no Visual ChangeNet of task segment"
+        found = f"not in the checkpoint: it is {family_of(state_dict)}, no Visual ChangeNet of task segment"
         if "model.decoder.classifier.0.weight" in state_dict or "model.fc1.0.weight" in state_dict:
             found = "not in the checkpoint: it is of task classify"
         yield Problem(where, found, "give a checkpoint of this task, or set task")

@@ -24,7 +24,7 @@ __all__ = ["compose_for", "known_action", "perform", "read_spec", "run_action"]
 def perform(
     tasks: Sequence[Task[Any]],
     action: str,
-    spec: Path | Mapping[str, Any] | None,
+    spec: str | Path | Mapping[str, Any] | None,
     overrides: Sequence[str] = (),
     *,
     path_map: Mapping[str, str] | None = None,
@@ -38,7 +38,8 @@ def perform(
     Raises: UserError for what the user can mend; whatever else the action raises.
     """
     row = known_action(tasks, action)
-    source = read_spec(tasks, spec, overrides)
+    given = Path(spec).expanduser() if isinstance(spec, str | Path) else spec
+    source = read_spec(tasks, given, overrides)
     task, composed = compose_for(tasks, row, source, path_map or {})
     return run_action(task, row, composed, verb=verb)
 

@@ -86,7 +86,7 @@ def test_a_student_alone_is_the_teacher_too_and_the_unused_head_may_be_missing(t
 
 class TestRefused:
     def test_a_backbone_as_checkpoint(self, tmp_path):
-        with pytest.raises(CheckpointError, match="a backbone alone"):
+        with pytest.raises(CheckpointError, match=r"ViT \(MAE, DeiT\) alone, no MAL checkpoint"):
             load_networks(*networks(), saved(tmp_path, {"model": backbone_weights()}))
 
     def test_something_else(self, tmp_path):

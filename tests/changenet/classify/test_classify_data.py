@@ -8,9 +8,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from changenet.classify.data import PairDataset, PairReader, shared_goldens
-from changenet.classify.datamodule import PairData, ordered_loader
+from changenet.classify.datamodule import PairData
 from changenet.classify.rows import read_pairs
 from changenet.classify.transform import IMAGENET, PairAugment
+from fiducial.data.loaders import ordered_loader
 from fiducial.data.normalization import Normalization
 from fiducial.data.samplers import Draw
 from fiducial.errors import DatasetError

@@ -1,0 +1,78 @@
+"""Trained models for programs: the parts that every package's ``load`` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from fiducial.checkpoints.keys import family_of
+from fiducial.checkpoints.reading import Checkpoint
+from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES, resolve_model_file
+from fiducial.deploy.card import ENTRY, ModelCard
+from fiducial.errors import CheckpointError, SpecError, one_line
+from fiducial.spec.compose import Source, compose, read_source
+from fiducial.spec.knob import Section
+from fiducial.task import Task
+
+__all__ = ["Where", "device_of", "foreign", "model_file", "spec_of_export", "stored_tree"]
+
+SpecT = TypeVar("SpecT", bound=Section)
+Where = str | torch.device | None
+
+
+def device_of(wanted: Where) -> str | torch.device:
+    """What a user asks for; without a wish a GPU when there is one."""
+    return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def model_file(path: str | Path, prefix: str) -> Path:
+    """A checkpoint or ``.onnx`` file, also of a run's folder. Raises: CheckpointError when there is none."""
+    suffixes = (*CHECKPOINT_SUFFIXES, ".onnx")
+    return resolve_model_file(path, results_dir=None, prefix=prefix, key="path", suffixes=suffixes).path
+
+
+def foreign(checkpoint: Checkpoint, title: str, fix: str) -> CheckpointError:
+    """The error for a checkpoint of another network, which is named where it is known."""
+    return CheckpointError(str(checkpoint.path), f"{family_of(checkpoint.state_dict)}, no {title}", fix)
+
+
+def stored_tree(
+    task: Task[Any], checkpoint: Checkpoint, given: str | Path | None, overrides: Collection[str] = ()
+) -> dict[str, Any]:
+    """The spec that a checkpoint was trained with: ``given``, in the file, or in the ``experiment.yaml`` beside it.
+
+    Raises: CheckpointError when it cannot be told; SpecError when it cannot be read.
+    """
+    stored = checkpoint.meta.get("hyper_parameters") if ENTRY in checkpoint.raw else None
+    beside = checkpoint.path.resolve().parent / "experiment.yaml"
+    if given is None and isinstance(stored, Mapping) and "model" in stored:
+        return dict(stored)
+    if given is None and not beside.is_file():
+        found = "does not say what it was trained with"
+        raise CheckpointError(str(checkpoint.path), found, "give spec=, the training's YAML file")
+    source = beside if given is None else Path(given)
+    return read_source(task.spec_model(), source, list(overrides), unwrap=task.unwrap).tree
+
+
+def spec_of_export(
+    kind: type[SpecT], path: Path, tasks: Collection[str], tree_of: Callable[[ModelCard], dict[str, Any]], fix: str
+) -> tuple[SpecT, ModelCard]:
+    """The spec for an exported model of one of these tasks, by its card, and the card.
+
+    ``tree_of`` raises KeyError for a card that says too little. Raises: CheckpointError for a model of another task, or
+    a card that cannot be.
+    """
+    card = ModelCard.read(path)
+    if card.task not in tasks:
+        found = "does not say how its inputs are prepared" if not card.task else f"a model of task {card.task}"
+        raise CheckpointError(str(path), found, fix)
+    try:
+        return compose(kind, Source(tree_of(card))).spec, card
+    except KeyError as error:
+        raise CheckpointError(str(path), f"its model card lacks {error}", "export the model again") from None
+    except (SpecError, TypeError) as error:  # what it says is of another kind, or outside of the spec's bounds
+        found = f"its model card says what cannot be: {one_line(str(error))}"
+        raise CheckpointError(str(path), found, "export the model again") from None
