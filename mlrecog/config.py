@@ -51,7 +51,6 @@ class ModelSection(Section):
     )
     pretrained_trunk_path: OptionalText = knob(None, "Weights of the trunk to begin with.", template="")
     pretrained_embedder_path: OptionalText = knob(None, "Weights of the embedder to begin with.", template="")
-    pretrained_strict: bool = knob(True, "Refuse weights that fill less than nine tenths of the trunk.", schema=False)
     input_width: int = knob(224, "Width of what the network sees, pixels.", ge=16, le=common.MAX_SIDE, **_SIDE)
     input_height: int = knob(224, "Height of what the network sees, pixels.", ge=16, le=common.MAX_SIDE, **_SIDE)
     input_channels: int = knob(

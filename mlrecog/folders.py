@@ -1,4 +1,4 @@
-"""Data sets of class folders, ``<root>/<class>/**/picture``, and the names that their classes are shown with. No torch."""
+"""Data sets of class folders, ``<root>/<class>/**/picture``, and the names that classes are shown with. No torch."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _plain(name: str) -> str:
 
 
 def _class_root(folder: Path) -> Path:
-    """``folder``, or the one folder it wraps where that holds folders of its own and no pictures, as archives have it."""
+    """``folder``, or the one it wraps where that holds folders of its own and no pictures, as archives have it."""
     while folder.is_dir():
         entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
         if len(entries) != 1 or not entries[0].is_dir():

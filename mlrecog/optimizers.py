@@ -1,4 +1,4 @@
-"""The optimizer of a part of the network: one group for each tensor, so that biases have a rate and a decay of their own."""
+"""The optimizer of a part of the network: a group for each tensor, so that biases have their own rate and decay."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class RecogRuntime(TaskRuntime):
 
     def _start(self, network: Recognizer) -> str:
         found = self._pretrained(lambda value, key: resolve_weights(value, key=key))
-        return start_from(network, **found, strict=self.spec.model.pretrained_strict) if found else ""
+        return start_from(network, **found) if found else ""
 
     def _pretrained(self, resolve: Any, device: str = "cpu") -> dict[str, Checkpoint]:
         """The checkpoints that the spec begins with, by part. ``resolve``: (value, key) to a file, None to skip it."""
@@ -128,7 +128,7 @@ class RecogRuntime(TaskRuntime):
             if resume is not None:
                 load_network(network, read(resume, device="meta", key=self.spec.encryption_key))
             elif found := self._pretrained(resolve, "meta"):
-                start_from(network, **found, strict=self.spec.model.pretrained_strict)
+                start_from(network, **found)
         except UserError as error:
             yield from error.problems
 

@@ -116,7 +116,7 @@ def draw_window(rng: np.random.Generator, width: int, height: int, scale: tuple[
 
 
 def erase(x_3HW: Tensor, rng: np.random.Generator, fill: tuple[float, float, float]) -> Tensor:
-    """A rectangle of 2 to 40 percent of the area replaced by ``fill`` in place (Zhong et al. 2017, arXiv:1708.04896)."""
+    """A rectangle of 2 to 40 percent of the area becomes ``fill``, in place (Zhong et al. 2017, arXiv:1708.04896)."""
     height, width = x_3HW.shape[1:]
     for _ in range(_ERASE_TRIES):
         area, ratio = rng.uniform(*_ERASED_AREA) * height * width, rng.uniform(*_ERASED_RATIO)

@@ -8,15 +8,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from fiducial.data.normalization import Normalization
 from mlrecog.losses import TripletObjective
+from mlrecog.metrics import clusters, retrieval
 from mlrecog.model import build_recognizer
+from mlrecog.neighbours import nearest, unit
+from mlrecog.optimizers import PartOptimizer
 from mlrecog.schedule import warmup_steps_factor
+from mlrecog.transforms import EvalTransform
 from mlrecog.trunks import TRUNKS
-from parity_cases import Case, Output, runs
+from parity_cases import Case, Output, recipe, runs
 from parity_cases.steps import Network
 
+RETRIEVAL = (
+    "mean_average_precision",
+    "mean_average_precision_at_r",
+    "mean_reciprocal_rank",
+    "precision_at_1",
+    "r_precision",
+)
 UNUSED = "model.trunk.head."
 """The classifier that TAO leaves on FAN, and that crashes it; without gradient in the cases."""
 
@@ -110,12 +123,45 @@ def _rate(part: str, optim: Mapping[str, Any]) -> float:
 
 
 def _optimizer(part: torch.nn.Module, name: str, optim: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """A group for each parameter."""
-    options, rate = optim[name], _rate(name, optim)
-    groups: list[dict[str, Any]] = []
-    for key, parameter in part.named_parameters():
-        is_bias = "bias" in key
-        factor, decay = (options["bias_lr_factor"], "weight_decay_bias") if is_bias else (1, "weight_decay")
-        groups.append({"params": [parameter], "lr": factor * rate, "weight_decay": options[decay]})
-    optimizer: torch.optim.Optimizer = getattr(torch.optim, optim["name"])(groups)
-    return optimizer
+    options = {**optim[name], "base_lr": _rate(name, optim)}
+    return PartOptimizer(optim["name"], **options).build(part)
+
+
+@runs("ml_metrics")
+def metrics(case: Case) -> dict[str, Output]:
+    """Retrieval and clustering of queries around the centres of their classes in a gallery around the same."""
+    queries, query_labels, gallery, gallery_labels = _around_centres(case)
+    found = retrieval(queries, query_labels, gallery, gallery_labels)
+    outputs: dict[str, Output] = dict(clusters(queries, query_labels))
+    for name in RETRIEVAL:
+        outputs[name] = found.mean(name, by_class=False)
+        outputs[f"per_class_{name}"] = np.array(list(found.by_class(name).values()))
+    return outputs
+
+
+@runs("ml_knn")
+def knn(case: Case) -> dict[str, Output]:
+    queries, _, gallery, gallery_labels = _around_centres(case)
+    found = nearest(queries, gallery, case.config["topk"])
+    return {"distances": found.distances_Qk, "indices": found.places_Qk, "classes": gallery_labels[found.places_Qk]}
+
+
+def _around_centres(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs, noise = case.inputs(), case.config["noise"]
+    sides = []
+    for side in ("query", "gallery"):
+        labels = inputs[f"{side}_labels"]
+        sides += [unit(inputs["centres"][labels] + noise * inputs[f"{side}_noise"]), labels]
+    return sides[0], sides[1], sides[2], sides[3]
+
+
+@runs("ml_data")
+def data(case: Case) -> dict[str, Output]:
+    """TAO's evaluation transform, which takes width and height for height and width."""
+    config = case.config
+    normalize = Normalization(tuple(config["pixel_mean"]), tuple(config["pixel_std"]))
+    transform = EvalTransform((config["input_width"], config["input_height"]), normalize)
+    return {
+        f"out{number}": transform(Image.fromarray(recipe.uint8_image(file["height"], file["width"], file["seed"])))
+        for number, file in enumerate(case.manifest["files"])
+    }

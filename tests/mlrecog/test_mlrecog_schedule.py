@@ -1,5 +1,7 @@
 """The rate of an epoch."""
 
+from itertools import pairwise
+
 import pytest
 
 from mlrecog.schedule import warmup_steps_factor
@@ -34,5 +36,5 @@ def test_a_step_twice_counts_twice():
 
 def test_the_rate_only_rises_in_the_warm_up_and_only_falls_after_it():
     rates = factors(30, steps=[12, 20], warmup_iters=10)
-    assert all(a < b for a, b in zip(rates[:10], rates[1:11], strict=True))
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a < b for a, b in pairwise(rates[:11]))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
