@@ -67,6 +67,13 @@ class Gallery(AnyGallery):
         folder = Path(path).expanduser()
         return cls(folder, read(folder))
 
+    @classmethod
+    def of_folders(cls, labels: Sequence[str], sources: Sequence[str], embeddings_ND: Tensor) -> Self:
+        """A gallery that is searched, and kept nowhere: unit rows with their labels and sources."""
+        model = ModelFacts("", (0, 0), (), ())
+        entries = tuple(Entry(label, source) for label, source in zip(labels, sources, strict=True))
+        return cls(Path(), State(GalleryCard(model, embeddings_ND.shape[1]), entries, embeddings_ND))
+
     def __len__(self) -> int:
         return len(self.entries)
 

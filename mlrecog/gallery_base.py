@@ -23,6 +23,7 @@ from fiducial.run.console import LOGGER
 from mlrecog.gallery_card import GalleryCard
 from mlrecog.gallery_table import Entry, check_entries, now
 from mlrecog.neighbours import unit
+from mlrecog.open_set import is_known
 
 __all__ = ["UNKNOWN", "Added", "AnyGallery", "Found", "Part", "exclusive", "not_there"]
 
@@ -90,12 +91,7 @@ class Found:
 
         Unknown is what is farther than ``threshold``, and what has another class nearer than ``margin`` beyond it.
         """
-        nearest_Q = self.distances_Qk[:, 0]
-        known_Q = torch.ones_like(nearest_Q, dtype=torch.bool)
-        if threshold is not None:
-            known_Q &= nearest_Q <= threshold
-        if margin is not None:
-            known_Q &= self.rival_Q - nearest_Q >= margin
+        known_Q = is_known(self.distances_Qk[:, 0], self.rival_Q, threshold, margin)
         return [names[0] if known else UNKNOWN for names, known in zip(self.labels, known_Q.tolist(), strict=True)]
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from fiducial.data.normalization import Normalization
 from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Kpis, Outputs
+from fiducial.run.console import LOGGER
 from fiducial.training.module import TrainingModule, TrainingPlan
 from mlrecog.evaluator import RecogEvaluator
-from mlrecog.health import collapse
+from mlrecog.health import collapse, collapsed
 from mlrecog.losses import TripletObjective
 from mlrecog.model import Recognizer
 from mlrecog.optimizers import PartOptimizer
@@ -52,13 +53,15 @@ class RecogModule(TrainingModule):
         for part in frozen:
             getattr(network, part).requires_grad_(False)
         self._rates: list[list[float]] = []
+        self._distance: Tensor | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self._set_rates()
         embeddings, labels = self._across_ranks(self.model(batch["image"]), batch["label"])
         mined = self.objective(embeddings, labels)
         self.optimize(mined.loss, batch_idx)
-        health = collapse(embeddings.detach(), labels)
+        health = collapse(embeddings)
+        self._distance = health.mean_distance
         self.log_dict(
             {
                 "active_triplets": mined.active_share,
@@ -69,6 +72,10 @@ class RecogModule(TrainingModule):
             batch_size=len(labels),
         )
         self.track(mined.loss, size=len(batch["label"]))
+
+    def on_train_epoch_end(self) -> None:
+        if self._distance is not None and (wrong := collapsed(float(self._distance))):
+            LOGGER.warning("epoch %d: %s", self.current_epoch, wrong)
 
     def evaluate_batch(self, batch: Batch) -> tuple[Outputs, None]:
         return {EMBEDDING: self.model(batch["image"])}, None

@@ -55,13 +55,20 @@ class Retrieval:
 
     def by_class(self, name: str) -> dict[int, float]:
         """The mean of a metric over the queries of each class, ascending by label."""
-        labels, values = self.labels_Q[self.counted], self.each[name][self.counted]
-        return {int(label): float(values[labels == label].mean()) for label in np.unique(labels)}
+        return self._by_class(self.each[name])
 
     def mean(self, name: str, *, by_class: bool) -> float:
         """Over classes, each counted once, or over queries; NaN where none counts."""
-        values = np.array(list(self.by_class(name).values())) if by_class else self.each[name][self.counted]
+        return self.mean_of(self.each[name], by_class=by_class)
+
+    def mean_of(self, each_Q: Numbers, *, by_class: bool) -> float:
+        """The same of other values of the queries."""
+        values = np.array(list(self._by_class(each_Q).values())) if by_class else each_Q[self.counted]
         return float(values.mean()) if len(values) else float("nan")
+
+    def _by_class(self, each_Q: Numbers) -> dict[int, float]:
+        labels, values = self.labels_Q[self.counted], each_Q[self.counted]
+        return {int(label): float(values[labels == label].mean()) for label in np.unique(labels)}
 
     def mixed_up(self, gallery_labels_N: Tensor) -> list[tuple[int, int, int]]:
         """Pairs of classes by how often a query of the first finds the second first, most often first."""
@@ -162,7 +169,7 @@ def _fill_own(
 ) -> None:
     """Of queries that have no picture of their class among their neighbours, the nearest there is, in place."""
     missing_Q = torch.nonzero(own_Q.isinf() & (findable_Q > 0).cpu())[:, 0]
-    for label in query_labels_Q.cpu()[missing_Q].unique().tolist():
+    for label in torch.unique(query_labels_Q.cpu()[missing_Q]).tolist():
         queries = missing_Q[query_labels_Q.cpu()[missing_Q] == label].to(queries_QD.device)
         places = torch.nonzero(gallery_labels_N == label)[:, 0]
         distance = (2 - 2 * queries_QD[queries].float() @ gallery_ND[places].float().T).clamp(min=0)

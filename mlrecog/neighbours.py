@@ -128,7 +128,7 @@ def _best_columns(distance_QM: Tensor, k: int) -> Neighbours:
     blocks = distance_QM.shape[1] // _BLOCK
     if 4 * k > blocks:
         return _smallest(distance_QM.clamp_(min=0), k)
-    distance_QBM = distance_QM.unflatten(1, (blocks, _BLOCK))
+    distance_QBM = torch.unflatten(distance_QM, 1, (blocks, _BLOCK))
     block_Qk = _smallest(distance_QBM.amin(2).clamp_(min=0), k).places_Qk.sort(dim=1).values
     row_Q1 = torch.arange(0, len(block_Qk) * blocks, blocks, device=block_Qk.device)[:, None]
     members = distance_QBM.flatten(0, 1).index_select(0, (block_Qk + row_Q1).flatten()).view(len(block_Qk), -1)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from fiducial.backbones.hub import resolve_weights
 from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.data.normalization import Normalization
-from fiducial.deploy.card import ModelCard, TensorCard
+from fiducial.deploy.card import ModelCard, TensorCard, weights_hash
 from fiducial.errors import CheckpointError, Problem, UserError
 from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Graph, GraphInput
@@ -24,7 +24,8 @@ from fiducial.training.module import TrainingPlan
 from mlrecog.checks import PRETRAINED
 from mlrecog.data import ClassImages
 from mlrecog.datamodule import RecogData, ordered_loader
-from mlrecog.evaluator import Kept, Labelled, RecogEvaluator, RecogFiles
+from mlrecog.evaluator import Labelled, RecogEvaluator, RecogFiles
+from mlrecog.gallery import AnyGallery, ModelFacts, open_gallery
 from mlrecog.lightning import RecogModule
 from mlrecog.losses import TripletObjective
 from mlrecog.model import Recognizer, build_recognizer
@@ -53,6 +54,7 @@ class RecogRuntime(TaskRuntime):
         swapped = spec.compat == "tao"
         self.size = (model.input_width, model.input_height) if swapped else (model.input_height, model.input_width)
         info = TRUNKS[model.backbone]
+        self._weights = ""
         # TAO-compat: its dual head has the trunk's width, whatever the spec says
         self.feat_dim = None if swapped and not info.has_linear_head else model.feat_dim
 
@@ -140,6 +142,8 @@ class RecogRuntime(TaskRuntime):
             self.feat_dim = width
         network = self.network()
         LOGGER.info("%s", load_network(network, checkpoint).summary())
+        if self.spec.inference.gallery:
+            self._weights = weights_hash(network.state_dict())
         return Embedder(network)
 
     # --- data -----------------------------------------------------------------------------------------------------
@@ -206,9 +210,10 @@ class RecogRuntime(TaskRuntime):
         ]
 
     def samples(self, count: int) -> Sequence[Batch]:
-        for images in (lambda: self.images("val")[1], lambda: self.images("infer")[-1]):
+        stages: tuple[Stage, ...] = ("val", "infer")
+        for stage in stages:
             try:
-                found = images()
+                found = self.images(stage)[-1]
                 return [found[i] for i in range(min(count, len(found)))]
             except UserError:
                 continue
@@ -216,7 +221,18 @@ class RecogRuntime(TaskRuntime):
 
     # --- files ----------------------------------------------------------------------------------------------------
 
+    def _kept(self) -> AnyGallery | None:
+        """The gallery that inference searches. Raises: CheckpointError when it was built with another model."""
+        path = self.spec.inference.gallery
+        if not path:
+            return None
+        kept = open_gallery(path)
+        card = self.card()
+        kept.card.check(ModelFacts(self._weights, self.size, card.mean, card.std, backbone=card.backbone), path)
+        return kept
+
     def adopt(self, card: ModelCard) -> None:
+        self._weights = card.weights
         if not card.mean:
             return
         trained = Normalization.of(card)
@@ -251,8 +267,7 @@ class RecogRuntime(TaskRuntime):
     def evaluator(self, stage: Stage, *, folder: Path | None = None) -> RecogEvaluator:
         files = None if folder is None else RecogFiles(folder, self.spec)
         if stage == "infer":
-            kept = Kept.open(self.spec.inference.gallery) if self.spec.inference.gallery else None
-            return RecogEvaluator(stage, self.looked_up, kept=kept, files=files)
+            return RecogEvaluator(stage, self.looked_up, kept=self._kept(), files=files)
         sides = [
             Labelled(name, side.samples, side.names)
             for name, side in (("gallery", self.sides.gallery), ("queries", self.sides.queries))

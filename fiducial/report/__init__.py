@@ -7,7 +7,7 @@ Every text that goes in is escaped; what a block function returns is finished ma
 """
 
 from fiducial.report.blocks import Cell, Picture, Tile, columns, copy_line, facts, gallery, note, table, tiles
-from fiducial.report.charts import Cursor, Dot, Line, histogram, line_chart
+from fiducial.report.charts import Cursor, Dot, Line, histogram, line_chart, scatter
 from fiducial.report.images import data_uri, thumbnail
 from fiducial.report.markup import Html, number, percent, rate, tag
 from fiducial.report.page import Page
@@ -32,6 +32,7 @@ __all__ = [
     "number",
     "percent",
     "rate",
+    "scatter",
     "table",
     "tag",
     "thumbnail",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fiducial.report.markup import Html, number, tag
 
-__all__ = ["Cursor", "Dot", "Line", "histogram", "line_chart"]
+__all__ = ["Cursor", "Dot", "Line", "histogram", "line_chart", "scatter"]
 
 _WIDTH, _HEIGHT = 460, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 44
@@ -103,6 +103,28 @@ def line_chart(
     legend = [(line.name, colour) for line, colour in zip(lines, colours, strict=True)]
     marks = _marks(x_axis, y_axis, cursors, dots)
     return _figure(title, x_axis, y_axis, x_label, y_label, [*paths, *marks], legend, id)
+
+
+def scatter(
+    title: str,
+    groups: Mapping[str, tuple[Sequence[float] | NDArray[Any], Sequence[float] | NDArray[Any]]],
+    *,
+    x_label: str = "",
+    y_label: str = "",
+) -> Html:
+    """Points ``(x, y)`` of some groups; a point shows its group. Of very many in one group some are left out."""
+    kept = {name: _finite(Line(name, *points)) for name, points in groups.items()}  # type: ignore[arg-type]
+    x_axis, y_axis = _axes(_span([x for x, _ in kept.values()]), _span([y for _, y in kept.values()]))
+    points, legend = [], []
+    for i, (name, (x, y)) in enumerate(kept.items()):
+        colour = f"c{i % 6 + 1}"
+        legend.append((name, colour))
+        spots = [
+            tag("circle", cx=x_axis.pixel(a), cy=y_axis.pixel(b), r=3, class_=f"dot {colour}")
+            for a, b in zip(x, y, strict=True)
+        ]
+        points.append(tag("g", tag("title", name), *spots))
+    return _figure(title, x_axis, y_axis, x_label, y_label, points, legend, None)
 
 
 def histogram(

@@ -1,0 +1,195 @@
+"""From embeddings to numbers and files: the same for validation, ``evaluate`` and ``inference``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fiducial.errors import MetricError
+from fiducial.metric_table import Stage
+from fiducial.prediction import Batch, Evaluator, Kpis, Outputs
+from fiducial.run.console import LOGGER
+from fiducial.run.ranks import gather
+from mlrecog.folders import Sample
+from mlrecog.gallery import UNKNOWN, AnyGallery, Found, Gallery
+from mlrecog.metrics import Retrieval, average_precision, clusters, retrieval
+from mlrecog.neighbours import unit
+from mlrecog.outputs import write_evaluation, write_inference
+from mlrecog.predictor import EMBEDDING
+
+if TYPE_CHECKING:
+    from mlrecog.config import ExperimentSpec
+
+__all__ = ["Answers", "Embedded", "Labelled", "RecogEvaluator", "RecogFiles"]
+
+_KPIS = {
+    "{stage} Mean Average Precision": "mean_average_precision",
+    "{stage} Mean Reciprocal Rank": "mean_reciprocal_rank",
+    "{stage} r-Precision": "r_precision",
+    "{stage} Precision at Rank 1": "precision_at_1",
+    "{stage}_MAP_at_R": "mean_average_precision_at_r",
+    "{stage}_recall_at_1": "recall_at_1",
+    "{stage}_recall_at_5": "recall_at_5",
+    "{stage}_recall_at_10": "recall_at_10",
+    "{stage}_NDCG_at_10": "ndcg_at_10",
+}
+"""Of each KPI, the metric of :class:`Retrieval`."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One side of a stage: its pictures, and what its classes are shown as."""
+
+    name: str
+    samples: tuple[Sample, ...]
+    names: tuple[str, ...]
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The class of each picture, int64."""
+        return torch.tensor([sample.label for sample in self.samples])
+
+
+@dataclass(frozen=True)
+class RecogFiles:
+    """Where the files of ``evaluate`` and ``inference`` go, and the spec that says which."""
+
+    folder: Path
+    spec: ExperimentSpec
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Unit embeddings ``(N, D)`` of each side, in the order of its pictures."""
+
+    sides: tuple[Labelled, ...]
+    embeddings: tuple[Tensor, ...]
+    same: bool = False
+
+    @property
+    def left_out(self) -> Tensor | None:
+        """Of one set that is gallery and queries, the picture that each must not find: itself."""
+        return torch.arange(len(self.embeddings[1])) if self.same else None
+
+    @cached_property
+    def retrieval(self) -> Retrieval:
+        """What the queries find in the gallery."""
+        gallery, queries = self.sides
+        return retrieval(
+            self.embeddings[1],
+            queries.labels,
+            self.embeddings[0],
+            gallery.labels,
+            left_out_Q=self.left_out,
+        )
+
+    def whole_map(self, by_class: bool) -> float:
+        """Mean average precision over the whole gallery."""
+        gallery, queries = self.sides
+        each = average_precision(
+            self.embeddings[1], queries.labels, self.embeddings[0], gallery.labels, left_out_Q=self.left_out
+        )
+        return self.retrieval.mean_of(each, by_class=by_class)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What inference found for each picture, and what follows: its class, or that it is of none."""
+
+    paths: tuple[Path, ...]
+    found: Found
+    decisions: tuple[str, ...]
+
+
+class RecogEvaluator(Evaluator[Embedded]):
+    """Collects embeddings on every rank.
+
+    ``sides``: what the loaders of the stage give, in their order. ``same``: gallery and queries are one set.
+    ``by_class``: average over classes. ``clustering``: also compute AMI and NMI. ``kept``: the gallery that inference
+    searches, where it is no folder of pictures.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        sides: Sequence[Labelled],
+        *,
+        same: bool = False,
+        by_class: bool = True,
+        clustering: bool = True,
+        kept: AnyGallery | None = None,
+        files: RecogFiles | None = None,
+    ) -> None:
+        self.stage, self.sides, self.same = stage, tuple(sides), same
+        self.by_class, self.clustering, self.kept, self.files = by_class, clustering, kept, files
+        self._found: dict[int, list[tuple[list[int], Tensor]]] = {}
+
+    def update(self, outputs: Outputs, batch: Batch, *, source: int = 0) -> None:
+        """Raises: MetricError naming a picture whose embedding is no number."""
+        x_BD, places = outputs[EMBEDDING].detach().float(), batch["place"].tolist()
+        if not bool(x_BD.isfinite().all()):
+            row = int(torch.nonzero(~x_BD.isfinite().all(1))[0])
+            path = self.sides[source].samples[places[row]].path
+            raise MetricError(str(path), "the model's output is not a number", "look at its training")
+        self._found.setdefault(source, []).append((places, unit(x_BD).cpu()))
+
+    def finish(self) -> Embedded:
+        ranks, self._found = gather(self._found), {}
+        embeddings = []
+        for source, side in enumerate(self.sides):
+            parts = [part for rank in ranks for part in rank.get(source, ())]
+            width = parts[0][1].shape[1] if parts else 0
+            x_ND = torch.zeros(len(side.samples), width)
+            for places, rows in parts:
+                x_ND[places] = rows
+            embeddings.append(x_ND)
+        return Embedded(self.sides, tuple(embeddings), self.same)
+
+    def kpis(self, result: Embedded) -> Kpis:
+        if self.stage == "infer":
+            return {"pictures": float(len(self.sides[-1].samples)), "unknown": float(self._unknown(result))}
+        found = result.retrieval
+        kpis: Kpis = {
+            name.format(stage=self.stage): found.mean(metric, by_class=self.by_class) for name, metric in _KPIS.items()
+        }
+        if not found.counted.any():
+            LOGGER.warning("no class of the queries is in the gallery: nothing can be found")
+        if self.stage == "test":
+            kpis["test_mAP"] = result.whole_map(self.by_class)
+        if self.clustering:
+            told = clusters(result.embeddings[1], self.sides[1].labels)
+            kpis |= {f"{self.stage}_{name}": value for name, value in told.items()}
+        return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in kpis.items()}
+
+    def write(self, result: Embedded, facts: Mapping[str, Any]) -> tuple[Path, ...]:
+        if self.files is None:
+            return ()
+        if self.stage == "infer":
+            return write_inference(self.files.folder, self.files.spec, self._answers(result), facts)
+        return write_evaluation(self.files.folder, self.files.spec, result, self.kpis(result), facts)
+
+    def _unknown(self, result: Embedded) -> int:
+        return sum(decision == UNKNOWN for decision in self._answers(result).decisions)
+
+    def _answers(self, result: Embedded) -> Answers:
+        assert self.files is not None
+        section = self.files.spec.inference
+        gallery = self.kept or Gallery.of_folders(
+            [self.sides[0].names[sample.label] for sample in self.sides[0].samples],
+            [str(sample.path) for sample in self.sides[0].samples],
+            result.embeddings[0],
+        )
+        if section.topk > len(gallery):
+            LOGGER.warning("inference.topk: %d, and the gallery has %d pictures", section.topk, len(gallery))
+        found = gallery.search(result.embeddings[-1], section.topk)
+        card = gallery.card.deciding(section.threshold, section.margin)
+        decisions = found.decisions(card.threshold, card.margin)
+        paths = tuple(sample.path for sample in self.sides[-1].samples)
+        return Answers(paths, found, tuple(decisions))
