@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from fiducial.actions.perform import perform
@@ -27,6 +29,9 @@ from mlrecog.predictor import EMBEDDING
 from mlrecog.runtime import RecogRuntime
 from mlrecog.task import ML_RECOG
 from mlrecog.transforms import EvalTransform
+
+_ONE = (str, Path, Image.Image, np.ndarray)
+"""What :data:`~fiducial.data.pictures.Picture` is, for isinstance."""
 
 __all__ = ["Match", "Recognition", "TrainedRecognizer", "load", "run"]
 
@@ -79,7 +84,7 @@ class TrainedRecognizer:
 
         Raises: DatasetError for a picture that cannot be read.
         """
-        pictures = [images] if isinstance(images, Picture) else list(images)
+        pictures = [images] if isinstance(images, _ONE) else list(images)
         transform = EvalTransform(self._runtime.size, self._runtime.normalize)
         found = []
         for start in range(0, len(pictures), batch_size):
