@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo demo-segment demo-mal test quick lint clean
+.PHONY: demo demo-segment demo-mal demo-mlrecog test quick lint clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py classify
@@ -13,6 +13,9 @@ demo-segment: .venv/installed
 
 demo-mal: .venv/installed
 	$(BIN)/python scripts/demo.py mal
+
+demo-mlrecog: .venv/installed
+	$(BIN)/python scripts/demo.py mlrecog
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15

@@ -4,6 +4,7 @@
 thing a person would try: the mean absolute difference of the two pictures after laying one over the other.
 ``segment`` (``make demo-segment``): aerial scenes, compared with the best threshold on the difference of the pictures.
 ``mal`` (``make demo-mal``): shapes with boxes, compared with the filled box and the ellipse that it encloses.
+``mlrecog`` (``make demo-mlrecog``): digits, three of which are never trained on, compared with raw pixels.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ import make_demo_data  # noqa: E402
 from fiducial import cli  # noqa: E402
 
 
-def _baselines(module: str, annotations: Path) -> dict[str, float]:
+def _baselines(module: str, *paths: Path) -> dict[str, float]:
     """Of a module that is imported late: it brings torch, whose threads the command line must prepare before."""
-    found: dict[str, float] = importlib.import_module(module).baselines(annotations)
+    found: dict[str, float] = importlib.import_module(module).baselines(*paths)
     return found
 
 
@@ -47,8 +48,8 @@ class Demo:
     metric: Callable[[dict[str, Any]], float]
     baselines: Callable[[Path], Mapping[str, float]]
     """The number of each thing that one could do without a model."""
-    evaluate: str = ""
-    """An override of ``evaluate``, in which {data} stands for the folder of the data."""
+    held_back: tuple[str, ...] = ()
+    """Overrides with which ``evaluate`` sees other data than validation; {data} stands for the folder of the data."""
 
 
 DEMOS = {
@@ -84,7 +85,19 @@ DEMOS = {
         shown="mIoU of the masks in the test pictures",
         metric=lambda metrics: float(metrics["kpis"]["mIoU"]),
         baselines=lambda data: _baselines("demo_mal_baseline", data / "test.json"),
-        evaluate="dataset.val_ann_path={data}/test.json",
+        held_back=("dataset.val_ann_path={data}/test.json",),
+    ),
+    "mlrecog": Demo(
+        package="mlrecog",
+        config="mlrecog/demo",
+        data="data-mlrecog",
+        results="results-mlrecog",
+        shown="Precision at 1 of the digits that training never saw",
+        metric=lambda metrics: float(metrics["kpis"]["test Precision at Rank 1"]),
+        baselines=lambda data: _baselines(
+            "demo_mlrecog_baseline", data / "unseen" / "reference", data / "unseen" / "query"
+        ),
+        held_back=tuple(f"dataset.val_dataset.{side}={{data}}/unseen/{side}" for side in ("reference", "query")),
     ),
 }
 
@@ -103,12 +116,13 @@ def run(task: str, folder: Path, seed: int) -> dict[str, float]:
     make_demo_data.main([task, str(data), "--seed", str(seed)])
     settings = ["--config", demo.config, "--map-path", f"demo={folder}", f"train.seed={seed}"]
     exported = results / "export" / "model.onnx"
-    evaluate = ["evaluate", *([demo.evaluate.format(data=data)] if demo.evaluate else [])]
+    held_back = [override.format(data=data.resolve()) for override in demo.held_back]
+    evaluate = ["evaluate", *held_back]
     for step in (
         ["check", "train"],
         ["train"],
         evaluate,
-        ["inference"],
+        ["inference", *(held_back if demo.package == "mlrecog" else [])],
         ["export"],
         [*evaluate, f"evaluate.checkpoint={exported}", f"evaluate.results_dir={results / 'evaluate_onnx'}"],
     ):

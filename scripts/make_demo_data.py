@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from demo_data import boards, scenes, shapes
+from demo_data import boards, digits, scenes, shapes
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -47,7 +47,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     mal.add_argument("--shapes", type=int, default=6, help="shapes on a picture, where there is room")
     mal.add_argument("--size", type=int, default=192, help="side of a picture, pixels")
 
-    for task in (classify, segment, mal):
+    mlrecog = tasks.add_parser("mlrecog", help="handwritten digits in class folders", formatter_class=shows_defaults)
+    mlrecog.add_argument("--size", type=int, default=32, help="side of a picture, pixels")
+
+    for task in (classify, segment, mal, mlrecog):
         task.add_argument("out", type=Path, help="folder to write; it may exist")
         task.add_argument("--seed", type=int, default=0)
     return parser.parse_args(with_joined_lights(sys.argv[1:] if argv is None else argv))
@@ -105,6 +108,11 @@ def make_mal(args: argparse.Namespace) -> str:
     )
 
 
+def make_mlrecog(args: argparse.Namespace) -> str:
+    numbers = digits.make_digits(args.out, size=args.size, seed=args.seed)
+    return "\n".join(f"{part}: {number} pictures" for part, number in sorted(numbers.items()))
+
+
 def counts(values: Iterable[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(Counter(values).items()))
 
@@ -112,7 +120,9 @@ def counts(values: Iterable[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     try:
-        made = {"classify": make_classify, "segment": make_segment, "mal": make_mal}[args.task](args)
+        made = {"classify": make_classify, "segment": make_segment, "mal": make_mal, "mlrecog": make_mlrecog}[
+            args.task
+        ](args)
     except ValueError as error:
         raise SystemExit(f"make_demo_data.py: {error}") from None
     print(made)

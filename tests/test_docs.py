@@ -182,7 +182,7 @@ def spec_tree(folder: Path) -> dict:
 
 
 def segment_tree(folder: Path) -> dict:
-    """A spec of task segment without data, to export what :func:`save_segment_run` leaves."""
+    """A spec of task segment without data, to export what :func:`save_untrained_run` leaves."""
     return {
         "task": "segment",
         "results_dir": str(folder),
@@ -196,20 +196,41 @@ def segment_tree(folder: Path) -> dict:
     }
 
 
-def save_segment_run(folder: Path) -> None:
-    """What a training of task segment leaves, without the training."""
+def save_untrained_run(task, tree: dict, folder: Path) -> None:
+    """What a training leaves, without the training."""
     import torch
 
-    from changenet.config import ExperimentSpec
-    from changenet.segment.runtime import SegmentRuntime
     from fiducial.spec.knob import plain
 
-    spec = ExperimentSpec.model_validate(segment_tree(folder))
-    weights = SegmentRuntime(spec).network().state_dict()
-    checkpoint = {"state_dict": {f"model.{key}": value for key, value in weights.items()}}
+    spec = task.spec_model().model_validate(tree)
+    weights = task.runtime(spec).module(pretrained=False).state_dict()
     (folder / "train").mkdir(parents=True)
-    path = folder / "train" / "changenet_model_segment_latest.pth"
-    torch.save({**checkpoint, "hyper_parameters": plain(spec), "fiducial": {}, "epoch": 0}, path)
+    path = folder / "train" / f"{task.prefix}_latest.pth"
+    torch.save({"state_dict": weights, "hyper_parameters": plain(spec), "fiducial": {}, "epoch": 0}, path)
+
+
+def save_other_runs(folder: Path) -> None:
+    """Runs of the other networks, pictures for them, and a gallery that is kept."""
+    from changenet.segment.task import SEGMENT
+    from fiducial import cli
+    from mal.task import MAL
+    from mlrecog.task import ML_RECOG
+
+    save_untrained_run(SEGMENT, segment_tree(folder / "results-segment"), folder / "results-segment")
+    heads = {"mask_head_hidden_channel": 8, "mask_head_out_channel": 8}
+    mal = {"model": {"arch": "vit-deit-tiny/16", **heads}, "dataset": {"crop_size": SIDE}}
+    save_untrained_run(MAL, mal, folder / "results-mal")
+    sides = {"input_width": SIDE, "input_height": SIDE}
+    recog = {"model": {"backbone": "fan_tiny", "feat_dim": 8, **sides}, "wandb": {"enable": False}}
+    save_untrained_run(ML_RECOG, recog, folder / "results-mlrecog")
+    for number, name in enumerate(("street", "a", "b")):
+        save_picture(folder / f"{name}.jpg", 20 + number, side=240)
+    for number in range(4):
+        save_picture(folder / "shelf" / "xy"[number % 2] / f"{number}.png", 30 + number)
+    (folder / "gallery.yaml").write_text(yaml.safe_dump({**recog, "results_dir": str(folder / "results-mlrecog")}))
+    command = ["gallery", "build", "-e", str(folder / "gallery.yaml"), "gallery.checkpoint=latest"]
+    kept = [f"gallery.source={folder / 'shelf'}", f"gallery.path={folder / 'results-mlrecog' / 'gallery'}"]
+    assert cli.main((ML_RECOG,), [*command, *kept, "dataset.workers=0"], prog="mlrecog") == 0
 
 
 def save_picture(path: Path, seed: int, side: int = 2 * SIDE) -> None:
@@ -227,7 +248,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     for name, seed in (("golden", 0), ("part", 1), ("before", 2), ("after", 3)):
         save_picture(folder / f"{name}.png", seed)
-    save_segment_run(folder / "results-segment")
+    save_other_runs(folder)
     rows = [("", "goldens", "PASS" if number % 2 else "MISSING", f"p{number}") for number in range(8)]
     for number in range(8):
         save_picture(folder / f"p{number}.png", number)
@@ -263,6 +284,13 @@ class TestCodeOfThePages:
         assert all(path.is_file() for path in names["trained"].files)
         assert capsys.readouterr().out.splitlines()[0].split()[-1] in ("PASS", "FAIL")
         assert names["change"].mask.shape == (2 * SIDE, 2 * SIDE)
+        assert names["mask"].shape == (240, 240)
+        assert names["mask"][:40].sum() == 0  # nothing outside of the box, but for a pixel of the crop
+        assert 0 <= names["score"] <= 1
+        assert names["embeddings"].shape == (2, 8)
+        assert names["embeddings"].norm(dim=1).tolist() == pytest.approx([1, 1])
+        assert names["label"] in ("x", "y")
+        assert 0 <= names["distance"] <= 4
 
     def test_classify(self, folder, monkeypatch):
         names = run("docs/classify.md", folder, monkeypatch)
