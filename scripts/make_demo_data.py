@@ -1,7 +1,7 @@
 """Draw a small data set to try Fiducial with.
 
-``classify``: circuit boards; ``segment``: aerial scenes; ``mal``: shapes with boxes. The same arguments give the same
-files, byte for byte.
+``classify``: circuit boards; ``segment``: aerial scenes; ``mal``: shapes with boxes; ``mlrecog``: handwritten digits. The
+same arguments give the same files, byte for byte.
 """
 
 from __future__ import annotations
@@ -113,6 +113,9 @@ def make_mlrecog(args: argparse.Namespace) -> str:
     return "\n".join(f"{part}: {number} pictures" for part, number in sorted(numbers.items()))
 
 
+MAKERS = {"classify": make_classify, "segment": make_segment, "mal": make_mal, "mlrecog": make_mlrecog}
+
+
 def counts(values: Iterable[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(Counter(values).items()))
 
@@ -120,9 +123,7 @@ def counts(values: Iterable[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     try:
-        made = {"classify": make_classify, "segment": make_segment, "mal": make_mal, "mlrecog": make_mlrecog}[
-            args.task
-        ](args)
+        made = MAKERS[args.task](args)
     except ValueError as error:
         raise SystemExit(f"make_demo_data.py: {error}") from None
     print(made)

@@ -19,6 +19,13 @@ __all__ = ["KINDS", "SPLITS", "make_shapes"]
 
 SPLITS = {"train": 0.8, "val": 0.08, "test": 0.12}
 """Shares of the pictures; those of training have boxes alone."""
+_README = """Drawn pictures of {size} x {size} pixels with leaves, stars, brackets and moons, written with seed {seed}.
+
+images/       the pictures
+train.json    COCO annotations to train on: boxes alone
+val.json      others with masks, to validate
+test.json     others with masks, held back
+"""
 _TRIES = 40
 _GAP = 3
 Points = NDArray[np.float64]
@@ -70,6 +77,7 @@ def make_shapes(folder: Path, *, pictures: int, shapes: int, size: int, seed: in
         _annotate(trees[split], number, file, masks, with_masks=split != "train")
     for name, tree in trees.items():
         (folder / f"{name}.json").write_text(json.dumps(tree), encoding="utf-8")
+    (folder / "README.txt").write_text(_README.format(size=size, seed=seed), encoding="utf-8")
     return {name: len(tree["annotations"]) for name, tree in trees.items()}
 
 
