@@ -1,7 +1,7 @@
 """Draw a small data set to try Fiducial with.
 
-``classify``: circuit boards; ``segment``: aerial scenes; ``mal``: shapes with boxes; ``mlrecog``: handwritten digits. The
-same arguments give the same files, byte for byte.
+``classify``: circuit boards; ``segment``: aerial scenes; ``mal``: shapes with boxes; ``mlrecog``: handwritten
+digits. The same arguments give the same files, byte for byte.
 """
 
 from __future__ import annotations
