@@ -272,7 +272,7 @@ class FanClassToken(FanTrunk):
         _, x_BNC, size = self._embed(x_B3HW)
         for block in self.blocks:
             x_BNC = self._apply_block(block, x_BNC, *size)
-        x_BNC = torch.cat((self.cls_token.to(x_BNC.dtype).expand(len(x_BNC), -1, -1), x_BNC), dim=1)
+        x_BNC = torch.cat((self.cls_token.to(x_BNC.dtype).expand(x_BNC.shape[0], -1, -1), x_BNC), dim=1)
         for block in self.cls_attn_blocks:
             x_BNC = self._apply_block(block, x_BNC)
         embedding_BC: Tensor = self.norm(x_BNC[:, 0])
