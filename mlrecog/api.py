@@ -18,7 +18,7 @@ from fiducial.checkpoints.reading import read
 from fiducial.data.pictures import Picture, as_rgb
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.onnx_predictor import OnnxPredictor
-from fiducial.library import Where, device_of, model_file, spec_of_export, stored_tree
+from fiducial.library import Where, device_of, foreign, model_file, spec_of_export, stored_tree
 from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose
 from mlrecog.config import ExperimentSpec
@@ -29,6 +29,7 @@ from mlrecog.predictor import EMBEDDING
 from mlrecog.runtime import RecogRuntime
 from mlrecog.task import ML_RECOG
 from mlrecog.transforms import EvalTransform
+from mlrecog.weights import embedding_dim_of
 
 _ONE = (str, Path, Image.Image, np.ndarray)
 """What :data:`~fiducial.data.pictures.Picture` is, for isinstance."""
@@ -142,6 +143,8 @@ def load(path: str | Path, *, spec: str | Path | None = None, device: Where = No
         runtime = ML_RECOG.runtime(spec_of_file)
         return TrainedRecognizer(runtime, OnnxPredictor(found, runtime), found)
     checkpoint = read(found)
+    if embedding_dim_of(checkpoint) is None:
+        raise foreign(checkpoint, "ML Recog", "give what `mlrecog train` wrote")
     runtime = ML_RECOG.runtime(compose(ExperimentSpec, Source(stored_tree(ML_RECOG, checkpoint, spec))).spec)
     predictor = runtime.torch_predictor(checkpoint)
     predictor.module.to(device_of(device))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +16,17 @@ from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Evaluator, Kpis, Outputs
 from fiducial.run.console import LOGGER
 from fiducial.run.ranks import gather
-from mlrecog.folders import Sample
-from mlrecog.gallery import UNKNOWN, AnyGallery, Found, Gallery
-from mlrecog.metrics import Retrieval, average_precision, clusters, retrieval
+from mlrecog.gallery import UNKNOWN, AnyGallery, Gallery
+from mlrecog.metrics import clusters
 from mlrecog.neighbours import unit
 from mlrecog.outputs import write_evaluation, write_inference
 from mlrecog.predictor import EMBEDDING
+from mlrecog.results import Answers, Embedded, Labelled
 
 if TYPE_CHECKING:
     from mlrecog.config import ExperimentSpec
 
-__all__ = ["Answers", "Embedded", "Labelled", "RecogEvaluator", "RecogFiles"]
+__all__ = ["RecogEvaluator", "RecogFiles"]
 
 _KPIS = {
     "{stage} Mean Average Precision": "mean_average_precision",
@@ -44,68 +43,11 @@ _KPIS = {
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """One side of a stage: its pictures, and what its classes are shown as."""
-
-    name: str
-    samples: tuple[Sample, ...]
-    names: tuple[str, ...]
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """The class of each picture, int64."""
-        return torch.tensor([sample.label for sample in self.samples])
-
-
-@dataclass(frozen=True)
 class RecogFiles:
     """Where the files of ``evaluate`` and ``inference`` go, and the spec that says which."""
 
     folder: Path
     spec: ExperimentSpec
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """Unit embeddings ``(N, D)`` of each side, in the order of its pictures."""
-
-    sides: tuple[Labelled, ...]
-    embeddings: tuple[Tensor, ...]
-    same: bool = False
-
-    @property
-    def left_out(self) -> Tensor | None:
-        """Of one set that is gallery and queries, the picture that each must not find: itself."""
-        return torch.arange(len(self.embeddings[1])) if self.same else None
-
-    @cached_property
-    def retrieval(self) -> Retrieval:
-        """What the queries find in the gallery."""
-        gallery, queries = self.sides
-        return retrieval(
-            self.embeddings[1],
-            queries.labels,
-            self.embeddings[0],
-            gallery.labels,
-            left_out_Q=self.left_out,
-        )
-
-    def whole_map(self, by_class: bool) -> float:
-        """Mean average precision over the whole gallery."""
-        gallery, queries = self.sides
-        each = average_precision(
-            self.embeddings[1], queries.labels, self.embeddings[0], gallery.labels, left_out_Q=self.left_out
-        )
-        return self.retrieval.mean_of(each, by_class=by_class)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What inference found for each picture, and what follows: its class, or that it is of none."""
-
-    paths: tuple[Path, ...]
-    found: Found
-    decisions: tuple[str, ...]
 
 
 class RecogEvaluator(Evaluator[Embedded]):

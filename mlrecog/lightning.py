@@ -27,7 +27,7 @@ class RecogModule(TrainingModule):
     """Trains a :class:`Recognizer` with any Lightning Trainer.
 
     ``self.model`` is part of the checkpoint's keys. ``trunk`` and ``embedder`` are their optimizers, ``factor`` gives
-    the share of their rates in an epoch; ``frozen`` names parts that are not trained.
+    the share of their rates in an epoch, all of them where it is None; ``frozen`` names parts that are not trained.
     """
 
     tao_model = "ml_recog"
@@ -40,7 +40,7 @@ class RecogModule(TrainingModule):
         objective: TripletObjective | None = None,
         trunk: PartOptimizer | None = None,
         embedder: PartOptimizer | None = None,
-        factor: Callable[[int], float] = lambda epoch: 1.0,
+        factor: Callable[[int], float] | None = None,
         frozen: tuple[str, ...] = (),
         normalize: Normalization | None = None,
         evaluators: Mapping[Stage, RecogEvaluator] | None = None,
@@ -49,7 +49,7 @@ class RecogModule(TrainingModule):
         self.automatic_optimization = False
         self.model, self.objective = network, objective or TripletObjective()
         self.settings = {"trunk": trunk or PartOptimizer(), "embedder": embedder or PartOptimizer()}
-        self.factor, self.normalize = factor, normalize
+        self.factor, self.normalize = factor or (lambda epoch: 1.0), normalize
         for part in frozen:
             getattr(network, part).requires_grad_(False)
         self._rates: list[list[float]] = []

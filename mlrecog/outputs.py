@@ -20,7 +20,7 @@ from mlrecog.report import write_answers_report, write_retrieval_report
 
 if TYPE_CHECKING:
     from mlrecog.config import ExperimentSpec
-    from mlrecog.evaluator import Answers, Embedded
+    from mlrecog.results import Answers, Embedded
 
 __all__ = ["write_evaluation", "write_inference"]
 

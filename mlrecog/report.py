@@ -33,7 +33,7 @@ from mlrecog.gallery import UNKNOWN
 from mlrecog.open_set import OpenSet
 
 if TYPE_CHECKING:
-    from mlrecog.evaluator import Answers, Embedded
+    from mlrecog.results import Answers, Embedded
 
 __all__ = ["write_answers_report", "write_retrieval_report"]
 

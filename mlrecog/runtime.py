@@ -24,13 +24,14 @@ from fiducial.training.module import TrainingPlan
 from mlrecog.checks import PRETRAINED
 from mlrecog.data import ClassImages
 from mlrecog.datamodule import RecogData, ordered_loader
-from mlrecog.evaluator import Labelled, RecogEvaluator, RecogFiles
+from mlrecog.evaluator import RecogEvaluator, RecogFiles
 from mlrecog.gallery import AnyGallery, ModelFacts, open_gallery
 from mlrecog.lightning import RecogModule
 from mlrecog.losses import TripletObjective
 from mlrecog.model import Recognizer, build_recognizer
 from mlrecog.optimizers import PartOptimizer
 from mlrecog.predictor import EMBEDDING, Embedder
+from mlrecog.results import Labelled
 from mlrecog.schedule import warmup_steps_factor
 from mlrecog.splits import Sides, read_inputs, read_reference, read_sides, read_train
 from mlrecog.transforms import Blur, EvalTransform, TrainTransform

@@ -18,6 +18,7 @@ OURS = ("fiducial", "changenet", "mal", "mlrecog")
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "faiss": "faiss-cpu",
     "huggingface_hub": "huggingface-hub",
     "hydra": "hydra-core",
     "pydantic_core": "pydantic-core",

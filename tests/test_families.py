@@ -15,8 +15,9 @@ DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
 POINTS = DECLARED[keys.FAMILIES_GROUP]
 NETWORKS = {
     "MAL": [f"{side}.{part}" for side in ("student", "teacher") for part in ("mask_head.convs.0.x", "roi_head.mlp1.x")],
-    "ChangeNet segment": ["model.decoder.change_probability.conv2d.weight"],
-    "ChangeNet classify": ["model.backbone.x", "model.fc1.0.weight"],
+    "ChangeNet segment": ["decoder.change_probability.conv2d.weight"],
+    "ChangeNet classify": ["backbone.x", "fc1.0.weight"],
+    "ML Recog": ["embedder.net.0.weight", "trunk.conv1.weight"],
 }
 
 

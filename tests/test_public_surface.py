@@ -12,6 +12,7 @@ import pkgutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,9 @@ def members(kind: type) -> Iterator[str]:
         fields = inspect.get_annotations(base)
         yield from (f"{name}: {Text(annotation)}" for name, annotation in fields.items())
         for name, value in vars(base).items():
-            if isinstance(value, property):
-                returned = inspect.get_annotations(value.fget).get("return", "?")
+            if isinstance(value, (property, cached_property)):
+                getter = value.fget if isinstance(value, property) else value.func
+                returned = inspect.get_annotations(getter).get("return", "?")
                 yield f"{name}: {Text(returned)}"
             elif inspect.isroutine(value) or isinstance(value, (staticmethod, classmethod)):
                 yield name + signature(getattr(kind, name))

@@ -70,3 +70,14 @@ class TestPackagedSchemas:
     def test_the_digest_is_theirs(self):
         """``python tests/tao_schemas.py`` writes it anew."""
         assert json.loads(DIGEST.read_text()) == tao_schemas.digest(PACKAGED, ACTIONS)
+
+
+def test_the_spelling_of_taos_documents(make_tree, act, tmp_path, capsys):
+    tree = make_tree(tmp_path, model__input_channel=3)
+    assert act(tree, "check", "train") == 0
+    assert "input_channel" in capsys.readouterr().err
+
+
+def test_an_export_needs_a_checkpoint(make_tree, act, tmp_path, capsys):
+    assert act(make_tree(tmp_path), "export") == 1
+    assert "export.checkpoint" in capsys.readouterr().err

@@ -215,7 +215,7 @@ class TestKeptGallery:
 
     def test_library(self, trained, kept, exported, shelves):
         picture = shelves / "query" / "red" / "0.png"
-        recognizer = mlrecog.load(trained["results_dir"])
+        recognizer = mlrecog.load(Path(trained["results_dir"]) / "train" / "ml_model_latest.pth")
         found = recognizer.search(picture, kept, k=3)
         assert len(found[0].matches) == 3
         assert found[0].label == found[0].matches[0].label

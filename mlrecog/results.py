@@ -1,0 +1,73 @@
+"""What a stage found: embeddings of each side, what is measured on them, and answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mlrecog.folders import Sample
+from mlrecog.gallery import Found
+from mlrecog.metrics import Retrieval, average_precision, retrieval
+
+__all__ = ["Answers", "Embedded", "Labelled"]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One side of a stage: its pictures, and what its classes are shown as."""
+
+    name: str
+    samples: tuple[Sample, ...]
+    names: tuple[str, ...]
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The class of each picture, int64."""
+        return torch.tensor([sample.label for sample in self.samples])
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Unit embeddings ``(N, D)`` of each side, in the order of its pictures."""
+
+    sides: tuple[Labelled, ...]
+    embeddings: tuple[Tensor, ...]
+    same: bool = False
+
+    @property
+    def left_out(self) -> Tensor | None:
+        """Of one set that is gallery and queries, the picture that each must not find: itself."""
+        return torch.arange(len(self.embeddings[1])) if self.same else None
+
+    @cached_property
+    def retrieval(self) -> Retrieval:
+        """What the queries find in the gallery."""
+        gallery, queries = self.sides
+        return retrieval(
+            self.embeddings[1],
+            queries.labels,
+            self.embeddings[0],
+            gallery.labels,
+            left_out_Q=self.left_out,
+        )
+
+    def whole_map(self, by_class: bool) -> float:
+        """Mean average precision over the whole gallery."""
+        gallery, queries = self.sides
+        each = average_precision(
+            self.embeddings[1], queries.labels, self.embeddings[0], gallery.labels, left_out_Q=self.left_out
+        )
+        return self.retrieval.mean_of(each, by_class=by_class)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What inference found for each picture, and what follows: its class, or that it is of none."""
+
+    paths: tuple[Path, ...]
+    found: Found
+    decisions: tuple[str, ...]
