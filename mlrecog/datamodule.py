@@ -5,22 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
-from fiducial.data.sharding import BatchShards
+from fiducial.data.loaders import loader, ordered_loader
 from fiducial.training.data import TrainingData
 from mlrecog.data import ClassBatches, ClassImages
 
-__all__ = ["RecogData", "ordered_loader"]
-
-
-def ordered_loader(
-    dataset: ClassImages, *, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
-) -> DataLoader[Any]:
-    """Batches in the order of the data set; ranks take whole batches of one list in turn."""
-    shards = BatchShards(len(dataset), batch_size, rank=rank, world_size=world_size)
-    return DataLoader(dataset, batch_sampler=shards, **_options(workers))
+__all__ = ["RecogData"]
 
 
 class RecogData(TrainingData):
@@ -51,7 +42,7 @@ class RecogData(TrainingData):
         epoch, batch = self.position()
         batches.set_epoch(epoch)
         batches.start(min(batch, len(batches)))
-        return DataLoader(self.train_set, batch_sampler=batches, **_options(self.workers))
+        return loader(self.train_set, workers=self.workers, batch_sampler=batches)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         rank, world = self.ranks()
@@ -69,11 +60,3 @@ class RecogData(TrainingData):
             rank=rank,
             world=world,
         )
-
-
-def _options(workers: int) -> dict[str, Any]:
-    return {
-        "num_workers": workers,
-        "pin_memory": torch.cuda.is_available(),
-        "persistent_workers": workers > 0,
-    }

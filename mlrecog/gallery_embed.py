@@ -15,6 +15,7 @@ from fiducial.actions.models import open_model
 from fiducial.data.cache import digest
 from fiducial.data.checks import in_threads, shortened
 from fiducial.data.images import check_whole
+from fiducial.data.loaders import ordered_loader
 from fiducial.data.remote import is_remote
 from fiducial.data.sources import local_path
 from fiducial.deploy.card import ModelCard, weights_hash
@@ -25,7 +26,6 @@ from fiducial.prediction import Predictor
 from fiducial.progress import followed
 from fiducial.redact import public_url
 from mlrecog.data import ClassImages
-from mlrecog.datamodule import ordered_loader
 from mlrecog.folders import SUFFIXES, Sample, is_image, read_class_folders, read_class_map
 from mlrecog.gallery_base import Part
 from mlrecog.gallery_card import ModelFacts

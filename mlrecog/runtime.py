@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from fiducial.backbones.hub import resolve_weights
 from fiducial.checkpoints.reading import Checkpoint, read
+from fiducial.data.loaders import ordered_loader
 from fiducial.data.normalization import Normalization
 from fiducial.deploy.card import ModelCard, TensorCard, weights_hash
 from fiducial.errors import CheckpointError, Problem, UserError
@@ -23,7 +24,7 @@ from fiducial.task import TaskRuntime
 from fiducial.training.module import TrainingPlan
 from mlrecog.checks import PRETRAINED
 from mlrecog.data import ClassImages
-from mlrecog.datamodule import RecogData, ordered_loader
+from mlrecog.datamodule import RecogData
 from mlrecog.evaluator import RecogEvaluator, RecogFiles
 from mlrecog.gallery import AnyGallery, ModelFacts, open_gallery
 from mlrecog.lightning import RecogModule
