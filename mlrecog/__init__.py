@@ -6,7 +6,7 @@ As a library::
 
     recognizer = mlrecog.load("results/train")     # a run, a checkpoint (also TAO's) or an .onnx file
     embeddings = recognizer.embed(["a.jpg", "b.jpg"])          # unit vectors, (2, D)
-    found = recognizer.search("a.jpg", "results/gallery", k=3)  # what `mlrecog gallery build` keeps
+    found = recognizer.search("a.jpg", "shop", k=3)  # what `mlrecog gallery build` keeps
     print(found[0].label, found[0].matches[0].distance)
 
     network = mlrecog.build_recognizer("resnet_50", feat_dim=256)   # an untrained nn.Module for your own loop

@@ -57,7 +57,7 @@ class Gallery(AnyGallery):
 
     def _show(self, state: State) -> None:
         self.card, self.entries, self.embeddings_ND = state
-        for name in ("counts", "_places", "_labels"):
+        for name in ("_counts", "_places", "_labels"):
             self.__dict__.pop(name, None)
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -77,8 +77,12 @@ class Gallery(AnyGallery):
     def __len__(self) -> int:
         return len(self.entries)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        return self._counts
+
     @cached_property
-    def counts(self) -> dict[str, int]:  # type: ignore[override]
+    def _counts(self) -> dict[str, int]:
         return dict(sorted(Counter(entry.label for entry in self.entries).items()))
 
     @cached_property

@@ -229,7 +229,7 @@ def save_other_runs(folder: Path) -> None:
         save_picture(folder / "shelf" / "xy"[number % 2] / f"{number}.png", 30 + number)
     (folder / "gallery.yaml").write_text(yaml.safe_dump({**recog, "results_dir": str(folder / "results-mlrecog")}))
     command = ["gallery", "build", "-e", str(folder / "gallery.yaml"), "gallery.checkpoint=latest"]
-    kept = [f"gallery.source={folder / 'shelf'}", f"gallery.path={folder / 'results-mlrecog' / 'gallery'}"]
+    kept = [f"gallery.source={folder / 'shelf'}", f"gallery.path={folder / 'shop'}"]
     assert cli.main((ML_RECOG,), [*command, *kept, "dataset.workers=0"], prog="mlrecog") == 0
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "scripts" / "bench"
-sys.path.append(str(FOLDER))  # last: it has an mlrecog.py, too
+sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))  # last: it has an mlrecog.py, too
 
 from demo_mlrecog_baseline import PIXELS, baselines
+
+FOLDER = Path(__file__).parents[2] / "scripts" / "bench"
 
 
 @pytest.fixture(scope="module")
