@@ -1,16 +1,25 @@
-"""Linear layers that a CPU computes as 1 × 1 convolutions: the same but for rounding, often in half the time.
+"""Linear layers that a CPU computes as 1 × 1 convolutions, where it is faster so: the same but for rounding.
 
-PyTorch multiplies float32 matrices with MKL, which leaves the widest vector instructions of other makers' CPUs
-unused; its convolutions go through oneDNN, which asks the CPU. With one thread PyTorch convolves with MKL, too.
+PyTorch multiplies float32 matrices with MKL, which leaves the widest vector instructions of some CPUs unused; its
+convolutions go through oneDNN, which uses them but copies the weights first. Between half and twice the time was seen,
+so each shape is timed (:mod:`fiducial.ops.fastest`): apart where a backward pass follows, which loses more often.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Linear", "linear", "use_fast_linears"]
+from fiducial.ops.fastest import Fastest
+
+__all__ = ["LINEARS", "Linear", "linear", "use_fast_linears"]
+
+LINEARS = Fastest("linear layers", ("plain", "convolution"))
+MOST_ROWS = 256
+"""More rows than these are timed as these: the ratio stays."""
 
 HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
@@ -23,15 +32,19 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """:func:`torch.nn.functional.linear`, convolved where that is faster."""
-    if not _is_better_convolved(x, weight_OC):
-        return F.linear(x, weight_OC, bias_O)
+    """:func:`torch.nn.functional.linear`, convolved where that is faster on this machine."""
+    if _can_be_convolved(x, weight_OC) and _is_better_convolved(x, weight_OC):
+        return _convolved(x, weight_OC, bias_O)
+    return F.linear(x, weight_OC, bias_O)
+
+
+def _convolved(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None = None) -> Tensor:
     x_1CR1 = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
     y_1OR1 = F.conv2d(x_1CR1, weight_OC[:, :, None, None], bias_O)
     return y_1OR1.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight_OC))
 
 
-def _is_better_convolved(x: Tensor, weight: Tensor) -> bool:
+def _can_be_convolved(x: Tensor, weight: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return False
     return (
@@ -42,7 +55,31 @@ def _is_better_convolved(x: Tensor, weight: Tensor) -> bool:
         and x.shape[-1] == weight.shape[1]  # else the plain layer says what is wrong
         and type(weight) in (nn.Parameter, Tensor)  # quantized weights know linear layers alone
         and not torch.is_autocast_enabled("cpu")
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # nothing could be timed within a transform
     )
+
+
+def _is_better_convolved(x: Tensor, weight_OC: Tensor) -> bool:
+    rows, (width_out, width_in) = x.numel() // x.shape[-1], weight_OC.shape
+    trained = torch.is_grad_enabled() and (x.requires_grad or weight_OC.requires_grad)
+    power_of_two = 1 << (rows - 1).bit_length()
+    shape = (min(power_of_two, MOST_ROWS), width_in, width_out)
+    mode = "training" if trained else "inference"
+    return LINEARS.way(mode, shape, lambda: [_run(way, shape, trained) for way in (F.linear, _convolved)]) != "plain"
+
+
+def _run(way: Callable[..., Tensor], shape: tuple[int, int, int], trained: bool) -> Callable[[], object]:
+    """What is timed: a layer of ones, forward, and backward where it is ``trained``. No random number is drawn."""
+    rows, width_in, width_out = shape
+    made = torch.ones(rows, width_in), torch.ones(width_out, width_in), torch.ones(width_out)
+    given = [tensor.requires_grad_(trained) for tensor in made]
+    gradient = torch.ones(rows, width_out)
+
+    def run() -> object:
+        y = way(*given)
+        return torch.autograd.grad(y, given, gradient) if trained else y
+
+    return run
 
 
 def use_fast_linears(module: nn.Module) -> None:

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from fiducial.metric_table import MetricTable, Stage
+from fiducial.ops.linear import LINEARS
 from fiducial.prediction import Kpis
 from fiducial.progress import Pace, clock
 from fiducial.run.console import LOGGER
@@ -58,6 +59,8 @@ class Reporter(Callback):
     ) -> None:
         self.batches += 1
         self.epoch_batches += 1
+        if self.batches == 1 and (chosen := LINEARS.describe()):
+            LOGGER.info(chosen)
         self.seconds += time.monotonic() - self.batch_start
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

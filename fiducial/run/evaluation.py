@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import nn
 
+from fiducial.ops.linear import LINEARS
 from fiducial.prediction import Batch, Evaluator, Predictor
 from fiducial.run.console import LOGGER
 
@@ -34,4 +35,6 @@ class EvaluationModule(pl.LightningModule):
         """What the evaluator makes of all batches: to be asked for after the test, on every rank."""
         results = self.evaluator.finish()  # in no hook: Lightning calls none on a rank without batches
         LOGGER.info("%s: %.1f s for the whole split", self.predictor.runtime, time.monotonic() - self._start)
+        if chosen := LINEARS.describe():
+            LOGGER.info(chosen)
         return results
