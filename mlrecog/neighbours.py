@@ -62,7 +62,7 @@ def nearest(
     """
     parts = list(nearest_by_chunks(queries_QD, gallery_ND, k, left_out_Q=left_out_Q, engine=engine))
     if not parts:
-        return Neighbours(queries_QD.new_empty(0, k), queries_QD.new_empty(0, k, dtype=torch.int64))
+        return Neighbours(*(queries_QD.new_empty(0, k, dtype=dtype) for dtype in (torch.float32, torch.int64)))
     return Neighbours(*(torch.cat(tensors) for tensors in zip(*(found for _, found in parts), strict=True)))
 
 
@@ -85,9 +85,10 @@ def nearest_by_chunks(
         left_out = None if left_out_Q is None else left_out_Q[part].to(queries_QD.device)
         with torch.no_grad(), _full_precision(queries_QD.device.type):
             if index is None:
-                yield part, _search(queries_QD[part].float(), gallery_ND, k, left_out, columns)
+                found = _search(queries_QD[part].float(), gallery_ND, k, left_out, columns)
             else:
-                yield part, _search_faiss(index, queries_QD[part], k, left_out)
+                found = _search_faiss(index, queries_QD[part], k, left_out)
+        yield part, found  # outside: what the caller does between two chunks has its own precision and gradients
 
 
 def _search(queries_QD: Tensor, gallery_ND: Tensor, k: int, left_out_Q: Tensor | None, columns: int) -> Neighbours:

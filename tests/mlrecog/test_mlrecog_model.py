@@ -27,6 +27,9 @@ SMALL_DINO = DinoV2Shape(16, 2, 2, 24)
     [
         "lr_ml_recog",
         "ml_recog_triplet",
+        "ml_recog_knn",
+        "ml_recog_metrics",
+        "ml_recog_data",
         "ml_recog_resnet50",
         "ml_recog_fan_tiny",
         pytest.param("ml_recog_resnet50_train_mode", marks=pytest.mark.slow),
