@@ -44,10 +44,12 @@ def load_network(network: Recognizer, checkpoint: Checkpoint) -> LoadReport:
     Raises: CheckpointError when it is no checkpoint of ML Recog, or one of another trunk or width.
     """
     parts = _parts(checkpoint)
-    if not parts.embedder:
+    if not (parts.trunk and parts.embedder):
         found = f"no checkpoint of ML Recog: it looks like {family_of(checkpoint.state_dict)} and has no embedder"
-        fix = "give what `mlrecog train` wrote" + ("; a backbone is model.pretrained_trunk_path" if parts.trunk else "")
-        raise CheckpointError(str(checkpoint.path), found, fix)
+        fix = "; a backbone is model.pretrained_trunk_path" if parts.trunk else ""
+        if parts.embedder:
+            found, fix = "an embedder alone, no trunk", "; this file may be model.pretrained_embedder_path"
+        raise CheckpointError(str(checkpoint.path), found, f"give what `mlrecog train` wrote{fix}")
     _check_trunk(network, parts.trunk, checkpoint)
     weights = {
         **{f"embedder.{name}": tensor for name, tensor in parts.embedder.items()},
@@ -55,7 +57,7 @@ def load_network(network: Recognizer, checkpoint: Checkpoint) -> LoadReport:
         **parts.other,
     }
     renamed = replace(checkpoint, state_dict=weights)
-    return load_into(network, renamed, what=str(checkpoint.path), strict=True, adapt=_resized)
+    return load_into(network, renamed, what=str(checkpoint.path), strict=True, adapt=_resized, explain=_explained)
 
 
 def embedding_dim_of(checkpoint: Checkpoint) -> int | None:
@@ -166,7 +168,9 @@ def _check_trunk(network: Recognizer, weights: Mapping[str, Tensor], checkpoint:
     """A trunk of another family, depth or width would be told of by every tensor, or lose what it has learned."""
     wanted = network.trunk.state_dict()
     mine, held = trunk_of(wanted) or family_of(wanted), trunk_of(weights) or family_of(weights)
-    if family_of(weights) != family_of(wanted):
+    if not weights:
+        found, fix = "no trunk in it", f"give a file of {family_of(wanted)}"
+    elif family_of(weights) != family_of(wanted):
         found, fix = f"a file of {held}, where the network's trunk is {mine}", f"give a file of {family_of(wanted)}"
     elif held in TRUNKS and held != mine:
         found, fix = f"the file holds {held}, the network {mine}", f"give a file of {mine}"
@@ -178,6 +182,12 @@ def _check_trunk(network: Recognizer, weights: Mapping[str, Tensor], checkpoint:
         return
     fix += f", or set model.backbone to {held}" if held in TRUNKS else ""
     raise CheckpointError(str(checkpoint.path), found, fix)
+
+
+def _explained(name: str, wanted: tuple[int, ...] | None, held: tuple[int, ...] | None) -> str:
+    """What makes the last layer as wide as the file's; nothing for other tensors."""
+    is_last = name.removeprefix("embedder.").rpartition(".")[0] in _LAST_LAYERS
+    return f"set model.feat_dim to {held[0]}" if is_last and wanted and held else ""
 
 
 def _apart(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
