@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from fiducial.data.images import read_rgb
 from fiducial.prediction import Kpis
@@ -59,7 +60,7 @@ def write_retrieval_report(path: Path, result: Embedded, kpis: Kpis, judged: Ope
         rows: list[Sequence[Any]] = [[queries.names[own], reference.names[other], count] for own, other, count in mixed]
         page.add("Classes that are mixed up", table(["a picture of", "was taken for", "queries"], rows))
     page.add("Classes", _classes(result))
-    page.add("Is it in the gallery at all?", _open_set(judged), intro=_OPEN_SET)
+    page.add("Is it in the gallery at all?", *_open_set(judged), intro=_OPEN_SET)
     page.add("Map of the queries", _map(result), intro=_MAP)
     page.add("Run", facts(about))
     page.write(path)
@@ -152,9 +153,9 @@ def _classes(result: Embedded) -> str:
     return table(["class", "queries", "references", "precision at 1", "average precision"], rows, sortable=True)
 
 
-def _open_set(judged: OpenSet) -> str:
+def _open_set(judged: OpenSet) -> tuple[str, ...]:
     if judged.threshold is None:
-        return note("One class, or no reference of the queries' classes: nothing can be told.")
+        return (note("One class, or no reference of the queries' classes: nothing can be told."),)
     tile = tiles(
         [
             Tile("threshold", number(judged.threshold), "farther is unknown"),
@@ -177,7 +178,7 @@ def _open_set(judged: OpenSet) -> str:
         x_label="distance",
         colours=("good", "bad"),
     )
-    return "".join((tile, columns(curve, distances)))
+    return tile, columns(curve, distances)
 
 
 def _map(result: Embedded) -> str:
@@ -189,7 +190,7 @@ def _map(result: Embedded) -> str:
     x_QD, labels_Q = x_QD[::step].double(), labels_Q[::step]
     centred = x_QD - x_QD.mean(0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-    plane = (centred @ directions[:2].T).numpy()
+    plane = F.pad(centred @ directions[:2].T, (0, 2 - len(directions[:2]))).numpy()  # also of one number each
     largest = labels_Q.bincount().argsort(descending=True, stable=True)[: _COLOURED - 1].tolist()
     chosen = {queries.names[label]: labels_Q == label for label in largest if bool((labels_Q == label).any())}
     rest = ~torch.stack(list(chosen.values())).any(0)
