@@ -62,8 +62,8 @@ def spec_of_export(
 ) -> tuple[SpecT, ModelCard]:
     """The spec for an exported model of one of these tasks, by its card, and the card.
 
-    ``tree_of`` raises KeyError for a card that says too little. Raises: CheckpointError for a model of another task, or
-    a card that cannot be.
+    ``tree_of`` raises KeyError for a card that says too little, and ValueError for one that says what cannot be.
+    Raises: CheckpointError when it does, for a model of another task, or for what the spec does not allow.
     """
     card = ModelCard.read(path)
     if card.task not in tasks:
@@ -73,6 +73,6 @@ def spec_of_export(
         return compose(kind, Source(tree_of(card))).spec, card
     except KeyError as error:
         raise CheckpointError(str(path), f"its model card lacks {error}", "export the model again") from None
-    except (SpecError, TypeError) as error:  # what it says is of another kind, or outside of the spec's bounds
+    except (SpecError, TypeError, ValueError) as error:  # what it says is of another kind, or beyond the spec's bounds
         found = f"its model card says what cannot be: {one_line(str(error))}"
         raise CheckpointError(str(path), found, "export the model again") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fiducial.checkpoints.reading import read
 from fiducial.data.pictures import Picture, as_rgb
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.onnx_predictor import OnnxPredictor
+from fiducial.errors import SpecError
 from fiducial.library import Where, device_of, foreign, model_file, spec_of_export, stored_tree
 from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose
@@ -29,6 +30,7 @@ from mlrecog.predictor import EMBEDDING
 from mlrecog.runtime import RecogRuntime
 from mlrecog.task import ML_RECOG
 from mlrecog.transforms import EvalTransform
+from mlrecog.trunks import TRUNKS
 from mlrecog.weights import embedding_dim_of
 
 _ONE = (str, Path, Image.Image, np.ndarray)
@@ -85,7 +87,7 @@ class TrainedRecognizer:
 
         Raises: DatasetError for a picture that cannot be read.
         """
-        pictures = [images] if isinstance(images, _ONE) else list(images)
+        pictures = _listed(images)
         transform = EvalTransform(self._runtime.size, self._runtime.normalize)
         found = []
         for start in range(0, len(pictures), batch_size):
@@ -95,7 +97,7 @@ class TrainedRecognizer:
 
     def search(
         self,
-        images: Picture | Sequence[Picture],
+        images: Picture | Iterable[Picture],
         gallery: str | Path | AnyGallery,
         k: int = 5,
         *,
@@ -105,12 +107,16 @@ class TrainedRecognizer:
         """What each picture is, by its ``k`` nearest in a gallery that ``mlrecog gallery`` keeps.
 
         ``threshold`` and ``margin`` decide that a picture is of no class; None takes the gallery's own.
-        Raises: CheckpointError when the gallery was built with another model; DatasetError when there is none.
+        Raises: CheckpointError when the gallery was built with another model; DatasetError when there is none, or for a
+        picture that cannot be read.
         """
         kept = gallery if isinstance(gallery, AnyGallery) else open_gallery(str(gallery))
         if kept.card.model.weights:
             kept.card.check(model_facts(self._predictor, self._runtime, self._path), kept.path)
-        found = kept.search(self.embed(images), k)
+        embeddings_QD = self.embed(images)
+        if not len(embeddings_QD):
+            return []
+        found = kept.search(embeddings_QD, k)
         card = kept.card.deciding(threshold, margin)
         decisions = found.decisions(card.threshold, card.margin)
         rows = zip(decisions, found.labels, found.distances_Qk.tolist(), found.sources, strict=True)
@@ -119,10 +125,10 @@ class TrainedRecognizer:
             for decision, labels, distances, sources in rows
         ]
 
-    def gallery(self, pictures: Mapping[str, Sequence[Picture]]) -> Gallery:
-        """A gallery in memory, of some pictures of each class."""
-        labels = [label for label, of_class in pictures.items() for _ in of_class]
-        everything = [picture for of_class in pictures.values() for picture in of_class]
+    def gallery(self, pictures: Mapping[str, Picture | Iterable[Picture]]) -> Gallery:
+        """A gallery in memory, of some pictures of each class, or one. Raises: DatasetError as :meth:`embed`."""
+        labelled = [(label, picture) for label, of_class in pictures.items() for picture in _listed(of_class)]
+        labels, everything = [label for label, _ in labelled], [picture for _, picture in labelled]
         sources = [str(picture) if isinstance(picture, str | Path) else "" for picture in everything]
         return Gallery.of_folders(labels, sources, self.embed(everything))
 
@@ -134,7 +140,8 @@ def load(path: str | Path, *, spec: str | Path | None = None, device: Where = No
     the training's YAML; only needed for TAO checkpoints that have no ``experiment.yaml`` beside them. ``device``: where
     torch runs it, a GPU when there is one.
 
-    Raises: CheckpointError when there is no such model, it is damaged or unsafe, or what it is cannot be told.
+    Raises: CheckpointError when there is no such model, it is damaged or unsafe, or what it is cannot be told;
+        SpecError for a spec of no network.
     """
     found = model_file(path, ML_RECOG.prefix)
     if found.suffix.lower() == ".onnx":
@@ -145,7 +152,10 @@ def load(path: str | Path, *, spec: str | Path | None = None, device: Where = No
     checkpoint = read(found)
     if embedding_dim_of(checkpoint) is None:
         raise foreign(checkpoint, "ML Recog", "give what `mlrecog train` wrote")
-    runtime = ML_RECOG.runtime(compose(ExperimentSpec, Source(stored_tree(ML_RECOG, checkpoint, spec))).spec)
+    trained_with = compose(ExperimentSpec, Source(stored_tree(ML_RECOG, checkpoint, spec))).spec
+    if wrong := [problem for problem in ML_RECOG.check_spec(trained_with, "evaluate") if problem.level == "error"]:
+        raise SpecError.of(wrong)
+    runtime = ML_RECOG.runtime(trained_with)
     predictor = runtime.torch_predictor(checkpoint)
     predictor.module.to(device_of(device))
     return TrainedRecognizer(runtime, predictor, found)
@@ -161,8 +171,14 @@ def run(action: str, spec: str | Path | Mapping[str, Any], *overrides: str) -> R
     return perform((ML_RECOG,), action, spec, overrides)
 
 
+def _listed(images: Picture | Iterable[Picture]) -> list[Picture]:
+    return [images] if isinstance(images, _ONE) else list(images)
+
+
 def _tree_of(card: ModelCard) -> dict[str, Any]:
     height, width = card.details["image_size"]
+    if card.backbone not in TRUNKS:
+        raise ValueError(f"a backbone {card.backbone!r}")
     return {
         "model": {"backbone": card.backbone, "input_width": width, "input_height": height},
         "dataset": {"pixel_mean": list(card.mean), "pixel_std": list(card.std)},
