@@ -228,6 +228,20 @@ class TestSurroundings:
             found = nearest(queries, gallery, 5)
         assert torch.equal(found.distances_Qk, nearest(queries, gallery, 5).distances_Qk)
 
+    def test_products_are_of_full_precision(self, monkeypatch):
+        """On a GPU, TF32 would change who is near; a CPU's numbers do not show it."""
+        told, exact = [], neighbours.linear
+        monkeypatch.setattr(
+            neighbours, "linear", lambda *args: told.append(torch.get_float32_matmul_precision()) or exact(*args)
+        )
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            nearest(drawn(2), drawn(9), 2)
+        finally:
+            torch.set_float32_matmul_precision(before)
+        assert told == ["highest"]
+
     def test_numbers_of_half_precision_are_searched_as_they_are(self):
         queries, gallery = drawn(20, 1).bfloat16(), drawn(200).bfloat16()
         whole = nearest(queries.float(), gallery.float(), 5)
