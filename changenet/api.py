@@ -18,7 +18,7 @@ from fiducial.checkpoints.reading import read
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.onnx_predictor import OnnxPredictor
 from fiducial.errors import CheckpointError
-from fiducial.library import Where, device_of, foreign, model_file, spec_of_export, stored_tree
+from fiducial.library import Where, foreign, model_file, ready, spec_of_export, stored_tree
 from fiducial.spec.compose import Source, compose
 
 __all__ = ["load", "load_detector", "load_inspector", "run"]
@@ -28,15 +28,25 @@ _TASKS = {task.name: task for task in (CLASSIFY, SEGMENT)}
 
 @overload
 def load(
-    path: str | Path, *, task: Literal["classify"], spec: str | Path | None = None, device: Where = None
+    path: str | Path,
+    *,
+    task: Literal["classify"],
+    spec: str | Path | None = None,
+    device: Where = None,
+    compile: bool = False,
 ) -> Inspector: ...
 @overload
 def load(
-    path: str | Path, *, task: Literal["segment"], spec: str | Path | None = None, device: Where = None
+    path: str | Path,
+    *,
+    task: Literal["segment"],
+    spec: str | Path | None = None,
+    device: Where = None,
+    compile: bool = False,
 ) -> ChangeDetector: ...
 @overload
 def load(
-    path: str | Path, *, task: None = None, spec: str | Path | None = None, device: Where = None
+    path: str | Path, *, task: None = None, spec: str | Path | None = None, device: Where = None, compile: bool = False
 ) -> Inspector | ChangeDetector: ...
 def load(
     path: str | Path,
@@ -44,32 +54,38 @@ def load(
     task: Literal["classify", "segment"] | None = None,
     spec: str | Path | None = None,
     device: Where = None,
+    compile: bool = False,
 ) -> Inspector | ChangeDetector:
     """Load a trained model: an ``Inspector`` for task classify, a ``ChangeDetector`` for task segment.
 
     ``path``: a run's results folder, a checkpoint (this project's or TAO's), or an exported ``.onnx`` file. ``task``:
     what it must be; None takes either. ``spec``: the training's YAML; only needed for TAO checkpoints that have no
-    ``experiment.yaml`` beside them. ``device``: where torch runs it, a GPU when there is one.
+    ``experiment.yaml`` beside them. ``device``: where torch runs it, a GPU when there is one. ``compile``:
+    a checkpoint's network for this machine, at its first use: it takes minutes once, and seconds at later starts.
 
     Raises: CheckpointError when there is no such model, it is damaged, unsafe or of the other task, or what it is
         cannot be told.
     """
     prefix = _TASKS[task].prefix if task else _prefix_in(Path(path))
     found = model_file(path, prefix)
-    loaded = _exported(found) if found.suffix.lower() == ".onnx" else _checkpoint(found, spec, device)
+    loaded = _exported(found) if found.suffix.lower() == ".onnx" else _checkpoint(found, spec, device, compile)
     if task and loaded.spec.task != task:
         raise CheckpointError(str(found), f"a model of task {loaded.spec.task}", f"give a model of task {task}")
     return loaded
 
 
-def load_inspector(path: str | Path, *, spec: str | Path | None = None, device: Where = None) -> Inspector:
+def load_inspector(
+    path: str | Path, *, spec: str | Path | None = None, device: Where = None, compile: bool = False
+) -> Inspector:
     """:func:`load` a model of task classify."""
-    return load(path, task="classify", spec=spec, device=device)
+    return load(path, task="classify", spec=spec, device=device, compile=compile)
 
 
-def load_detector(path: str | Path, *, spec: str | Path | None = None, device: Where = None) -> ChangeDetector:
+def load_detector(
+    path: str | Path, *, spec: str | Path | None = None, device: Where = None, compile: bool = False
+) -> ChangeDetector:
     """:func:`load` a model of task segment."""
-    return load(path, task="segment", spec=spec, device=device)
+    return load(path, task="segment", spec=spec, device=device, compile=compile)
 
 
 def run(action: str, spec: str | Path | Mapping[str, Any], *overrides: str) -> Result:
@@ -82,7 +98,7 @@ def run(action: str, spec: str | Path | Mapping[str, Any], *overrides: str) -> R
     return perform((CLASSIFY, SEGMENT), action, spec, overrides)
 
 
-def _checkpoint(path: Path, spec: str | Path | None, device: Where) -> Inspector | ChangeDetector:
+def _checkpoint(path: Path, spec: str | Path | None, device: Where, compile: bool) -> Inspector | ChangeDetector:
     checkpoint = read(path)
     task = task_of(checkpoint.state_dict)
     if task is None:
@@ -91,12 +107,10 @@ def _checkpoint(path: Path, spec: str | Path | None, device: Where) -> Inspector
     composed = compose(ExperimentSpec, Source(tree)).spec
     if task == "classify":
         inspecting = CLASSIFY.runtime(composed)
-        inspector = inspecting.torch_predictor(checkpoint)
-        inspector.module.to(device_of(device))
+        inspector = ready(inspecting.torch_predictor(checkpoint), device, compile)
         return Inspector(inspecting, inspector)
     detecting = SEGMENT.runtime(composed)
-    detector = detecting.torch_predictor(checkpoint)
-    detector.network.to(device_of(device))
+    detector = ready(detecting.torch_predictor(checkpoint), device, compile)
     return ChangeDetector(detecting, detector)
 
 

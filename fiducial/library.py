@@ -13,19 +13,29 @@ from fiducial.checkpoints.reading import Checkpoint
 from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES, resolve_model_file
 from fiducial.deploy.card import ENTRY, ModelCard
 from fiducial.errors import CheckpointError, SpecError, one_line
+from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose, read_source
 from fiducial.spec.knob import Section
 from fiducial.task import Task
 
-__all__ = ["Where", "device_of", "foreign", "model_file", "spec_of_export", "stored_tree"]
+__all__ = ["Where", "device_of", "foreign", "model_file", "ready", "spec_of_export", "stored_tree"]
 
 SpecT = TypeVar("SpecT", bound=Section)
+PredictorT = TypeVar("PredictorT", bound=Predictor)
 Where = str | torch.device | None
 
 
 def device_of(wanted: Where) -> str | torch.device:
     """What a user asks for; without a wish a GPU when there is one."""
     return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def ready(predictor: PredictorT, device: Where, compile: bool) -> PredictorT:
+    """A predictor that torch runs where a user wants it, compiled where that is wanted."""
+    predictor.module.to(device_of(device))
+    if compile:
+        predictor.compile()
+    return predictor
 
 
 def model_file(path: str | Path, prefix: str) -> Path:

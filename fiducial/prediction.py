@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from fiducial.spec.common import CompileMode
+
 __all__ = ["Batch", "Evaluator", "Graph", "GraphInput", "Kpis", "Outputs", "Predictor"]
 
 ResultT = TypeVar("ResultT")
@@ -60,6 +62,8 @@ class Predictor(ABC):
     """``torch``, ``onnxruntime``, …"""
     network: nn.Module | None = None
     """The module, where torch runs it: it is moved to where the batches are."""
+    compiled_calls: ClassVar[tuple[str, ...]] = ("forward",)
+    """The network's methods that :meth:`predict` calls with nothing but batches of tensors."""
 
     @abstractmethod
     def predict(self, batch: Batch) -> Outputs:
@@ -79,6 +83,15 @@ class Predictor(ABC):
 
         weights = iter(()) if self.network is None else self.network.parameters()
         return next((weight.device for weight in weights), torch.device("cpu"))
+
+    def compile(self, mode: CompileMode | bool = True) -> None:
+        """Compile what torch runs, when it is first called; see :mod:`fiducial.deploy.compiled`.
+
+        Raises: ValueError where something else runs the model.
+        """
+        from fiducial.deploy.compiled import compile_calls
+
+        compile_calls(self.module, self.compiled_calls, mode)
 
     def facts(self) -> Mapping[str, str]:
         """What a report says about how it ran."""

@@ -54,6 +54,7 @@ class ResumeRules:
         *("evaluate.checkpoint", "evaluate.results_dir", "evaluate.trt_engine"),
         *("train.num_epochs", "train.results_dir", "train.resume_training_checkpoint_path", "train.checkpoint"),
         *("train.validation_interval", "train.tensorboard", "train.keep_checkpoints", "train.enable_lr_monitor"),
+        "train.compile",
     )
     free_endings: tuple[str, ...] = (".workers", ".num_workers_per_gpu", "_mb")
 

@@ -19,7 +19,7 @@ from fiducial.data.pictures import Picture, as_rgb
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.onnx_predictor import OnnxPredictor
 from fiducial.errors import DatasetError
-from fiducial.library import Where, device_of, foreign, model_file, spec_of_export, stored_tree
+from fiducial.library import Where, foreign, model_file, ready, spec_of_export, stored_tree
 from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose
 from mal.annotations import Box
@@ -140,12 +140,13 @@ def _labelled(mask: PlacedMask, box: Box) -> LabelledBox:
     return LabelledBox(mask.full(), box_fit(box, mask.bounds()), box.corners)
 
 
-def load(path: str | Path, *, spec: str | Path | None = None, device: Where = None) -> Labeler:
+def load(path: str | Path, *, spec: str | Path | None = None, device: Where = None, compile: bool = False) -> Labeler:
     """Load a trained labeller.
 
     ``path``: a run's results folder, a checkpoint (this project's or TAO's), or an exported ``.onnx`` file. ``spec``:
     the training's YAML; only needed for TAO checkpoints that have no ``experiment.yaml`` beside them. ``device``: where
-    torch runs it, a GPU when there is one.
+    torch runs it, a GPU when there is one. ``compile``: a checkpoint's network for this machine, at its first use: it
+    takes minutes once, and seconds at later starts.
 
     Raises: CheckpointError when there is no such model, it is damaged or unsafe, or what it is cannot be told.
     """
@@ -160,8 +161,7 @@ def load(path: str | Path, *, spec: str | Path | None = None, device: Where = No
     tree = stored_tree(MAL, checkpoint, spec)
     tree["inference"] = {**(tree.get("inference") or {}), "quality": False}
     runtime = MAL.runtime(compose(ExperimentSpec, Source(tree)).spec)
-    predictor = runtime.torch_predictor(checkpoint)
-    predictor.module.to(device_of(device))
+    predictor = ready(runtime.torch_predictor(checkpoint), device, compile)
     return Labeler(runtime, predictor)
 
 

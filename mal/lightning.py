@@ -30,6 +30,7 @@ class MalModule(TrainingModule):
 
     tao_model = "mal"
     loss_name = "train/loss"
+    compiled_calls = {"student": "forward", "teacher": "forward"}
 
     def __init__(
         self,

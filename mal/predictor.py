@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fiducial.deploy.compiled import compile_calls
 from fiducial.prediction import Batch, Outputs, Predictor
+from fiducial.spec.common import CompileMode
 from mal.decode import mask_prob
 from mal.model import MaskNetwork
 
@@ -65,6 +67,11 @@ class BoxPredictor(Predictor):
     def predict(self, batch: Batch) -> Outputs:
         """:meth:`BoxLabeler.outputs`."""
         return self.labeler.outputs(batch)
+
+    def compile(self, mode: CompileMode | bool = True) -> None:
+        super().compile(mode)
+        if self.labeler.second is not None:
+            compile_calls(self.labeler.second, self.compiled_calls, mode)
 
     def facts(self) -> dict[str, str]:
         return {"networks": str(len(self.labeler.networks)), "flip": str(self.labeler.flip)}

@@ -19,7 +19,7 @@ from fiducial.data.pictures import Picture, as_rgb
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.onnx_predictor import OnnxPredictor
 from fiducial.errors import SpecError
-from fiducial.library import Where, device_of, foreign, model_file, spec_of_export, stored_tree
+from fiducial.library import Where, foreign, model_file, ready, spec_of_export, stored_tree
 from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose
 from mlrecog.config import ExperimentSpec
@@ -133,12 +133,15 @@ class TrainedRecognizer:
         return Gallery.of_folders(labels, sources, self.embed(everything))
 
 
-def load(path: str | Path, *, spec: str | Path | None = None, device: Where = None) -> TrainedRecognizer:
+def load(
+    path: str | Path, *, spec: str | Path | None = None, device: Where = None, compile: bool = False
+) -> TrainedRecognizer:
     """Load a trained recognizer.
 
     ``path``: a run's results folder, a checkpoint (this project's or TAO's), or an exported ``.onnx`` file. ``spec``:
     the training's YAML; only needed for TAO checkpoints that have no ``experiment.yaml`` beside them. ``device``: where
-    torch runs it, a GPU when there is one.
+    torch runs it, a GPU when there is one. ``compile``: a checkpoint's network for this machine, at its first use: it
+    takes minutes once, and seconds at later starts.
 
     Raises: CheckpointError when there is no such model, it is damaged or unsafe, or what it is cannot be told;
         SpecError for a spec of no network.
@@ -156,8 +159,7 @@ def load(path: str | Path, *, spec: str | Path | None = None, device: Where = No
     if wrong := [problem for problem in ML_RECOG.check_spec(trained_with, "evaluate") if problem.level == "error"]:
         raise SpecError.of(wrong)
     runtime = ML_RECOG.runtime(trained_with)
-    predictor = runtime.torch_predictor(checkpoint)
-    predictor.module.to(device_of(device))
+    predictor = ready(runtime.torch_predictor(checkpoint), device, compile)
     return TrainedRecognizer(runtime, predictor, found)
 
 

@@ -17,6 +17,7 @@ class PairPredictor(Predictor):
     """Runs the network in torch. Goldens that rows share are encoded once, within ``cache_mb`` of memory."""
 
     runtime = "torch"
+    compiled_calls = ("forward", "encode", "encode_golden", "compare")
 
     def __init__(self, network: nn.Module, *, cache_mb: int) -> None:
         self.network = network.eval().requires_grad_(False)

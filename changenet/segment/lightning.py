@@ -31,6 +31,7 @@ class SegmentModule(TrainingModule):
     """
 
     tao_model = "visual_changenet_segment"
+    compiled_calls = {"model": "predictions"}
 
     def __init__(
         self,

@@ -161,13 +161,14 @@ class ChangeSegmenter(nn.Module):
         """The last output of :meth:`forward`. Raises: ValueError as :meth:`forward`."""
         check_same_shape(before=before, after=after)
         if self.training or torch.is_grad_enabled():
-            return self._final(before, after)
+            return self.final_at_once(before, after)
         most = PIXELS_AT_ONCE.get(before.device.type, MOST_PIXELS_AT_ONCE)
         count = max(1, most // (before.shape[-2] * before.shape[-1]))
         parts = zip(torch.split(before, count), torch.split(after, count), strict=True)
-        return torch.cat([self._final(*part) for part in parts])
+        return torch.cat([self.final_at_once(*part) for part in parts])
 
-    def _final(self, before: Tensor, after: Tensor) -> Tensor:
+    def final_at_once(self, before: Tensor, after: Tensor) -> Tensor:
+        """:meth:`final` in one pass, however large the batch."""
         if self.average_scales:
             return self(before, after)[-1]  # type: ignore[no-any-return]
         return self.decoder.final(self._maps(before, after))

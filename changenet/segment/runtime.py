@@ -47,6 +47,7 @@ class ScenePredictor(Predictor):
     """Runs the network in torch."""
 
     runtime = "torch"
+    compiled_calls = ("final_at_once",)
     network: ChangeSegmenter
 
     def __init__(self, network: ChangeSegmenter) -> None:

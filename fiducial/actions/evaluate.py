@@ -15,6 +15,7 @@ from fiducial.actions.result import Result
 from fiducial.deploy.kinds import runtime_of
 from fiducial.metric_table import Stage
 from fiducial.prediction import Predictor
+from fiducial.run.console import LOGGER
 from fiducial.run.devices import resolve_devices, single
 from fiducial.run.evaluation import EvaluationModule
 from fiducial.run.ranks import global_rank
@@ -44,6 +45,11 @@ def _run(task: Task[Any], run: Run, stage: Stage, message: str) -> Result:
     runtime.action = run.action.name
     assert kind.open is not None
     predictor = kind.open(model_file, runtime, run.spec.encryption_key)
+    if run.section.compile:
+        if predictor.network is None:
+            LOGGER.warning("%s.compile: %s runs the model as it is", run.action.name, predictor.runtime)
+        else:
+            predictor.compile(run.section.compile)
     trainer = evaluation_trainer(run, devices, task.policy(run.spec))
     module = EvaluationModule(predictor, runtime.evaluator(stage, folder=run.folder))
     loaders = runtime.loaders(stage, rank=global_rank(), world_size=devices.num_processes)

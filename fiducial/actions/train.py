@@ -38,6 +38,8 @@ def train(task: Task[Any], run: Run) -> Result:
     datamodule = runtime.datamodule()
     module = runtime.module(pretrained=resume is None)
     module.policy = task.policy(run.spec)
+    if settings.compile:
+        module.compile_networks(settings.compile)
     if module.plan.weights:
         run.status.write(module.plan.weights)
     reporter = Reporter(run.status, task.metrics)

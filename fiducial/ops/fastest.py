@@ -22,7 +22,7 @@ import torch
 
 from fiducial.data.cache import Cache, default_cache_dir, digest
 
-__all__ = ["VARIABLE", "Fastest", "processor"]
+__all__ = ["VARIABLE", "Fastest", "machine", "processor"]
 
 VARIABLE = "FIDUCIAL_MEASURE"
 GAIN = 0.9
@@ -48,6 +48,12 @@ def processor() -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, "") or platform.processor() or platform.machine()
+
+
+def machine() -> list[str]:
+    """What decides how fast something is computed here, and by which instructions."""
+    limits = [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
+    return [processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__, *limits]
 
 
 class Fastest:
@@ -124,10 +130,7 @@ class Fastest:
     # --- what is kept ---------------------------------------------------------------------------------------------
 
     def _record(self, threads: int) -> str:
-        limits = [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
-        capability = torch.backends.cpu.get_cpu_capability()
-        machine = [self.subject, processor(), capability, torch.__version__, str(threads), *limits]
-        return f"fastest-{digest(' | '.join(machine))[:16]}"
+        return f"fastest-{digest(' | '.join([self.subject, str(threads), *machine()]))[:16]}"
 
     def _read(self, threads: int) -> dict[str, Answer]:
         found = self._cache.read(self._record(threads)).get("found")

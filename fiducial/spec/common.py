@@ -31,6 +31,8 @@ Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
 PositiveTriple = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 """One number above 0 for each of red, green, blue."""
 
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+"""The modes of ``torch.compile``."""
 
 MAX_GPUS = 1024
 """GPUs of one machine, more than any has: what a spec asks for beyond is a slip."""
@@ -183,6 +185,12 @@ class TrainSection(DistributedSection):
         schema=False,
     )
     enable_lr_monitor: bool = knob(False, "Log the learning rate at every step.", schema=False)
+    compile: bool | CompileMode = knob(
+        False,
+        "Compile the network with torch.compile: true, or one of its modes. Steps are faster on most GPUs, hardly on a "
+        "CPU; the first one takes minutes.",
+        schema=False,
+    )
 
 
 class RunModelSection(DistributedSection):
@@ -207,6 +215,12 @@ class RunModelSection(DistributedSection):
         le=MAX_BATCH,
         schema_range=(-1, None),
         shown=True,
+    )
+    compile: bool | CompileMode = knob(
+        False,
+        "Compile a checkpoint's network for this machine: true, or a mode of torch.compile. The first start takes "
+        "minutes, later ones seconds.",
+        schema=False,
     )
 
 

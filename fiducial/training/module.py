@@ -20,6 +20,8 @@ from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Evaluator, Kpis, Outputs
 from fiducial.redact import redact
 from fiducial.run.console import LOGGER
+from fiducial.spec.common import CompileMode
+from fiducial.training.compiled import compile_training
 from fiducial.training.mean import MeanLoss
 from fiducial.training.policy import TrainerPolicy
 
@@ -57,6 +59,8 @@ class TrainingModule(pl.LightningModule):
     """What TAO calls the network in a checkpoint; empty where it writes nothing."""
     loss_name: ClassVar[str] = "train_loss"
     """Name of the loss of training among the logged scalars."""
+    compiled_calls: ClassVar[Mapping[str, str]] = {"model": "forward"}
+    """For ``train.compile``: the method that steps call of each network, by the networks' names in the module."""
 
     def __init__(self, plan: TrainingPlan, *, evaluators: Mapping[Stage, Evaluator[Any]] | None = None) -> None:
         super().__init__()
@@ -103,6 +107,11 @@ class TrainingModule(pl.LightningModule):
             self._losses["val"].update(loss.detach(), len(next(iter(outputs.values()))))
         if "val" in self.evaluators:
             self.evaluators["val"].update(outputs, batch, source=dataloader_idx)
+
+    def compile_networks(self, mode: CompileMode | bool = True) -> None:
+        """Let ``torch.compile`` compile what steps call; see :mod:`fiducial.training.compiled`."""
+        for network, call in self.compiled_calls.items():
+            compile_training(getattr(self, network), call, mode)
 
     # --- optimising by hand ---------------------------------------------------------------------------------------
 
