@@ -250,6 +250,12 @@ class InferenceSection(RunSection):
     formats: list[Literal["coco", "coco_polygons", "yolo", "png", "cvat", "label_studio"]] = knob(
         ["coco"], "Files to write beside TAO's JSON.", schema=False
     )
+    label_studio_images: str = knob(
+        "",
+        "What stands before the pictures' names in label_studio.json: where Label Studio finds them, such as "
+        "/data/local-files/?d=images/.",
+        schema=False,
+    )
     quality: bool = knob(
         True, "Judge each mask without ground truth, and write a report, worst first. Doubles the time.", schema=False
     )

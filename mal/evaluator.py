@@ -122,10 +122,11 @@ class BoxEvaluator(Evaluator[Results]):
     def write(self, result: Results, facts: Mapping[str, Any]) -> tuple[Path, ...]:
         if self.files is None:
             return ()
+        folder, spec, images = self.files.folder, self.files.spec, self.files.images
+        kpis = self.kpis(result)
         if self.stage == "infer":
-            return write_inference(self.files.folder, self.files.spec, self.files.images, result, facts)
-        ious = self._ious(result)
-        return write_evaluation(self.files.folder, self.files.spec, result, self.kpis(result), ious.by_class(), facts)
+            return write_inference(folder, spec, images, result, kpis, facts)
+        return write_evaluation(folder, images, result, kpis, self._ious(result).by_class(), facts)
 
     def _ious(self, result: Results) -> ClassIou:
         metric = ClassIou(len(self.annotations.class_names))

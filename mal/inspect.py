@@ -16,7 +16,7 @@ from fiducial.data.files import is_file
 from fiducial.data.images import check_whole, open_image
 from fiducial.errors import DatasetError, Problem, UserError, one_line
 from fiducial.task import DataReport, SplitFacts
-from mal.annotations import looks_like_corners
+from mal.annotations import looks_like_corners, looks_like_shares
 from mal.splits import KEYS, Split, files_of, read_split, values_of
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ def _check_boxes(spec: ExperimentSpec, split: Split, name: str) -> Iterator[Prob
     if looks_like_corners(annotations):
         found = f"most boxes reach beyond their picture, and would not as corners (first: {_first(ids)})"
         yield Problem(where, found, "bbox is x, y, width, height in COCO: convert x0, y0, x1, y1")
+        return
+    if looks_like_shares(annotations):
+        found = f"most boxes lie within the first pixel: shares of the picture, 0 to 1 (first: {_first(ids)})"
+        yield Problem(where, found, "bbox is in pixels in COCO: multiply by the picture's width and height")
         return
     rows: dict[str, list[int]] = {}
     for row, reason in selection.left_out.items():

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fiducial.errors import one_line
+from fiducial.run.console import LOGGER
 from mal.annotations import Box, Picture
+from mal.coco_labels import labelled_tree, write_json
 from mal.results import Labelled, Results
 
-__all__ = ["WRITERS", "decoded", "polygons"]
+__all__ = ["WRITERS", "decoded", "label_studio", "polygons"]
 
 Polygon = list[tuple[float, float]]
 
@@ -71,15 +72,14 @@ def _by_picture(results: Results) -> Iterator[tuple[Picture, list[tuple[Box, Lab
 
 
 def _coco_polygons(folder: Path, results: Results) -> list[Path]:
-    """``labels_polygons.json``: COCO with ``segmentation`` as polygons."""
-    annotations = results.annotations
-    rows = []
-    for found in results.labelled:
-        box = results.box(found)
-        flat = [[round(n, 2) for point in polygon for n in point] for polygon in polygons(decoded(found))]
-        row = {**annotations.rows[box.row], "segmentation": flat, "area": found.mask_area, "iscrowd": 0}
-        rows.append(row)
-    return [_json(folder / "labels_polygons.json", {**annotations.tree, "annotations": rows})]
+    """``labels_polygons.json``: the same COCO file with ``segmentation`` as polygons, and the masks' areas."""
+
+    def flat(found: Labelled) -> list[list[float]]:
+        return [[round(n, 2) for point in polygon for n in point] for polygon in polygons(decoded(found))]
+
+    path = folder / "labels_polygons.json"
+    write_json(path, labelled_tree(results, area="mask", segmentation=flat))
+    return [path]
 
 
 def _yolo(folder: Path, results: Results) -> list[Path]:
@@ -87,29 +87,39 @@ def _yolo(folder: Path, results: Results) -> list[Path]:
     target = folder / "yolo"
     names = results.annotations.class_names
     written = [_text(target / "classes.txt", "".join(f"{one_line(name)}\n" for name in names))]
-    for picture, items in _by_picture(results):
+    for file, (picture, items) in zip(_files(results, ".txt"), _by_picture(results), strict=True):
         lines = []
         for box, found in items:
             for polygon in polygons(decoded(found))[:1]:  # a line holds one polygon: the largest
                 shares = [n for x, y in polygon for n in (x / picture.width, y / picture.height)]
                 lines.append(f"{box.category} " + " ".join(f"{n:.6f}" for n in shares))
-        written.append(_text(target / _stem(picture, ".txt"), "".join(f"{line}\n" for line in lines)))
+        written.append(_text(target / file, "".join(f"{line}\n" for line in lines)))
     return written
 
 
 def _png(folder: Path, results: Results) -> list[Path]:
-    """``masks/``: of each picture one 16-bit PNG with the number of the object, 1 and up, in its pixels."""
+    """``masks/``: of each picture one 16-bit PNG with the number of the object, 1 and up, in its pixels.
+
+    Where masks lie over each other, the smaller one is on top. ``objects.csv`` says which annotation a number is.
+    """
     from PIL import Image
 
-    written = []
-    for picture, items in _by_picture(results):
-        instances = np.zeros((picture.height, picture.width), np.uint16)
-        for number, (_, found) in enumerate(items, 1):
-            instances[decoded(found)] = number
-        path = folder / "masks" / _stem(picture, ".png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(instances).save(path)
-        written.append(path)
+    target = folder / "masks"
+    target.mkdir(parents=True, exist_ok=True)
+    names, written = results.annotations.class_names, [target / "objects.csv"]
+    with written[0].open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(["mask", "number", "annotation_id", "category"])
+        for name, (picture, items) in zip(_files(results, ".png"), _by_picture(results), strict=True):
+            numbered = list(enumerate(items, 1))
+            writer.writerows([name, number, box.id, names[box.category]] for number, (box, _) in numbered)
+            instances = np.zeros((picture.height, picture.width), np.uint16)
+            for number, (_, found) in sorted(numbered, key=lambda item: -item[1][1].mask_area):
+                instances[decoded(found)] = number
+            path = target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(instances).save(path)
+            written.append(path)
     return written
 
 
@@ -119,11 +129,11 @@ def _cvat(folder: Path, results: Results) -> list[Path]:
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "  <version>1.1</version>"]
     for number, (picture, items) in enumerate(_by_picture(results)):
         size = f'width="{picture.width}" height="{picture.height}"'
-        lines.append(f'  <image id="{number}" name={quoteattr(picture.file)} {size}>')
+        lines.append(f'  <image id="{number}" name={_attribute(picture.file)} {size}>')
         for group, (box, found) in enumerate(items, 1):
             for polygon in polygons(decoded(found)):
                 points = ";".join(f"{x:.2f},{y:.2f}" for x, y in polygon)
-                label = quoteattr(names[box.category])
+                label = _attribute(names[box.category])
                 lines.append(
                     f'    <polygon label={label} source="auto" occluded="0" points="{points}" z_order="0" '
                     f'group_id="{group}"></polygon>'
@@ -132,8 +142,11 @@ def _cvat(folder: Path, results: Results) -> list[Path]:
     return [_text(folder / "cvat.xml", "\n".join([*lines, "</annotations>", ""]))]
 
 
-def _label_studio(folder: Path, results: Results) -> list[Path]:
-    """``label_studio.json``: tasks with predictions, polygons in percent of the picture."""
+def label_studio(folder: Path, results: Results, image_root: str = "") -> list[Path]:
+    """``label_studio.json``: tasks with predictions, polygons in percent of the picture.
+
+    ``label_studio.xml``: the labelling interface that they belong to. ``image_root`` stands before the pictures' names.
+    """
     names, tasks = results.annotations.class_names, []
     for picture, items in _by_picture(results):
         shapes = []
@@ -154,8 +167,15 @@ def _label_studio(folder: Path, results: Results) -> list[Path]:
                 )
         scores = [found.quality.score for _, found in items if found.quality is not None]
         prediction = {"model_version": "mal", "score": min(scores, default=0.0), "result": shapes}
-        tasks.append({"data": {"image": picture.file}, "predictions": [prediction]})
-    return [_json(folder / "label_studio.json", tasks)]
+        tasks.append({"data": {"image": image_root + picture.file}, "predictions": [prediction]})
+    path = folder / "label_studio.json"
+    write_json(path, tasks)
+    choices = "".join(f"    <Label value={_attribute(name)}/>\n" for name in names)
+    interface = (
+        '<View>\n  <Image name="image" value="$image"/>\n  <PolygonLabels name="label" toName="image">\n'
+        f"{choices}  </PolygonLabels>\n</View>\n"
+    )
+    return [path, _text(folder / "label_studio.xml", interface)]
 
 
 WRITERS: dict[str, Callable[[Path, Results], Sequence[Path]]] = {
@@ -163,22 +183,36 @@ WRITERS: dict[str, Callable[[Path, Results], Sequence[Path]]] = {
     "yolo": _yolo,
     "png": _png,
     "cvat": _cvat,
-    "label_studio": _label_studio,
+    "label_studio": label_studio,
 }
 """What ``inference.formats`` adds to TAO's own file."""
 
 
-def _stem(picture: Picture, suffix: str) -> str:
-    """The file of a picture below a folder of results, folders of its name included, never outside."""
-    parts = [part for part in PurePosixPath(picture.file.replace("\\", "/")).parts if part not in ("/", "..", ".")]
-    return str(PurePosixPath(*parts).with_suffix(suffix))
+def _files(results: Results, suffix: str) -> list[str]:
+    """Of each picture its file below a folder of results: folders of its name included, never outside.
+
+    Where another picture has that name already, as of two that differ in nothing but their suffix, it keeps its own.
+    """
+    files: list[str] = []
+    taken: set[str] = set()
+    for place, picture in enumerate(results.annotations.pictures):
+        parts = [part for part in PurePosixPath(picture.file.replace("\\", "/")).parts if part not in ("/", "..", ".")]
+        name = PurePosixPath(*parts)
+        choices = [str(name.with_suffix(suffix)), f"{name}{suffix}", f"{name}-{place}{suffix}"]
+        file = next((choice for choice in choices if choice not in taken), choices[-1])
+        if file != choices[0]:
+            LOGGER.warning("%s: written as %s, as another picture is %s", one_line(picture.file), file, choices[0])
+        files.append(file)
+        taken.add(file)
+    return files
+
+
+def _attribute(text: str) -> str:
+    """A value in quotes, without the characters that XML cannot hold."""
+    return quoteattr("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text))
 
 
 def _text(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
-
-
-def _json(path: Path, tree: Any) -> Path:
-    return _text(path, json.dumps(tree))

@@ -13,8 +13,8 @@ from PIL import Image
 
 from fiducial.errors import UserError
 from mal.annotations import Rules, read_annotations, select
+from mal.coco_labels import labelled_tree
 from mal.inspect import check_data
-from mal.outputs import labelled_tree
 from mal.results import Results
 from mal.segmentation import checked_rle, runs_of
 

@@ -61,6 +61,11 @@ def without(table, name, count=None):
     return change
 
 
+def as_shares(row):
+    x, y, width, height = row["bbox"]
+    return [x / 128, y / 96, width / 128, height / 96]
+
+
 def as_corners(row):
     x, y, width, height = row["bbox"]
     return [x, y, x + width, y + height]
@@ -89,6 +94,10 @@ ERRORS = {
     "corners": (
         each("annotations", bbox=as_corners),
         ["most boxes reach beyond their picture, and would not as corners", "convert x0, y0, x1, y1"],
+    ),
+    "shares": (
+        each("annotations", bbox=as_shares),
+        ["most boxes lie within the first pixel: shares of the picture, 0 to 1 (first: 0, 1, 2)", "multiply by"],
     ),
     "pictures that are not there": (
         first("images", 4, file_name=lambda row: f"gone/{row['file_name']}"),
@@ -135,6 +144,14 @@ def test_annotations_that_are_left_out_are_told(told, name):
     change, expected = WARNINGS[name]
     code, said = told("check train", train=change)
     assert (code, expected in said) == (0, True)
+
+
+def test_shares_are_not_labelled_either(told, pictures, tmp_path):
+    tree = json.loads((pictures / "val" / "ann.json").read_text())
+    each("annotations", bbox=as_shares)(tree)
+    (tmp_path / "todo.json").write_text(json.dumps(tree))
+    code, said = told("check inference", f"inference.ann_path={tmp_path / 'todo.json'}", "inference.checkpoint=x")
+    assert (code, "shares of the picture, 0 to 1" in said) == (1, True)
 
 
 def test_category_ids_with_gaps_are_fine(told):

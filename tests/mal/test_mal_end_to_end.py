@@ -127,6 +127,19 @@ class TestEvaluate:
         assert {"boundary_F", "object_IoU", "AP_segm", "ARmax100_segm"} <= set(kpis)
         assert kpis["mIoU_large"] is None
 
+    def test_report(self, evaluated):
+        page = (evaluated / "report.html").read_text()
+        assert page.count("<article") == 6
+        first = next(row for row in rows_of(evaluated / "objects.csv"))
+        worst = page[page.index("<article") :]
+        assert worst.index(f"annotation {first['annotation_id']}<") < worst.index("</article>")
+        assert "true mask" in worst
+
+    def test_says_the_numbers(self, trained, tmp_path, capsys):
+        assert run("evaluate", trained[0], f"evaluate.results_dir={tmp_path}") == 0
+        kpis = json.loads((tmp_path / "metrics.json").read_text())["kpis"]
+        assert f"mIoU {kpis['mIoU']:.4g}, mIoU_small" in capsys.readouterr().err
+
     def test_per_class(self, evaluated):
         rows = rows_of(evaluated / "per_class_iou.csv")
         assert [(row["category_id"], row["name"], row["n"]) for row in rows] == [
@@ -179,6 +192,7 @@ class TestInference:
         assert "Worst first" in page
         assert page.count("<article") == 6
         assert "Is the quality to be trusted?" in page
+        assert page.count("true mask") == 2 * 6  # the caption, and the text in its place
 
     def test_other_formats(self, labelled):
         names = {path.relative_to(labelled).as_posix() for path in labelled.rglob("*") if path.is_file()}

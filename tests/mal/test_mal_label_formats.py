@@ -1,5 +1,6 @@
 """Masks in the files of labelling tools, read back by what the formats' own documents say of them."""
 
+import csv
 import json
 from xml.etree import ElementTree
 
@@ -9,8 +10,9 @@ from matplotlib.path import Path as MplPath
 from PIL import Image
 
 from mal.annotations import Rules, read_annotations, select
+from mal.coco_labels import EMPTY, REASON, labelled_tree, write_json
 from mal.decode import PlacedMask
-from mal.label_formats import WRITERS, polygons
+from mal.label_formats import WRITERS, label_studio, polygons
 from mal.quality import Judgement
 from mal.results import Labelled, Results
 
@@ -106,6 +108,77 @@ def test_coco_polygons(results, tmp_path):
     assert read.rows[0]["colour"] == "red"
 
 
+class TestTheWholeInputIsThere:
+    """What has no mask stays, and says why."""
+
+    @pytest.fixture
+    def rows(self, results, tmp_path):
+        """Of both COCO files: an annotation with a mask, one with an empty mask, one that cannot be used."""
+        found, _ = results
+        tree = json.loads(found.annotations.path.read_text())
+        tree["annotations"].append({"id": 3, "image_id": 1, "category_id": 4, "bbox": [float("nan"), 1, 2, 3]})
+        found.annotations.path.write_text(json.dumps(tree))
+        annotations = read_annotations(found.annotations.path)
+        nothing = PlacedMask(np.zeros((4, 4), bool), 0, 0, WIDTH, HEIGHT)
+        empty = Labelled(1, nothing.rle(), 0, None, 0.0, quality=Judgement(0.0))
+        result = Results(annotations, select(annotations, Rules()), (found.labelled[0], empty))
+        write_json(tmp_path / "rle.json", labelled_tree(result))
+        (polygons_file,) = write("coco_polygons", result, tmp_path / "out")
+
+        def refuse(name):
+            raise AssertionError(f"{name} is no JSON")
+
+        return [
+            json.loads(path.read_text(), parse_constant=refuse)["annotations"]
+            for path in (tmp_path / "rle.json", polygons_file)
+        ]
+
+    def test_reasons(self, rows):
+        for of_file in rows:
+            assert [row["id"] for row in of_file] == [1, 2, 3]
+            assert [row.get(REASON) for row in of_file] == [
+                None,
+                EMPTY,
+                "its bbox is not four numbers x, y, width, height",
+            ]
+
+    def test_numbers_that_are_none_are_null(self, rows):
+        assert [of_file[2]["bbox"] for of_file in rows] == [[None, 1, 2, 3]] * 2
+
+    def test_empty_masks(self, rows):
+        (_, of_rle, _), (_, of_polygons, _) = rows
+        assert of_rle["mask_area"] == of_polygons["area"] == 0
+        assert of_polygons["segmentation"] == []
+
+
+def test_a_point_prompt_has_its_box_in_every_coco_file(tmp_path):
+    tree = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "point": [20, 15]}],
+        "categories": [{"id": 1, "name": "cup"}],
+    }
+    (tmp_path / "ann.json").write_text(json.dumps(tree))
+    annotations = read_annotations(tmp_path / "ann.json", point_size=8)
+    mask = PlacedMask(np.ones((4, 4), bool), 18, 13, WIDTH, HEIGHT)
+    labelled = Labelled(0, mask.rle(), mask.area, mask.bounds(), 0.9)
+    (path,) = write("coco_polygons", Results(annotations, select(annotations, Rules()), (labelled,)), tmp_path / "out")
+    (row,) = json.loads(path.read_text())["annotations"]
+    assert row["bbox"] == [16, 11, 8, 8]
+
+
+@pytest.mark.parametrize(("name", "kept"), [("yolo", "yolo/{}.txt"), ("png", "masks/{}.png")])
+def test_pictures_that_differ_in_their_suffix_alone(results, tmp_path, name, kept):
+    found, _ = results
+    tree = json.loads(found.annotations.path.read_text())
+    tree["images"][1]["file_name"] = "sub/a.png"
+    found.annotations.path.write_text(json.dumps(tree))
+    annotations = read_annotations(found.annotations.path)
+    write(name, Results(annotations, found.selection, found.labelled), tmp_path / "out")
+    files = [tmp_path / "out" / kept.format(stem) for stem in ("sub/a", "sub/a.png")]
+    assert all(file.is_file() for file in files)
+    assert files[0].read_bytes() != files[1].read_bytes()  # the second picture has no object
+
+
 def test_yolo(results, tmp_path):
     """``class x y x y …``, shares of width and height."""
     write("yolo", results[0], tmp_path / "out")
@@ -121,8 +194,11 @@ def test_png(results, tmp_path):
     write("png", results[0], tmp_path / "out")
     pixels = np.asarray(Image.open(tmp_path / "out/masks/sub/a.png"))
     assert pixels.dtype == np.uint16
-    assert np.array_equal(pixels == 2, results[1][1])
-    assert np.array_equal(pixels == 1, results[1][0] & ~results[1][1])
+    assert np.array_equal(pixels == 1, results[1][0])  # the smaller one is on top
+    assert np.array_equal(pixels == 2, results[1][1] & ~results[1][0])
+    with (tmp_path / "out/masks/objects.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[1:] == [["sub/a.png", "1", "1", "cup & <saucer>"], ["sub/a.png", "2", "2", "plate"]]
 
 
 def test_cvat(results, tmp_path):
@@ -143,7 +219,7 @@ def test_cvat(results, tmp_path):
 
 def test_label_studio(results, tmp_path):
     """Tasks with predictions: ``polygonlabels``, points in percent of the picture."""
-    (path,) = write("label_studio", results[0], tmp_path / "out")
+    path, _ = write("label_studio", results[0], tmp_path / "out")
     first, second = json.loads(path.read_text())
     assert first["data"] == {"image": "sub/a.jpg"}
     (prediction,) = first["predictions"]
@@ -154,3 +230,29 @@ def test_label_studio(results, tmp_path):
     points = np.array(shapes[0]["value"]["points"]) * (WIDTH, HEIGHT) / 100
     assert iou(drawn([points]), results[1][0]) == 1
     assert second["predictions"][0]["result"] == []
+
+
+def test_label_studio_interface(results, tmp_path):
+    """The names that the predictions refer to, and the classes that they have."""
+    path, interface = write("label_studio", results[0], tmp_path / "out")
+    root = ElementTree.parse(interface).getroot()
+    shape = json.loads(path.read_text())[0]["predictions"][0]["result"][0]
+    labels, image = root.find("PolygonLabels"), root.find("Image")
+    assert (labels.get("name"), labels.get("toName")) == (shape["from_name"], shape["to_name"])
+    assert (image.get("name"), image.get("value")) == (shape["to_name"], "$image")
+    assert [label.get("value") for label in labels] == ["cup & <saucer>", "plate"]
+
+
+def test_label_studio_is_told_where_the_pictures_are(results, tmp_path):
+    path, _ = label_studio(tmp_path, results[0], "/data/local-files/?d=images/")
+    assert json.loads(path.read_text())[0]["data"]["image"] == "/data/local-files/?d=images/sub/a.jpg"
+
+
+def test_names_that_xml_cannot_hold(results, tmp_path):
+    found, _ = results
+    tree = json.loads(found.annotations.path.read_text())
+    tree["categories"][0]["name"] = "a\x01b"
+    found.annotations.path.write_text(json.dumps(tree))
+    annotations = read_annotations(found.annotations.path)
+    (path,) = write("cvat", Results(annotations, found.selection, found.labelled), tmp_path / "out")
+    assert ElementTree.parse(path).getroot().find("image/polygon").get("label") == "a\N{REPLACEMENT CHARACTER}b"

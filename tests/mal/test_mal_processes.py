@@ -12,9 +12,9 @@ import torch
 import mal
 from fiducial.spec.compose import Source, compose
 from mal import evaluator
+from mal.coco_labels import labelled_tree
 from mal.config import ExperimentSpec
 from mal.model import build_labeler
-from mal.outputs import labelled_tree
 from mal.predictor import BoxLabeler, BoxPredictor
 from mal.task import MAL
 
