@@ -18,7 +18,7 @@ from fiducial.checkpoints.reading import read
 from fiducial.data.pictures import Picture, as_rgb
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.onnx_predictor import OnnxPredictor
-from fiducial.errors import DatasetError
+from fiducial.errors import DatasetError, one_line
 from fiducial.library import Where, foreign, model_file, ready, spec_of_export, stored_tree
 from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose
@@ -128,7 +128,11 @@ class Labeler:
 
 
 def _box(place: int, corners: Corners, width: int, height: int) -> Box:
-    x0, y0, x1, y1 = (float(corner) for corner in corners)
+    try:
+        x0, y0, x1, y1 = (float(corner) for corner in corners)
+    except (TypeError, ValueError):
+        found = f"{one_line(corners, 60)} is not four numbers"
+        raise DatasetError(f"boxes[{place}]", found, "give corners x0, y0, x1, y1 in pixels") from None
     inside = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
     if not all(map(np.isfinite, inside)) or inside[2] <= inside[0] or inside[3] <= inside[1]:
         found = f"{tuple(corners)} has no area in a picture of {width} x {height}"

@@ -11,7 +11,7 @@ from fiducial.data.files import is_file, is_folder
 from fiducial.errors import DatasetError, UserError
 from mal.annotated import Annotated, Pictures
 from mal.voc import read_voc
-from mal.yolo import class_names, read_yolo
+from mal.yolo import class_names, names_of_data_set, read_yolo
 
 __all__ = ["read_folder"]
 
@@ -22,9 +22,10 @@ _SAMPLES = 5
 def read_folder(folder: Path, images: Path | None, *, masks: bool = True) -> tuple[Path, dict[str, Any] | None]:
     """The annotation files of a folder, and of those within, as a COCO tree; and where they lie.
 
-    ``.xml``: Pascal VOC (:mod:`mal.voc`). ``.txt``: YOLO (:mod:`mal.yolo`), class names in ``classes.txt`` or
-    ``obj.names`` where there is one. A folder with one ``.json`` and neither of them gives its path, and no tree.
-    ``images``: where the pictures are, in the same folders as their annotations. ``masks``: also read VOC's masks.
+    ``.xml``: Pascal VOC (:mod:`mal.voc`). ``.txt``: YOLO (:mod:`mal.yolo`), class names in ``classes.txt``,
+    ``obj.names`` or the ``data.yaml`` of the data set where there is one. A folder with one ``.json`` and neither of
+    them gives its path, and no tree. ``images``: where the pictures are, in the same folders as their annotations.
+    ``masks``: also read VOC's masks.
 
     Raises: DatasetError naming every file and line that is wrong.
     """
@@ -42,7 +43,9 @@ def read_folder(folder: Path, images: Path | None, *, masks: bool = True) -> tup
             str(folder), found, "give a folder of YOLO's .txt or Pascal VOC's .xml files, or a COCO file"
         )
     pictures = Pictures(images, [_name(path, folder) for path in (xml or texts)[:_SAMPLES]])
-    classes = class_names(lists[0]) if lists and texts else []
+    classes: list[str] = []
+    if texts:
+        classes = class_names(lists[0]) if lists else names_of_data_set(folder)
 
     def read(path: Path) -> Annotated | UserError:
         name = _name(path, folder)

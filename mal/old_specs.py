@@ -28,10 +28,24 @@ def unwrapped(tree: dict[str, Any]) -> dict[str, Any]:
     moved = [name for name in _MOVED if name in model] if isinstance(model, dict) else []
     for name in moved:
         section = _MOVED[name]
+        _refuse_two(tree, f"model.{name}", f"{section}.{name}")
         if _give(tree, section, {name: tree["model"][name]}):
             tree["model"] = {key: value for key, value in tree["model"].items() if key != name}
             _tell(f"model.{name}", f"{section}.{name}")
     return _without_top_level(tree)
+
+
+def _refuse_two(tree: dict[str, Any], old: str, new: str) -> None:
+    """Raises: SpecError when a key stands at both its places and they differ."""
+    said = []
+    for place in (old, new):
+        section, name = place.split(".")
+        own = tree.get(section)
+        if not isinstance(own, dict) or name not in own:
+            return
+        said.append(own[name])
+    if said[0] != said[1]:
+        raise SpecError(old, f"found {brief(said[0])}, and {brief(said[1])} at {new}", f"leave {old} out")
 
 
 def _give(tree: dict[str, Any], section: str, values: dict[str, Any]) -> bool:

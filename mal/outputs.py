@@ -98,10 +98,15 @@ def _write_objects(path: Path, results: Results) -> Path:
             name, label = annotations.pictures[box.picture].file, annotations.class_names[box.category]
             shown = ["" if n is None else f"{n:.4f}" for n in numbers]
             writer.writerow([box.id, name, label, found.mask_area, *shown, "" if found.mask_area else EMPTY])
-        for row, reason in results.selection.left_out.items():
-            writer.writerow([annotations.rows[row].get("id", ""), *[""] * (len(_COLUMNS) + len(_PARTS) - 1), reason])
+        files = {picture.id: picture.file for picture in annotations.pictures}
+        labels = dict(zip((c["id"] for c in annotations.tree["categories"]), annotations.class_names, strict=True))
+        for place, reason in results.selection.left_out.items():
+            row = annotations.rows[place]
+            known = [_known(files, row.get("image_id")), _known(labels, row.get("category_id"))]
+            writer.writerow([row.get("id", ""), *known, *[""] * (len(_COLUMNS) + len(_PARTS) - 3), reason])
     return path
 
 
-def _json_number(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _known(names: Mapping[Any, str], key: Any) -> str:
+    """The name of an id, which in a file may be anything."""
+    return names.get(key, "") if isinstance(key, (int, float, str)) else ""

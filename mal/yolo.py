@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from fiducial.data.files import is_file
 from fiducial.errors import SHOWN, DatasetError, Problem
+from fiducial.spec.yaml_file import read_yaml
 from mal.annotated import Annotated, Pictures, Thing, content_of
 
-__all__ = ["class_names", "read_yolo"]
+__all__ = ["class_names", "names_of_data_set", "read_yolo"]
 
 _FIX = "write: class x y width height, or class and a polygon x y x y x y …, as shares of the picture"
 _MOST_CLASSES = 1 << 16
+_DATA_SETS = ("data.yaml", "dataset.yaml")
+_UPWARDS = 2
+"""How far above a folder of labels the description of its data set may lie: labels/train, train/labels."""
 _FARTHEST = 2.0
 """A share of the picture beyond which a number is taken for pixels."""
 
@@ -19,6 +26,29 @@ _FARTHEST = 2.0
 def class_names(path: Path) -> list[str]:
     """The names of a ``classes.txt``, one a line; blank ones at its end are none."""
     return [name.strip() for name in _text(path).rstrip().split("\n")]
+
+
+def names_of_data_set(folder: Path) -> list[str]:
+    """The ``names`` of the ``data.yaml`` that describes a data set, in the folder of labels or above; [] without one.
+
+    Raises: SpecError when it is no YAML.
+    """
+    places = [folder.absolute(), *folder.absolute().parents[:_UPWARDS]]
+    for path in (place / name for place in places for name in _DATA_SETS):
+        if is_file(path):
+            found = read_yaml(path)
+            names = found.get("names") if isinstance(found, dict) else None
+            if isinstance(names, list):
+                return [str(name) for name in names]
+            if isinstance(names, dict):
+                return _numbered(names)
+    return []
+
+
+def _numbered(names: Mapping[str, Any]) -> list[str]:
+    """Names by their numbers; a number that has none is its own name."""
+    known = {int(key): str(name) for key, name in names.items() if key.isdecimal() and int(key) < _MOST_CLASSES}
+    return [known.get(number, str(number)) for number in range(max(known, default=-1) + 1)]
 
 
 def read_yolo(path: Path, name: str, pictures: Pictures, classes: list[str]) -> Annotated:

@@ -74,7 +74,7 @@ def labelled_picture(tmp_path):
 
     def make(files, pictures=("a.png",), folder="labels"):
         labels, images = tmp_path / folder, tmp_path / "img"
-        labels.mkdir()
+        labels.mkdir(parents=True)
         for name, content in files.items():
             (labels / name).parent.mkdir(parents=True, exist_ok=True)
             (labels / name).write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -282,7 +282,7 @@ class TestWeights:
 
         torch.save({"model": build_vit("vit-deit-tiny/16").state_dict()}, tmp_path / "mae.pth")
         code, said = told("evaluate", f"evaluate.checkpoint={tmp_path / 'mae.pth'}")
-        assert (code, "a backbone alone, no MAL checkpoint" in said) == (1, True)
+        assert (code, "ViT (MAE, DeiT) alone, no MAL checkpoint" in said) == (1, True)
         assert "a backbone is train.pretrained_model_path" in said
 
 

@@ -10,6 +10,7 @@ import yaml
 from pycocotools import mask as coco_mask
 
 from fiducial import cli
+from fiducial.errors import DatasetError
 from fiducial.run.status import read_status
 from mal.__main__ import TASKS
 
@@ -211,6 +212,9 @@ class TestInference:
         assert rows[0]["mal_reason"] == "has no area in its picture"
         assert "counts" in rows[1]["segmentation"]
         assert rows[2]["bbox"][2:] == [pytest.approx(96 / 5)] * 2  # a fifth of the shorter side
+        last = rows_of(tmp_path / "quality.csv")[-1]
+        told = (last["annotation_id"], last["file_name"], last["category"], last["reason"])
+        assert told == (str(rows[0]["id"]), "0.png", "other disc", "has no area in its picture")
 
     def test_an_absolute_target(self, trained, tmp_path):
         target = tmp_path / "labels.json"
@@ -270,6 +274,13 @@ class TestExport:
             assert (ours.mask != theirs.mask).mean() < 0.001
             assert 0 < ours.score <= 1
             assert ours.polygons
+
+    @pytest.mark.parametrize("box", [(1, 2, 3), "abcd", (9, 9, 5, 5), (1, 2, float("nan"), 4), None])
+    def test_a_box_that_is_none(self, trained, pictures, box):
+        import mal
+
+        with pytest.raises(DatasetError, match=r"boxes\[1\] · .* · give corners x0, y0, x1, y1"):
+            mal.load(trained[1]).label(pictures / "val" / "img" / "0.png", [(1, 2, 9, 9), box])
 
 
 def test_old_spellings(make_tree, tmp_path, capsys):

@@ -22,6 +22,13 @@ def test_moved(tree, new):
     assert unwrapped(tree) == new
 
 
+def test_a_key_at_both_places():
+    same = {"model": {"crop_size": 8}, "dataset": {"crop_size": 8}}
+    assert unwrapped(same) == {"model": {}, "dataset": {"crop_size": 8}}
+    with pytest.raises(SpecError, match=r"model.load_mask · found True, and False at dataset.load_mask"):
+        unwrapped({"model": {"load_mask": True}, "dataset": {"load_mask": False}})
+
+
 @pytest.mark.parametrize("gpus", [None, "abc", 2_000_000_000, -1, 0, 1.5, True, {"a": 1}])
 def test_gpus_that_are_none_are_handed_on(gpus):
     assert unwrapped({"gpus": gpus})["train"] == ({"num_gpus": gpus})

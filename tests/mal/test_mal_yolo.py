@@ -35,6 +35,29 @@ def test_numbers_stand_for_classes_without_names(labelled_picture):
     assert found.class_names[10] == "10"
 
 
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [("[cup, plate]", "."), ("{0: cup, 1: plate}", "."), ("\n  0: cup\n  1: plate", ".."), ("[cup, plate]", "../..")],
+)
+def test_names_of_the_data_set(labelled_picture, names, place):
+    """As Ultralytics writes them, beside the folders of labels and pictures."""
+    labels, images = labelled_picture({"a.txt": "1 0.5 0.5 0.2 0.25\n"}, folder="set/labels")
+    (labels / place / "data.yaml").write_text(f"path: .\ntrain: images\nnames: {names}\n")
+    assert read_annotations(labels, images=images).class_names == ["cup", "plate"]
+
+
+@pytest.mark.parametrize("content", ["nc: 2\n", "names: 3\n", "names: {a: cup}\n", "- names\n", ""])
+def test_a_data_set_without_names(labelled_picture, content):
+    labels, images = labelled_picture({"a.txt": "1 0.5 0.5 0.2 0.25\n", "data.yaml": content})
+    assert read_annotations(labels, images=images).class_names == ["0", "1"]
+
+
+def test_a_list_of_classes_counts_before_the_data_set(labelled_picture):
+    files = {"a.txt": "0 0.5 0.5 0.2 0.25\n", "classes.txt": "pot\n", "data.yaml": "names: [cup, plate]\n"}
+    labels, images = labelled_picture(files)
+    assert read_annotations(labels, images=images).class_names == ["pot"]
+
+
 def test_names_keep_their_places(labelled_picture):
     """Twice the same, a blank one, and one that no object has."""
     found = read(labelled_picture, "3 0.5 0.5 0.2 0.25\n", classes="\ufeffcup\n\ncup\nplate\npot\n\n")

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 _SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path += [str(_SCRIPTS), str(_SCRIPTS / "bench")]  # programs, not a package: they find each other as when run
 
 import demo_baseline  # noqa: E402
 import make_demo_data  # noqa: E402
-from demo_data import boards, paint, scenes  # noqa: E402
+from demo_data import boards, digits, paint, scenes, shapes  # noqa: E402
 
 LIGHTS = ("SolderLight", "WhiteLight")
 
@@ -48,6 +50,26 @@ def aoi(tmp_path_factory) -> tuple[Path, dict[str, list[dict[str, str]]]]:
 def aerial(tmp_path_factory) -> tuple[Path, dict[str, list[float]]]:
     out = tmp_path_factory.mktemp("aerial")
     return out, scenes.make_scenes(out, num_scenes=20, size=96, seed=0)
+
+
+@pytest.fixture(scope="module")
+def instances(tmp_path_factory):
+    """The folder, and its annotation files."""
+    out = tmp_path_factory.mktemp("instances")
+    make_demo_data.main(["mal", str(out), "--pictures", "12", "--shapes", "4", "--size", "96"])
+    return out, {split: json.loads((out / f"{split}.json").read_text()) for split in shapes.SPLITS}
+
+
+@pytest.fixture(scope="module")
+def recognition(tmp_path_factory) -> dict[str, dict[str, set[str]]]:
+    """The names of the pictures of each part, by class."""
+    out = tmp_path_factory.mktemp("recognition")
+    make_demo_data.main(["mlrecog", str(out), "--size", "16"])
+    parts = [folder for half in ("known", "unseen") for folder in (out / half).iterdir()]
+    return {
+        str(part.relative_to(out)): {digit.name: {path.name for path in digit.iterdir()} for digit in part.iterdir()}
+        for part in parts
+    }
 
 
 class TestClassify:
@@ -219,6 +241,76 @@ class TestSegment:
     def test_too_few_scenes(self, tmp_path):
         with pytest.raises(SystemExit, match="--scenes 4 or more"):
             make_demo_data.main(["segment", str(tmp_path), "--scenes", "3"])
+
+
+class TestMal:
+    def test_same_seed_same_bytes(self, tmp_path):
+        command = ["mal", "--pictures", "3", "--shapes", "2", "--size", "64"]
+        for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+            make_demo_data.main([*command, "--seed", seed, str(tmp_path / name)])
+        a, b, c = (digest(tmp_path / name) for name in "abc")
+        assert a == b
+        assert a.keys() == c.keys()
+        assert a["images/0000.png"] != c["images/0000.png"]
+        assert a["train.json"] != c["train.json"]
+
+    def test_training_has_boxes_alone(self, instances):
+        masks = {
+            name: [bool(row.get("segmentation")) for row in tree["annotations"]] for name, tree in instances[1].items()
+        }
+        assert not any(masks["train"])
+        assert all(masks["val"] + masks["test"])
+        assert all(masks.values())  # each has some annotations
+
+    def test_boxes_are_tight_around_the_masks(self, instances):
+        for split in ("val", "test"):
+            for row in instances[1][split]["annotations"]:
+                rows, columns = np.nonzero(coco_mask.decode(row["segmentation"]))
+                x, y, width, height = row["bbox"]
+                assert (x, y) == (columns.min(), rows.min())
+                assert (x + width, y + height) == (columns.max() + 1, rows.max() + 1)
+
+    def test_masks_are_where_the_shapes_are(self, instances):
+        """A shape is lighter than what lies around it in its box."""
+        out, trees = instances
+        files = {picture["id"]: picture["file_name"] for picture in trees["val"]["images"]}
+        for row in trees["val"]["annotations"]:
+            x, y, width, height = row["bbox"]
+            window = (slice(y, y + height), slice(x, x + width))
+            mask = coco_mask.decode(row["segmentation"])[window] > 0
+            pixels = read_image(out / "images" / files[row["image_id"]])[window].mean(-1)
+            assert pixels[mask].mean() > pixels[~mask].mean() + 0.05
+
+    def test_no_picture_is_in_two_splits(self, instances):
+        out, trees = instances
+        names = [picture["file_name"] for tree in trees.values() for picture in tree["images"]]
+        assert len(names) == len(set(names)) == 12
+        assert {path.name for path in (out / "images").iterdir()} == set(names)
+        for tree in trees.values():
+            assert {row["image_id"] for row in tree["annotations"]} <= {picture["id"] for picture in tree["images"]}
+            ids = [row["id"] for row in tree["annotations"]]
+            assert len(ids) == len(set(ids))
+
+
+class TestMlrecog:
+    def test_same_seed_same_bytes(self, tmp_path):
+        for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+            make_demo_data.main(["mlrecog", "--size", "8", "--seed", seed, str(tmp_path / name)])
+        a, b, c = (digest(tmp_path / name) for name in "abc")
+        assert a == b
+        assert a.keys() != c.keys()  # others are held back
+
+    def test_unseen_classes_are_not_trained_on(self, recognition):
+        known, unseen = (set(recognition[f"{part}/query"]) for part in ("known", "unseen"))
+        assert set(recognition["known/train"]) == set(recognition["known/reference"]) == known
+        assert set(recognition["unseen/reference"]) == unseen
+        assert len(unseen) == digits.UNSEEN
+        assert not known & unseen
+        assert known | unseen == set("0123456789")
+
+    def test_no_picture_is_in_two_parts(self, recognition):
+        files = [name for classes in recognition.values() for of_class in classes.values() for name in of_class]
+        assert len(files) == len(set(files)) == 1797  # all of scikit-learn's
 
 
 class TestPaint:
