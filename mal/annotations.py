@@ -29,10 +29,6 @@ __all__ = ["Annotations", "Box", "Picture", "Rules", "Selection", "read_annotati
 
 _TABLES = ("images", "annotations", "categories")
 _Read = TypeVar("_Read")
-_MOST = 0.5
-"""Share of boxes above which what is odd about them is taken for the file's."""
-_ONE = 1.01
-"""The far edge of a picture in shares of it, rounding included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,21 +330,3 @@ def _around_point(annotation: Mapping[str, Any], picture: Picture, size: float |
     lows, highs = [min(p[i] for p in points) for i in (0, 1)], [max(p[i] for p in points) for i in (0, 1)]
     wider = [max(0.0, side - (high - low)) / 2 for low, high in zip(lows, highs, strict=True)]
     return lows[0] - wider[0], lows[1] - wider[1], highs[0] + wider[0], highs[1] + wider[1]
-
-
-def looks_like_shares(annotations: Annotations) -> bool:
-    """Whether the boxes are told as shares of their picture, 0 to 1, and not in pixels: most end within 1."""
-    boxes = [box for box in annotations.boxes if box.prompt == "box"]
-    within = sum(max(box.corners) <= _ONE and min(box.corners) >= 1 - _ONE for box in boxes)
-    return bool(boxes) and within / len(boxes) > _MOST
-
-
-def looks_like_corners(annotations: Annotations) -> bool:
-    """Whether most boxes would fit their picture as ``x0, y0, x1, y1`` and do not as ``x, y, width, height``."""
-    boxes = [box for box in annotations.boxes if box.prompt == "box"]
-    out = 0
-    for box in boxes:
-        picture, (x, y, right, bottom) = annotations.pictures[box.picture], box.corners
-        beyond = right > picture.width + 1 or bottom > picture.height + 1
-        out += beyond and x < right - x <= picture.width and y < bottom - y <= picture.height
-    return bool(boxes) and out / len(boxes) > _MOST

@@ -16,7 +16,7 @@ from fiducial.data.files import is_file
 from fiducial.data.images import check_whole, open_image
 from fiducial.errors import DatasetError, Problem, UserError, one_line
 from fiducial.task import DataReport, SplitFacts
-from mal.annotations import looks_like_corners, looks_like_shares
+from mal.annotations import Annotations
 from mal.splits import KEYS, Split, files_of, read_split, values_of
 
 if TYPE_CHECKING:
@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 
     from mal.config import ExperimentSpec
 
-__all__ = ["check_data"]
+__all__ = ["check_data", "looks_like_corners", "looks_like_shares"]
 
 LOOKED_AT = 500
 """Pictures of a split that every action takes a glance at; ``check`` looks at all."""
 _NAMED = 3
+_MOST = 0.5
+"""Share of boxes above which what is odd about them is taken for the file's."""
+_ONE = 1.01
+"""The far edge of a picture in shares of it, rounding included."""
 
 
 def check_data(spec: ExperimentSpec, splits: Sequence[str], *, thorough: bool) -> DataReport:
@@ -95,6 +99,24 @@ def _check_boxes(spec: ExperimentSpec, split: Split, name: str) -> Iterator[Prob
         yield Problem(where, found, "they are cut to it", "warning")
     if not selection.boxes:
         yield _nothing_left(spec, split, name)
+
+
+def looks_like_shares(annotations: Annotations) -> bool:
+    """Whether the boxes are told as shares of their picture, 0 to 1, and not in pixels: most end within 1."""
+    boxes = [box for box in annotations.boxes if box.prompt == "box"]
+    within = sum(max(box.corners) <= _ONE and min(box.corners) >= 1 - _ONE for box in boxes)
+    return bool(boxes) and within / len(boxes) > _MOST
+
+
+def looks_like_corners(annotations: Annotations) -> bool:
+    """Whether most boxes would fit their picture as ``x0, y0, x1, y1`` and do not as ``x, y, width, height``."""
+    boxes = [box for box in annotations.boxes if box.prompt == "box"]
+    out = 0
+    for box in boxes:
+        picture, (x, y, right, bottom) = annotations.pictures[box.picture], box.corners
+        beyond = right > picture.width + 1 or bottom > picture.height + 1
+        out += beyond and x < right - x <= picture.width and y < bottom - y <= picture.height
+    return bool(boxes) and out / len(boxes) > _MOST
 
 
 def _first(ids: Sequence[object]) -> str:

@@ -105,7 +105,7 @@ def _worst_first(labelled: Sequence[Labelled], value: Callable[[Labelled], float
 def _add_left_out(page: Page, results: Results) -> None:
     reasons = results.selection.reasons()
     if reasons:
-        page.add("Left out", table(["an annotation that", "annotations"], [[r, n] for r, n in reasons.items()]))
+        page.add("Left out", table(["reason", "annotations"], [[r, n] for r, n in reasons.items()]))
 
 
 def _spread(name: str, values: Sequence[float]) -> Html:

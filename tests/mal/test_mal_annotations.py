@@ -5,7 +5,8 @@ import json
 import pytest
 
 from fiducial.errors import DatasetError
-from mal.annotations import Rules, looks_like_corners, read_annotations, select
+from mal.annotations import Rules, read_annotations, select
+from mal.inspect import looks_like_corners
 
 
 def coco(**changes):
