@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fiducial.prediction import Kpis
 from mlrecog.folders import Sample
-from mlrecog.gallery import Found
+from mlrecog.gallery import UNKNOWN, Found
 from mlrecog.metrics import Retrieval, average_precision, retrieval
+from mlrecog.neighbours import Engine
 
 __all__ = ["Answers", "Embedded", "Labelled"]
 
@@ -37,6 +39,7 @@ class Embedded:
     sides: tuple[Labelled, ...]
     embeddings: tuple[Tensor, ...]
     same: bool = False
+    engine: Engine = "torch"
 
     @property
     def left_out(self) -> Tensor | None:
@@ -53,6 +56,7 @@ class Embedded:
             self.embeddings[0],
             gallery.labels,
             left_out_Q=self.left_out,
+            engine=self.engine,
         )
 
     def whole_map(self, by_class: bool) -> float:
@@ -71,3 +75,13 @@ class Answers:
     paths: tuple[Path, ...]
     found: Found
     decisions: tuple[str, ...]
+
+    @property
+    def num_unknown(self) -> int:
+        """Pictures of no class of the gallery."""
+        return sum(decision == UNKNOWN for decision in self.decisions)
+
+    @property
+    def kpis(self) -> Kpis:
+        """The numbers of ``inference``."""
+        return {"pictures": float(len(self.paths)), "unknown": float(self.num_unknown)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fiducial.errors import DatasetError
@@ -11,7 +11,8 @@ from mlrecog.folders import ClassFolders, Sample, read_class_folders, read_class
 if TYPE_CHECKING:
     from mlrecog.config import ExperimentSpec
 
-__all__ = ["QUERY", "REFERENCE", "TRAIN", "Sides", "read_inputs", "read_reference", "read_sides", "read_train"]
+__all__ = ["CLASS_MAP", "QUERY", "REFERENCE", "TRAIN", "Sides"]
+__all__ += ["named", "read_inputs", "read_queries", "read_reference", "read_sides", "read_train"]
 
 TRAIN = "dataset.train_dataset"
 REFERENCE, QUERY = "dataset.val_dataset.reference", "dataset.val_dataset.query"
@@ -34,20 +35,27 @@ class Sides:
 
 def read_train(spec: ExperimentSpec) -> ClassFolders:
     """The pictures to train on. Raises: UserError naming what is missing or cannot be read."""
-    return _named(spec, read_class_folders(_given(spec.dataset.train_dataset, TRAIN), key=TRAIN))
+    return read_class_folders(_given(spec.dataset.train_dataset, TRAIN), key=TRAIN)
 
 
 def read_reference(spec: ExperimentSpec) -> ClassFolders:
     """The gallery's pictures. Raises: UserError as :func:`read_train`."""
-    return _named(spec, read_class_folders(_given(spec.dataset.val_dataset.reference, REFERENCE), key=REFERENCE))
+    return read_class_folders(_given(spec.dataset.val_dataset.reference, REFERENCE), key=REFERENCE)
+
+
+def read_queries(spec: ExperimentSpec, gallery: ClassFolders | None = None) -> ClassFolders:
+    """The queries, their classes numbered as the gallery's.
+
+    Raises: UserError as :func:`read_train`; also where the gallery lacks a query's class.
+    """
+    value = _given(spec.dataset.val_dataset.query, QUERY)
+    return read_class_folders(value, key=QUERY, classes=gallery.classes if gallery else None)
 
 
 def read_sides(spec: ExperimentSpec) -> Sides:
-    """Gallery and queries. Raises: UserError as :func:`read_train`; also where the gallery lacks a query's class."""
-    gallery = read_reference(spec)
-    query = _given(spec.dataset.val_dataset.query, QUERY)
-    queries = read_class_folders(query, key=QUERY, classes=gallery.classes)
-    return Sides(gallery, ClassFolders(queries.root, gallery.classes, queries.samples, gallery.names))
+    """Gallery and queries, with the names to show. Raises: UserError as :func:`read_queries`."""
+    gallery = named(spec, read_reference(spec))
+    return Sides(gallery, replace(read_queries(spec, gallery), names=gallery.names))
 
 
 def read_inputs(spec: ExperimentSpec) -> tuple[Sample, ...]:
@@ -70,6 +78,7 @@ def _given(value: str | None, key: str) -> str:
     return value
 
 
-def _named(spec: ExperimentSpec, folders: ClassFolders) -> ClassFolders:
+def named(spec: ExperimentSpec, folders: ClassFolders) -> ClassFolders:
+    """The same with the names to show. Raises: UserError for a class map that cannot be read, or lacks a folder."""
     value = spec.dataset.class_map
     return folders.shown_as(read_class_map(value, key=CLASS_MAP, classes=folders.classes)) if value else folders
