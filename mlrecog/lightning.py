@@ -57,6 +57,7 @@ class RecogModule(TrainingModule):
             getattr(network, part).requires_grad_(False)
         self._rates: list[list[float]] = []
         self._distance: Tensor | None = None
+        self.train()
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

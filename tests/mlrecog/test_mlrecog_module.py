@@ -12,8 +12,9 @@ def module(**arguments):
 
 @pytest.mark.parametrize(("still", "trunk"), [(True, False), (False, True)])
 def test_modes_of_frozen_parts(still, trunk):
-    found = module(frozen=("trunk",), still=still).train()
-    assert (found.model.trunk.training, found.model.embedder.training) == (trunk, True)
+    found = module(frozen=("trunk",), still=still)
+    for again in (found, found.eval().train()):
+        assert (again.model.trunk.training, again.model.embedder.training) == (trunk, True)
     assert not any(weight.requires_grad for weight in found.model.trunk.parameters())
     assert not found.eval().model.embedder.training
 
