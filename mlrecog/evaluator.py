@@ -147,4 +147,4 @@ class RecogEvaluator(Evaluator[Embedded]):
         card = gallery.card.deciding(section.threshold, section.margin)
         decisions = found.decisions(card.threshold, card.margin)
         paths = tuple(sample.path for sample in self.sides[-1].samples)
-        return Answers(paths, found, tuple(decisions))
+        return Answers(paths, found, tuple(decisions), self.sides)

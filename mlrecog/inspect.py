@@ -69,7 +69,7 @@ def check_data(spec: ExperimentSpec, splits: Sequence[str], *, thorough: bool) -
 def _check_inputs(spec: ExperimentSpec, report: DataReport, *, thorough: bool) -> None:
     """What inference looks up, and the kept gallery that it searches."""
     try:
-        inputs = read_inputs(spec)
+        inputs = read_inputs(spec).samples
         report.facts["inputs"] = SplitFacts(len(inputs), "pictures")
         report.problems.extend(_check_pictures(inputs, thorough=thorough))
     except UserError as error:

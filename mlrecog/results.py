@@ -25,6 +25,13 @@ class Labelled:
     name: str
     samples: tuple[Sample, ...]
     names: tuple[str, ...]
+    cached: tuple[str, str] = ("", "")
+    """A folder of the cache, and what the user calls it; see :func:`mlrecog.splits.cached_as`."""
+
+    def called(self, path: str | Path) -> str:
+        """A picture as results name it: not by the folder of a cache."""
+        folder, name = self.cached
+        return f"{name}{str(path)[len(folder) :]}" if folder and str(path).startswith(folder) else str(path)
 
     @cached_property
     def labels(self) -> Tensor:
@@ -75,6 +82,11 @@ class Answers:
     paths: tuple[Path, ...]
     found: Found
     decisions: tuple[str, ...]
+    sides: tuple[Labelled, ...] = ()
+
+    def called(self, path: str | Path) -> str:
+        """A picture, also of the gallery, as results name it."""
+        return next((name for side in self.sides if (name := side.called(path)) != str(path)), str(path))
 
     @property
     def num_unknown(self) -> int:

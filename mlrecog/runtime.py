@@ -34,7 +34,7 @@ from mlrecog.optimizers import PartOptimizer
 from mlrecog.predictor import EMBEDDING, Embedder
 from mlrecog.results import Labelled
 from mlrecog.schedule import warmup_steps_factor
-from mlrecog.splits import Sides, named, read_inputs, read_reference, read_sides, read_train
+from mlrecog.splits import Sides, cached_as, named, read_inputs, read_reference, read_sides, read_train
 from mlrecog.transforms import Blur, EvalTransform, TrainTransform
 from mlrecog.trunks import TRUNKS
 from mlrecog.weights import embedding_dim_of, load_network, start_from
@@ -178,11 +178,13 @@ class RecogRuntime(TaskRuntime):
     @cached_property
     def looked_up(self) -> tuple[Labelled, ...]:
         """What inference embeds: the gallery's pictures, unless a kept one is searched, then the inputs."""
-        inputs = Labelled("inputs", read_inputs(self.spec), ())
+        found = read_inputs(self.spec)
+        inputs = Labelled("inputs", found.samples, (), cached_as(self.spec.inference.input_path, found.root))
         if self.spec.inference.gallery:
             return (inputs,)
         gallery = named(self.spec, read_reference(self.spec))
-        return Labelled("gallery", gallery.samples, gallery.names), inputs
+        cached = cached_as(self.data.val_dataset.reference, gallery.root)
+        return Labelled("gallery", gallery.samples, gallery.names, cached), inputs
 
     def images(self, stage: Stage) -> list[ClassImages]:
         """The data sets that a stage goes through, in order."""
@@ -288,8 +290,11 @@ class RecogRuntime(TaskRuntime):
                 stage, self.looked_up, kept=self._kept(), engine=self.spec.inference.search, files=files
             )
         sides = [
-            Labelled(name, side.samples, side.names)
-            for name, side in (("gallery", self.sides.gallery), ("queries", self.sides.queries))
+            Labelled(name, side.samples, side.names, cached_as(value, side.root))
+            for name, side, value in (
+                ("gallery", self.sides.gallery, self.data.val_dataset.reference),
+                ("queries", self.sides.queries, self.data.val_dataset.query),
+            )
         ]
         section = self.spec.evaluate if stage == "test" else self.spec.train
         return RecogEvaluator(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from fiducial.data.cache import default_cache_dir
+from fiducial.data.remote import is_remote
 from fiducial.errors import DatasetError
+from fiducial.redact import public_url
 from mlrecog.folders import ClassFolders, Sample, read_class_folders, read_class_map, read_flat
 
 if TYPE_CHECKING:
     from mlrecog.config import ExperimentSpec
 
-__all__ = ["CLASS_MAP", "QUERY", "REFERENCE", "TRAIN", "Sides"]
-__all__ += ["named", "read_inputs", "read_queries", "read_reference", "read_sides", "read_train"]
+__all__ = ["CLASS_MAP", "QUERY", "REFERENCE", "TRAIN", "Inputs", "Sides"]
+__all__ += ["cached_as", "named", "read_inputs", "read_queries", "read_reference", "read_sides", "read_train"]
 
 TRAIN = "dataset.train_dataset"
 REFERENCE, QUERY = "dataset.val_dataset.reference", "dataset.val_dataset.query"
@@ -58,18 +62,32 @@ def read_sides(spec: ExperimentSpec) -> Sides:
     return Sides(gallery, replace(read_queries(spec, gallery), names=gallery.names))
 
 
-def read_inputs(spec: ExperimentSpec) -> tuple[Sample, ...]:
-    """What inference looks up, without classes. Raises: UserError as :func:`read_train`."""
+class Inputs(NamedTuple):
+    """What inference looks up, without classes, below ``root``."""
+
+    root: Path
+    samples: tuple[Sample, ...]
+
+
+def read_inputs(spec: ExperimentSpec) -> Inputs:
+    """What inference looks up. Raises: UserError as :func:`read_train`."""
     section = spec.inference
     value = _given(section.input_path, INPUT)
     if section.inference_input_type == "classification_folder":
         found = read_class_folders(value, key=INPUT)
-        return tuple(Sample(sample.path, -1) for sample in found.samples)
+        return Inputs(found.root, tuple(Sample(sample.path, -1) for sample in found.samples))
     paths = read_flat(value, key=INPUT)
     if section.inference_input_type == "image" and len(paths) != 1:
         fix = "set inference.inference_input_type=image_folder"
         raise DatasetError(INPUT, f"{value} is a folder of {len(paths)} pictures, not a picture", fix)
-    return tuple(Sample(path, -1) for path in paths)
+    return Inputs(paths[0].parent, tuple(Sample(path, -1) for path in paths))
+
+
+def cached_as(value: str | None, root: Path) -> tuple[str, str]:
+    """A folder of the cache, and what ``value`` of a spec key calls it: an archive or URL; empty texts elsewhere."""
+    if not value or not root.resolve().is_relative_to(default_cache_dir().resolve()):
+        return "", ""
+    return str(root), (public_url(value).partition("?")[0] if is_remote(value) else value).rstrip("/")
 
 
 def _given(value: str | None, key: str) -> str:

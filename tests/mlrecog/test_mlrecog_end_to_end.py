@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +179,20 @@ class TestInference:
         words += ["inference.checkpoint=latest", f"inference.results_dir={tmp_path}"]
         assert act(trained, "inference", *words) == 0
         assert len(rows_of(tmp_path / "result.csv", heading=False)) == count
+
+    def test_pictures_of_archives_are_not_named_by_the_cache(self, trained, act, shelves, tmp_path, monkeypatch):
+        monkeypatch.setenv("FIDUCIAL_CACHE", str(tmp_path / "cache"))
+        archives = [shutil.make_archive(str(tmp_path / name), "zip", shelves, name) for name in ("query", "reference")]
+        words = [f"inference.input_path={archives[0]}", f"dataset.val_dataset.reference={archives[1]}"]
+        words += ["inference.checkpoint=latest", f"inference.results_dir={tmp_path / 'r'}"]
+        assert act(trained, "inference", *words) == 0
+        assert rows_of(tmp_path / "r" / "result.csv", heading=False)[0][0] == f"{archives[0]}/blue/0.png"
+        row = rows_of(tmp_path / "r" / "neighbours.csv")[0]
+        assert row["picture"] == f"{archives[0]}/blue/0.png"
+        assert row["reference"].startswith(f"{archives[1]}/")
+        words = [f"dataset.val_dataset.query={archives[0]}", *words[1:2], "evaluate.checkpoint=latest"]
+        assert act(trained, "evaluate", *words, f"evaluate.results_dir={tmp_path / 'e'}") == 0
+        assert all(row["picture"].startswith(archives[0]) for row in rows_of(tmp_path / "e" / "queries.csv"))
 
     def test_more_neighbours_than_there_are(self, trained, act, tmp_path, capsys):
         words = ["inference.topk=50", "inference.checkpoint=latest", f"inference.results_dir={tmp_path}"]
