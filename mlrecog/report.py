@@ -124,7 +124,9 @@ def _answer_card(answers: Answers, place: int) -> Picture:
         if rank < _NEIGHBOURS:
             images[f"{rank + 1}. {label} ({float(found.distances_Qk[place, rank]):.3f})"] = Path(source)
     tone = "bad" if decision == UNKNOWN else ""
-    return _picture(_shown(answers.paths[place]), images, {"decision": decision}, decision, tone)
+    nearest, rival = float(found.distances_Qk[place, 0]), float(found.rival_Q[place])
+    said = {"nearest": number(nearest), "nearest of another class": number(_finite(rival))}
+    return _picture(_shown(answers.paths[place]), images, said, decision, tone)
 
 
 def _picture(title: str, images: Mapping[str, Path], said: Mapping[str, str], badge: str, tone: str) -> Picture:
