@@ -162,6 +162,8 @@ class Task(ABC, Generic[SpecT]):
     """First part of ``<prefix>_latest.pth``."""
     metrics: ClassVar[MetricTable]
     resume: ClassVar[ResumeRules] = ResumeRules()
+    onnx_beside_checkpoint: ClassVar[bool] = True
+    """Where an exported file goes that the spec does not name: beside the checkpoint, else into the results folder."""
     memory_savers: ClassVar[tuple[str, ...]] = ()
     """What a user can do, beside a smaller batch, when memory runs out."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fiducial.errors import Problem
+from mlrecog.batch_rules import check_shape
 
 if TYPE_CHECKING:
     from mlrecog.config import ExperimentSpec
@@ -21,6 +23,8 @@ def check_spec(spec: ExperimentSpec, action: str) -> Iterator[Problem]:
     yield from _check_model(spec)
     if action == "train":
         yield from _check_training(spec)
+    if action in ("evaluate", "inference") and getattr(spec, action).search == "faiss" and find_spec("faiss") is None:
+        yield Problem(f"{action}.search", "faiss is not installed", "pip install 'fiducial[faiss]', or take torch")
     if action == "inference" and spec.inference.gallery and spec.dataset.val_dataset.reference:
         found = f"{spec.inference.gallery}, and dataset.val_dataset.reference is set, too"
         yield Problem("inference.gallery", found, "the kept gallery is searched", "warning")
@@ -57,6 +61,8 @@ def _check_training(spec: ExperimentSpec) -> Iterator[Problem]:
     train, optim, data = spec.train, spec.train.optim, spec.dataset
     if not data.train_dataset:
         yield Problem("dataset.train_dataset", "not set", "name the folder that holds a folder for each class")
+    if wrong := check_shape(train.batch_size, data.num_instance):
+        yield Problem(*wrong)
     if not (train.train_trunk or train.train_embedder):
         yield Problem("train.train_embedder", "false, and train_trunk too: nothing is trained", "set one to true")
     if optim.name not in OPTIMIZERS:

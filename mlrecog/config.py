@@ -220,6 +220,9 @@ class RunSection(common.RunModelSection):
     """What ``evaluate`` and ``inference`` have in common."""
 
     topk: int = knob(1, "Neighbours that are listed.", ge=1, schema_range=(None, None))
+    search: Literal["torch", "faiss"] = knob(
+        "torch", "What finds the nearest neighbours, exactly: torch, or faiss (extra faiss) on the CPU.", schema=False
+    )
 
 
 class EvaluateSection(RunSection):
@@ -267,6 +270,12 @@ class InferenceSection(RunSection):
 class ExportSection(common.ExportSection):
     """``export``: checkpoint to ONNX."""
 
+    onnx_file: OptionalText = knob(
+        None,
+        "File to write; empty is the checkpoint's name with suffix .onnx in the results of export.",
+        template=MISSING,
+        shown=True,
+    )
     batch_size: int = knob(
         -1,
         "Batch size fixed in the graph; -1 leaves it open.",

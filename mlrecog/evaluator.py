@@ -16,9 +16,9 @@ from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Evaluator, Kpis, Outputs
 from fiducial.run.console import LOGGER
 from fiducial.run.ranks import gather
-from mlrecog.gallery import UNKNOWN, AnyGallery, Gallery
+from mlrecog.gallery import AnyGallery, Gallery
 from mlrecog.metrics import clusters
-from mlrecog.neighbours import unit
+from mlrecog.neighbours import Engine, unit
 from mlrecog.outputs import write_evaluation, write_inference
 from mlrecog.predictor import EMBEDDING
 from mlrecog.results import Answers, Embedded, Labelled
@@ -55,7 +55,7 @@ class RecogEvaluator(Evaluator[Embedded]):
 
     ``sides``: what the loaders of the stage give, in their order. ``same``: gallery and queries are one set.
     ``by_class``: average over classes. ``clustering``: also compute AMI and NMI. ``kept``: the gallery that inference
-    searches, where it is no folder of pictures.
+    searches, where it is no folder of pictures. ``engine`` finds the neighbours.
     """
 
     def __init__(
@@ -67,11 +67,15 @@ class RecogEvaluator(Evaluator[Embedded]):
         by_class: bool = True,
         clustering: bool = True,
         kept: AnyGallery | None = None,
+        engine: Engine = "torch",
         files: RecogFiles | None = None,
     ) -> None:
         self.stage, self.sides, self.same = stage, tuple(sides), same
         self.by_class, self.clustering, self.kept, self.files = by_class, clustering, kept, files
+        self.engine: Engine = engine
         self._found: dict[int, list[tuple[list[int], Tensor]]] = {}
+        self._measured: tuple[Embedded, Kpis, Answers | None] | None = None
+        """What was measured of a result, which the numbers and the files are made of."""
 
     def update(self, outputs: Outputs, batch: Batch, *, source: int = 0) -> None:
         """Raises: MetricError naming a picture whose embedding is no number."""
@@ -92,17 +96,26 @@ class RecogEvaluator(Evaluator[Embedded]):
             for places, rows in parts:
                 x_ND[places] = rows
             embeddings.append(x_ND)
-        return Embedded(self.sides, tuple(embeddings), self.same)
+        return Embedded(self.sides, tuple(embeddings), self.same, self.engine)
 
     def kpis(self, result: Embedded) -> Kpis:
-        if self.stage == "infer":
-            return {"pictures": float(len(self.sides[-1].samples)), "unknown": float(self._unknown(result))}
+        return dict(self._measure(result)[0])
+
+    def _measure(self, result: Embedded) -> tuple[Kpis, Answers | None]:
+        if self._measured is None or self._measured[0] is not result:
+            answers = self._answers(result) if self.stage == "infer" else None
+            kpis = self._kpis(result) if answers is None else answers.kpis
+            self._measured = result, kpis, answers
+        return self._measured[1:]
+
+    def _kpis(self, result: Embedded) -> Kpis:
         found = result.retrieval
         kpis: Kpis = {
             name.format(stage=self.stage): found.mean(metric, by_class=self.by_class) for name, metric in _KPIS.items()
         }
         if not found.counted.any():
-            LOGGER.warning("no class of the queries is in the gallery: nothing can be found")
+            why = "each class has one picture" if self.same else "no class of the queries is in the gallery"
+            LOGGER.warning("%s: nothing can be found", why)
         if self.stage == "test":
             kpis["test_mAP"] = result.whole_map(self.by_class)
         if self.clustering:
@@ -113,12 +126,10 @@ class RecogEvaluator(Evaluator[Embedded]):
     def write(self, result: Embedded, facts: Mapping[str, Any]) -> tuple[Path, ...]:
         if self.files is None:
             return ()
-        if self.stage == "infer":
-            return write_inference(self.files.folder, self.files.spec, self._answers(result), facts)
-        return write_evaluation(self.files.folder, self.files.spec, result, self.kpis(result), facts)
-
-    def _unknown(self, result: Embedded) -> int:
-        return sum(decision == UNKNOWN for decision in self._answers(result).decisions)
+        kpis, answers = self._measure(result)
+        if answers is not None:
+            return write_inference(self.files.folder, self.files.spec, answers, facts)
+        return write_evaluation(self.files.folder, self.files.spec, result, kpis, facts)
 
     def _answers(self, result: Embedded) -> Answers:
         assert self.files is not None
@@ -128,10 +139,12 @@ class RecogEvaluator(Evaluator[Embedded]):
             [str(sample.path) for sample in self.sides[0].samples],
             result.embeddings[0],
         )
+        if isinstance(gallery, Gallery):
+            gallery.engine = self.engine
         if section.topk > len(gallery):
             LOGGER.warning("inference.topk: %d, and the gallery has %d pictures", section.topk, len(gallery))
         found = gallery.search(result.embeddings[-1], section.topk)
         card = gallery.card.deciding(section.threshold, section.margin)
         decisions = found.decisions(card.threshold, card.margin)
         paths = tuple(sample.path for sample in self.sides[-1].samples)
-        return Answers(paths, found, tuple(decisions))
+        return Answers(paths, found, tuple(decisions), self.sides)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,10 @@ __all__ = [
     "Sample",
     "alike",
     "is_image",
+    "namesake",
     "read_class_folders",
     "read_class_map",
+    "read_class_maps",
     "read_flat",
 ]
 
@@ -76,7 +78,10 @@ def read_class_folders(value: str, *, key: str, classes: Sequence[str] | None = 
     """
     root = _class_root(unwrapped(local_path(value, key=key), key=key))
     if not root.is_dir():
-        raise DatasetError(key, f"{root} is a file", "give the folder that holds a folder for each class")
+        fix = "give the folder that holds a folder for each class"
+        if key == "inference.input_path":
+            fix = "set inference.inference_input_type=image, or give a folder of class folders"
+        raise DatasetError(key, f"{root} is a file", fix)
     found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     if not found:
         fix = "put the pictures of each class into a folder of its own"
@@ -110,29 +115,43 @@ def read_class_map(value: str, *, key: str, classes: Sequence[str]) -> dict[str,
 
     Raises: SourceError where there is no file; DatasetError when it is no such file, or lacks a folder of ``classes``.
     """
+    return read_class_maps(value, key=key, parts=[classes])[0]
+
+
+def read_class_maps(value: str, *, key: str, parts: Sequence[Sequence[str]]) -> tuple[dict[str, str], list[str]]:
+    """The same for several data sets, and what it names that none of them has. Raises as :func:`read_class_map`."""
     path = local_path(value, key=key)
+    fix = "write a line `folder: name` for each class"
     try:
         text = path.read_text(encoding="utf-8-sig")
         tree = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         found = f"{path} cannot be read as YAML ({' '.join(str(error).split())[:200]})"
-        raise DatasetError(key, found, "write a line `folder: name` for each class") from error
+        raise DatasetError(key, found, fix) from error
+    wanted = sorted(set[str]().union(*parts))
     if isinstance(tree, dict):
         names = {str(folder): str(name) for folder, name in tree.items()}
-        if missing := [name for name in classes if name not in names]:
+        if missing := [name for name in wanted if name not in names]:
             fix = _closest(missing[0], names) or f"add a line `{missing[0]}: name to show`"
             raise DatasetError(key, f"{path} lacks the folders {_listed(missing)}", fix)
-        return names
+        return names, [name for name in names if name not in wanted]
     lines = tree if isinstance(tree, list) else [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) != len(classes):
-        found = f"{path} has {len(lines)} names for {len(classes)} class folders"
-        raise DatasetError(key, found, "write a line `folder: name` for each class")
-    return dict(zip(classes, map(str, lines), strict=True))
+    for classes in parts:
+        if len(lines) != len(classes):
+            raise DatasetError(key, f"{path} has {len(lines)} names for {len(classes)} class folders", fix)
+    if any(sorted(classes) != wanted for classes in parts):
+        raise DatasetError(key, f"{path} lists names, and the data sets have other class folders", fix)
+    return dict(zip(wanted, map(str, lines), strict=True)), []
 
 
 def is_image(name: str) -> bool:
     """Whether a file is read, by its name."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def namesake(name: str, others: Iterable[str]) -> str | None:
+    """The first of ``others`` that differs from a name in nothing but capitals and blanks."""
+    return next((other for other in others if _plain(other) == _plain(name)), None)
 
 
 def alike(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -171,7 +190,7 @@ def _mismatch(key: str, unknown: Sequence[str], found: Sequence[str], order: Seq
 
 
 def _closest(name: str, others: Sequence[str] | dict[str, str]) -> str:
-    same = next((other for other in others if _plain(other) == _plain(name)), None)
+    same = namesake(name, others)
     return f"there is {same!r}: capitals and blanks count" if same is not None else ""
 
 

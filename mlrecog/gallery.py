@@ -18,7 +18,7 @@ from mlrecog.gallery_base import UNKNOWN, Added, AnyGallery, Found, Part, exclus
 from mlrecog.gallery_card import GalleryCard, ModelFacts
 from mlrecog.gallery_files import LOCK, State, check_free, move_next, read, write
 from mlrecog.gallery_table import Entry
-from mlrecog.neighbours import Neighbours, nearest
+from mlrecog.neighbours import Engine, Neighbours, nearest
 
 __all__ = ["UNKNOWN", "Added", "AnyGallery", "Found", "Gallery", "GalleryCard", "ModelFacts", "Part"]
 __all__ += ["gallery_class", "open_gallery"]
@@ -49,7 +49,9 @@ def gallery_class(path: str) -> type[AnyGallery]:
 
 
 class Gallery(AnyGallery):
-    """A gallery in memory, kept in a folder."""
+    """A gallery in memory, kept in a folder. ``engine`` finds the neighbours."""
+
+    engine: Engine = "torch"
 
     def __init__(self, folder: Path, state: State) -> None:
         self.folder, self.path = folder, str(folder)
@@ -105,7 +107,7 @@ class Gallery(AnyGallery):
             yield Part([self.entries[place] for place in part], self.embeddings_ND[part])
 
     def _search(self, queries_QD: Tensor, k: int) -> Found:
-        found = nearest(queries_QD, self.embeddings_ND, min(len(self), max(k, _LOOKED_AT)))
+        found = nearest(queries_QD, self.embeddings_ND, min(len(self), max(k, _LOOKED_AT)), engine=self.engine)
         rival_Q = self._rivals(queries_QD, found)
         rows = [[self.entries[place] for place in places] for places in found.places_Qk[:, :k].tolist()]
         return Found(

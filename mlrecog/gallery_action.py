@@ -214,7 +214,7 @@ def _nearest_lines(queries: Sequence[Picture], found: Found, decisions: Sequence
     for i, query in enumerate(queries[:SHOWN]):
         rows = zip(found.labels[i], found.distances_Qk[i].tolist(), strict=True)
         near = ", ".join(f"{one_line(label, 60)} {distance:.3f}" for label, distance in rows)
-        yield f"{query.path.name}: {one_line(decisions[i], 60)} (nearest: {near})"
+        yield f"{'/'.join(query.path.parts[-2:])}: {one_line(decisions[i], 60)} (nearest: {near})"
     if len(queries) > SHOWN:
         counts = ", ".join(f"{one_line(name, 60)} {count}" for name, count in Counter(decisions).most_common(SHOWN))
         yield f"… and {len(queries) - SHOWN} more; in all: {counts}"

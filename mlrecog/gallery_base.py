@@ -20,6 +20,7 @@ from torch import Tensor
 from fiducial.errors import DatasetError, Problem
 from fiducial.machine import explained
 from fiducial.run.console import LOGGER
+from mlrecog.folders import namesake
 from mlrecog.gallery_card import GalleryCard
 from mlrecog.gallery_table import Entry, check_entries, now
 from mlrecog.neighbours import unit
@@ -180,8 +181,8 @@ def not_there(where: str, what: str, missing: Sequence[str], there: Sequence[str
     """Labels or sources (``what``) that a gallery lacks."""
     problems = []
     for name in missing:
-        close = get_close_matches(name, there, n=1)
-        fix = f"did you mean {close[0]!r}?" if close else "the stats of the gallery and its table list what is there"
+        close = namesake(name, there) or next(iter(get_close_matches(name, there, n=1)), None)
+        fix = f"did you mean {close!r}?" if close else "the stats of the gallery and its table list what is there"
         problems.append(Problem(where, f"no {what} {name!r}", fix))
     return problems
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ class RecogModule(TrainingModule):
     """Trains a :class:`Recognizer` with any Lightning Trainer.
 
     ``self.model`` is part of the checkpoint's keys. ``trunk`` and ``embedder`` are their optimizers, ``factor`` gives
-    the share of their rates in an epoch, all of them where it is None; ``frozen`` names parts that are not trained.
+    the share of their rates in an epoch, all of them where it is None. ``frozen`` names parts that are not trained;
+    with ``still`` their batch norms keep their statistics, too.
     """
 
     tao_model = "ml_recog"
@@ -42,6 +43,7 @@ class RecogModule(TrainingModule):
         embedder: PartOptimizer | None = None,
         factor: Callable[[int], float] | None = None,
         frozen: tuple[str, ...] = (),
+        still: bool = True,
         normalize: Normalization | None = None,
         evaluators: Mapping[Stage, RecogEvaluator] | None = None,
     ) -> None:
@@ -50,10 +52,18 @@ class RecogModule(TrainingModule):
         self.model, self.objective = network, objective or TripletObjective()
         self.settings = {"trunk": trunk or PartOptimizer(), "embedder": embedder or PartOptimizer()}
         self.factor, self.normalize = factor or (lambda epoch: 1.0), normalize
+        self.frozen, self.still = frozen, still
         for part in frozen:
             getattr(network, part).requires_grad_(False)
         self._rates: list[list[float]] = []
         self._distance: Tensor | None = None
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self.frozen if self.still else ():
+            getattr(self.model, part).eval()
+        return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self._set_rates()

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlrecog.neighbours import Neighbours, nearest_by_chunks
+from mlrecog.neighbours import Engine, Neighbours, nearest_by_chunks
 
 __all__ = ["CUTS", "LISTED", "Retrieval", "average_precision", "clusters", "retrieval"]
 
@@ -86,11 +86,13 @@ def retrieval(
     gallery_labels_N: Tensor,
     *,
     left_out_Q: Tensor | None = None,
+    engine: Engine = "torch",
 ) -> Retrieval:
     """Look each query up, exactly, in memory that does not grow with Q x N.
 
     Both sides are unit rows (:func:`mlrecog.neighbours.unit`) on one device; labels are int64. ``left_out_Q``: the
-    place in the gallery that a query must not find, itself, -1 for none. Raises: ValueError for an empty side.
+    place in the gallery that a query must not find, itself, -1 for none. ``engine``: see
+    :func:`mlrecog.neighbours.nearest`. Raises: ValueError for an empty side.
     """
     if not len(queries_QD) or not len(gallery_ND):
         raise ValueError(f"{len(queries_QD)} queries, {len(gallery_ND)} pictures in the gallery")
@@ -101,7 +103,7 @@ def retrieval(
     # one more than the largest class, so that each query also sees its nearest stranger
     k = min(len(gallery_ND), max(cut + 1, LISTED))
     parts: list[dict[str, Tensor]] = []
-    for part, found in nearest_by_chunks(queries_QD, gallery_ND, k, left_out_Q=left_out_Q):
+    for part, found in nearest_by_chunks(queries_QD, gallery_ND, k, left_out_Q=left_out_Q, engine=engine):
         parts.append(_judge(found, query_labels_Q[part], gallery_labels_N, findable_Q[part], cut))
     told = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     listed = Neighbours(told.pop("distances"), told.pop("places"))

@@ -69,7 +69,7 @@ def write_inference(folder: Path, spec: ExperimentSpec, answers: Answers, facts:
     found = answers.found
     # TAO-compat: no heading, and lists as Python writes them
     rows = [
-        [str(path), str(list(labels)), str(distances)]
+        [answers.called(path), str(list(labels)), str(distances)]
         for path, labels, distances in zip(answers.paths, found.labels, found.distances_Qk.tolist(), strict=True)
     ]
     result = _write_csv(folder / "result.csv", rows)
@@ -90,7 +90,8 @@ def _neighbours(answers: Answers) -> Iterable[list[Any]]:
             zip(found.labels[number], found.sources[number], distances, strict=True), 1
         ):
             similarity = 1 - distance / 2  # cosine, of unit vectors
-            yield [str(path), answers.decisions[number], rank, label, f"{distance:.6f}", f"{similarity:.6f}", source]
+            numbers = f"{distance:.6f}", f"{similarity:.6f}"
+            yield [answers.called(path), answers.decisions[number], rank, label, *numbers, answers.called(source)]
 
 
 def _write_queries(path: Path, result: Embedded) -> Path:
@@ -108,12 +109,12 @@ def _write_queries(path: Path, result: Embedded) -> Path:
         reference = gallery.samples[place] if place >= 0 else None
         rows.append(
             (
-                str(sample.path),
+                queries.called(sample.path),
                 queries.names[sample.label],
                 gallery.names[reference.label] if reference else "",
                 "" if math.isnan(right[number]) else str(int(right[number])),
                 *(f"{value:.6f}" for value in (distances[number], found.own_Q[number], found.other_Q[number])),
-                str(reference.path) if reference else "",
+                gallery.called(reference.path) if reference else "",
             )
         )
     return _write_csv(path, rows, guard=True)

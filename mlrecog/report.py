@@ -40,7 +40,7 @@ __all__ = ["write_answers_report", "write_retrieval_report"]
 
 SHOWN = 40
 """Queries that are drawn."""
-_NEIGHBOURS = 3
+_NEIGHBOURS = 5
 _SIDE = 140
 _MAPPED = 1200
 """Embeddings on the map."""
@@ -52,13 +52,14 @@ def write_retrieval_report(path: Path, result: Embedded, kpis: Kpis, judged: Ope
     """The page of ``evaluate``: numbers, what went wrong first, classes, curves, a map."""
     reference, queries = result.sides
     page = Page("Retrieval", str(about.get("model", "")))
-    page.add("Summary", tiles([Tile(name, number(v if isinstance(v, float) else None)) for name, v in kpis.items()]))
+    numbers = tiles([Tile(name, number(v if isinstance(v, float) else None)) for name, v in kpis.items()])
+    page.add("Summary", numbers, _curves(result))
     cards = [_query_card(result, place) for place in _wrong_first(result)[:SHOWN]]
     page.add("Queries, wrong ones first", gallery(cards, wide=True), intro=_DISTANCE)
     mixed = result.retrieval.mixed_up(reference.labels)[:20]
     if mixed:
         rows: list[Sequence[Any]] = [[queries.names[own], reference.names[other], count] for own, other, count in mixed]
-        page.add("Classes that are mixed up", table(["a picture of", "was taken for", "queries"], rows))
+        page.add("Mixed up", table(["a picture of", "was taken for", "queries"], rows))
     page.add("Classes", _classes(result))
     page.add("Is it in the gallery at all?", *_open_set(judged), intro=_OPEN_SET)
     page.add("Map of the queries", _map(result), intro=_MAP)
@@ -70,8 +71,7 @@ def write_retrieval_report(path: Path, result: Embedded, kpis: Kpis, judged: Ope
 def write_answers_report(path: Path, answers: Answers, about: Mapping[str, Any]) -> Path:
     """The page of ``inference``: each picture beside what it was taken for, the least certain first."""
     page = Page("Recognition", str(about.get("model", "")))
-    unknown = sum(decision == UNKNOWN for decision in answers.decisions)
-    shown = [Tile("pictures", number(len(answers.paths))), Tile("unknown", number(unknown))]
+    shown = [Tile("pictures", number(len(answers.paths))), Tile("unknown", number(answers.num_unknown))]
     page.add("Summary", tiles(shown))
     order = torch.argsort(answers.found.distances_Qk[:, 0], descending=True).tolist()
     cards = [_answer_card(answers, place) for place in order[:SHOWN]]
@@ -86,7 +86,7 @@ _OPEN_SET = (
     "Each query is looked up twice: with its class in the gallery, and without it, as a product that nobody has added. "
     "A threshold on the distance of the nearest picture tells the two apart."
 )
-_MAP = "The two directions in which the embeddings differ most (principal components). Colours: the largest classes."
+_MAP = "The two directions in which the queries differ most (principal components). Colours: the largest classes."
 
 
 def _wrong_first(result: Embedded) -> list[int]:
@@ -108,10 +108,13 @@ def _query_card(result: Embedded, place: int) -> Picture:
             distance = float(found.distances_Qk[place, rank])
             images[f"{rank + 1}. {reference.names[other.label]} ({distance:.3f})"] = other.path
     right = bool(result.retrieval.each["precision_at_1"][place])
+    nearest = int(found.places_Qk[place, 0])
+    name, taken_for = queries.names[sample.label], reference.names[reference.samples[nearest].label]
     own, stranger = result.retrieval.own_Q[place], result.retrieval.other_Q[place]
     said = {"nearest of its class": number(_finite(own)), "nearest of another": number(_finite(stranger))}
     badge, tone = ("right", "good") if right else ("wrong", "bad")
-    return _picture(queries.names[sample.label], images, {"file": sample.path.name, **said}, badge, tone)
+    title = name if right else f"{name}, taken for {taken_for}"
+    return _picture(title, images, {"file": _shown(sample.path), **said}, badge, tone)
 
 
 def _answer_card(answers: Answers, place: int) -> Picture:
@@ -121,12 +124,19 @@ def _answer_card(answers: Answers, place: int) -> Picture:
         if rank < _NEIGHBOURS:
             images[f"{rank + 1}. {label} ({float(found.distances_Qk[place, rank]):.3f})"] = Path(source)
     tone = "bad" if decision == UNKNOWN else ""
-    return _picture(decision, images, {"file": answers.paths[place].name}, decision, tone)
+    nearest, rival = float(found.distances_Qk[place, 0]), float(found.rival_Q[place])
+    said = {"nearest": number(nearest), "nearest of another class": number(_finite(rival))}
+    return _picture(_shown(answers.paths[place]), images, said, decision, tone)
 
 
 def _picture(title: str, images: Mapping[str, Path], said: Mapping[str, str], badge: str, tone: str) -> Picture:
     drawn = {caption: uri for caption, path in images.items() if (uri := _uri(path))}
     return Picture(title, drawn, dict(said), badge=badge, tone=tone, problem="its picture cannot be read any more")
+
+
+def _shown(path: Path) -> str:
+    """A file with the folder it is in: pictures of several classes may have one name."""
+    return "/".join(path.parts[-2:])
 
 
 def _uri(path: Path) -> str:
@@ -151,6 +161,28 @@ def _classes(result: Embedded) -> str:
     ]
     rows.sort(key=lambda row: (row[3] is None, row[3]))
     return table(["class", "queries", "references", "precision at 1", "average precision"], rows, sortable=True)
+
+
+def _curves(result: Embedded) -> str:
+    """Of the queries that count: how many have their class among the first k, and what share of the k is right."""
+    found, counted = result.retrieval, torch.from_numpy(result.retrieval.counted)
+    if not counted.any():
+        return note("no class of the queries can be found in the gallery")
+    there_Qk = found.found.places_Qk >= 0
+    label_Qk = result.sides[0].labels[found.found.places_Qk.clamp(min=0)]
+    right_Qk = (there_Qk & (label_Qk == result.sides[1].labels[:, None]))[counted].double()
+    rank_k = torch.arange(1, right_Qk.shape[1] + 1)
+    curves = {
+        "Queries with their class among the nearest": right_Qk.cummax(1).values.mean(0),
+        "Share of the nearest that are of the query's class": (right_Qk.cumsum(1) / rank_k).mean(0),
+    }
+    charts = [
+        line_chart(
+            title, [Line("all queries", rank_k.tolist(), share_k.tolist())], x_label="neighbours", y_range=(0, 1)
+        )
+        for title, share_k in curves.items()
+    ]
+    return columns(*charts)
 
 
 def _open_set(judged: OpenSet) -> tuple[str, ...]:
@@ -182,21 +214,31 @@ def _open_set(judged: OpenSet) -> tuple[str, ...]:
 
 
 def _map(result: Embedded) -> str:
-    queries = result.sides[1]
-    x_QD, labels_Q = result.embeddings[1], queries.labels
+    """Queries, and beside them the gallery in the same plane, unless both are one."""
+    gallery, queries = result.sides
+    x_QD, labels_Q = _thinned(result.embeddings[1], queries.labels)
     if len(x_QD) < 3:
         return note("too few queries")
-    step = max(1, math.ceil(len(x_QD) / _MAPPED))
-    x_QD, labels_Q = x_QD[::step].double(), labels_Q[::step]
-    centred = x_QD - x_QD.mean(0)
-    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-    plane = F.pad(centred @ directions[:2].T, (0, 2 - len(directions[:2]))).numpy()  # also of one number each
-    largest = labels_Q.bincount().argsort(descending=True, stable=True)[: _COLOURED - 1].tolist()
-    chosen = {queries.names[label]: labels_Q == label for label in largest if bool((labels_Q == label).any())}
-    rest = ~torch.stack(list(chosen.values())).any(0)
-    groups = {**chosen, **({"others": rest} if bool(rest.any()) else {})}
-    points = {name: (plane[mask.numpy(), 0], plane[mask.numpy(), 1]) for name, mask in groups.items()}
-    return scatter("Queries", points, x_label="first component", y_label="second component")
+    middle_D = x_QD.mean(0)
+    _, _, directions = torch.linalg.svd(x_QD - middle_D, full_matrices=False)
+    shown = labels_Q.bincount().argsort(descending=True, stable=True)[: _COLOURED - 1].tolist()
+    parts = [("Queries", x_QD, labels_Q)]
+    if not result.same:
+        parts.append(("Gallery", *_thinned(result.embeddings[0], gallery.labels)))
+    charts = []
+    for title, x_ND, labels_N in parts:
+        plane = F.pad((x_ND - middle_D) @ directions.T, (0, 1))[:, :2].numpy()  # an embedding may be one number
+        groups = {queries.names[label]: labels_N == label for label in shown}
+        groups["others"] = ~torch.isin(labels_N, torch.tensor(shown))
+        points = {name: (plane[mask.numpy(), 0], plane[mask.numpy(), 1]) for name, mask in groups.items() if mask.any()}
+        charts.append(scatter(title, points, x_label="first component", y_label="second component"))
+    return columns(*charts)
+
+
+def _thinned(x_ND: torch.Tensor, labels_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """So many as a map can show."""
+    step = max(1, math.ceil(len(x_ND) / _MAPPED))
+    return x_ND[::step].double(), labels_N[::step]
 
 
 def _finite(value: float) -> float | None:

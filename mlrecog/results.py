@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fiducial.prediction import Kpis
 from mlrecog.folders import Sample
-from mlrecog.gallery import Found
+from mlrecog.gallery import UNKNOWN, Found
 from mlrecog.metrics import Retrieval, average_precision, retrieval
+from mlrecog.neighbours import Engine
 
 __all__ = ["Answers", "Embedded", "Labelled"]
 
@@ -23,6 +25,13 @@ class Labelled:
     name: str
     samples: tuple[Sample, ...]
     names: tuple[str, ...]
+    cached: tuple[str, str] = ("", "")
+    """A folder of the cache, and what the user calls it; see :func:`mlrecog.splits.cached_as`."""
+
+    def called(self, path: str | Path) -> str:
+        """A picture as results name it: not by the folder of a cache."""
+        folder, name = self.cached
+        return f"{name}{str(path)[len(folder) :]}" if folder and str(path).startswith(folder) else str(path)
 
     @cached_property
     def labels(self) -> Tensor:
@@ -37,6 +46,7 @@ class Embedded:
     sides: tuple[Labelled, ...]
     embeddings: tuple[Tensor, ...]
     same: bool = False
+    engine: Engine = "torch"
 
     @property
     def left_out(self) -> Tensor | None:
@@ -53,6 +63,7 @@ class Embedded:
             self.embeddings[0],
             gallery.labels,
             left_out_Q=self.left_out,
+            engine=self.engine,
         )
 
     def whole_map(self, by_class: bool) -> float:
@@ -71,3 +82,18 @@ class Answers:
     paths: tuple[Path, ...]
     found: Found
     decisions: tuple[str, ...]
+    sides: tuple[Labelled, ...] = ()
+
+    def called(self, path: str | Path) -> str:
+        """A picture, also of the gallery, as results name it."""
+        return next((name for side in self.sides if (name := side.called(path)) != str(path)), str(path))
+
+    @property
+    def num_unknown(self) -> int:
+        """Pictures of no class of the gallery."""
+        return sum(decision == UNKNOWN for decision in self.decisions)
+
+    @property
+    def kpis(self) -> Kpis:
+        """The numbers of ``inference``."""
+        return {"pictures": float(len(self.paths)), "unknown": float(self.num_unknown)}

@@ -34,7 +34,7 @@ from mlrecog.optimizers import PartOptimizer
 from mlrecog.predictor import EMBEDDING, Embedder
 from mlrecog.results import Labelled
 from mlrecog.schedule import warmup_steps_factor
-from mlrecog.splits import Sides, read_inputs, read_reference, read_sides, read_train
+from mlrecog.splits import Sides, cached_as, named, read_inputs, read_reference, read_sides, read_train
 from mlrecog.transforms import Blur, EvalTransform, TrainTransform
 from mlrecog.trunks import TRUNKS
 from mlrecog.weights import embedding_dim_of, load_network, start_from
@@ -98,6 +98,8 @@ class RecogRuntime(TaskRuntime):
             embedder=_optimizer(optim.name, optim.embedder),
             factor=factor,
             frozen=tuple(part for part, trained in parts.items() if not trained),
+            # TAO-compat: batch norms of a frozen part go on following the batches
+            still=spec.compat != "tao",
             normalize=self.normalize,
             evaluators={"val": self.evaluator("val")} if self.validates else {},
         )
@@ -105,23 +107,36 @@ class RecogRuntime(TaskRuntime):
     def _tell_rates(self, factor: Any) -> None:
         optim, last = self.spec.train.optim, self.spec.train.num_epochs - 1
         epochs = sorted({0, min(optim.warmup_iters, last), last})
-        said = ", ".join(f"{optim.trunk.base_lr * factor(epoch):.3g} in epoch {epoch}" for epoch in epochs)
-        LOGGER.info("learning rate of the trunk: %s", said)
+        for part, settings in (("trunk", optim.trunk), ("embedder", optim.embedder)):
+            said = ", ".join(f"{settings.base_lr * factor(epoch):.3g} in epoch {epoch}" for epoch in epochs)
+            LOGGER.info("learning rate of the %s: %s", part, said)
 
     def _start(self, network: Recognizer) -> str:
         found = self._pretrained(lambda value, key: resolve_weights(value, key=key))
-        return start_from(network, **found) if found else ""
+        said = start_from(network, **found) if found else ""
+        for part in said.split(" · ") if said else ():
+            LOGGER.info("%s", part)
+        return said
 
     def _pretrained(self, resolve: Any, device: str = "cpu") -> dict[str, Checkpoint]:
-        """The checkpoints that the spec begins with, by part. ``resolve``: (value, key) to a file, None to skip it."""
+        """The checkpoints that the spec begins with, by part. ``resolve``: (value, key) to a file, None to skip it.
+
+        Raises: UserError naming all that is wrong.
+        """
         found: dict[str, Checkpoint] = {}
+        problems: list[Problem] = []
         for key in PRETRAINED:
             name = key.removeprefix("model.")
             value = getattr(self.spec.model, name)
-            path = resolve(value, key) if value else None
-            if path is not None:
-                part = name.removeprefix("pretrained_").removesuffix("_path")
-                found[part] = read(path, device=device, key=self.spec.encryption_key, where=key)
+            try:
+                path = resolve(value, key) if value else None
+                if path is not None:
+                    part = name.removeprefix("pretrained_").removesuffix("_path")
+                    found[part] = read(path, device=device, key=self.spec.encryption_key, where=key)
+            except UserError as error:
+                problems.extend(error.problems)
+        if problems:
+            raise CheckpointError.of(problems)
         return found
 
     def check_weights(self, resume: Path | None, resolve: Any) -> Iterator[Problem]:
@@ -163,11 +178,13 @@ class RecogRuntime(TaskRuntime):
     @cached_property
     def looked_up(self) -> tuple[Labelled, ...]:
         """What inference embeds: the gallery's pictures, unless a kept one is searched, then the inputs."""
-        inputs = Labelled("inputs", read_inputs(self.spec), ())
+        found = read_inputs(self.spec)
+        inputs = Labelled("inputs", found.samples, (), cached_as(self.spec.inference.input_path, found.root))
         if self.spec.inference.gallery:
             return (inputs,)
-        gallery = read_reference(self.spec)
-        return Labelled("gallery", gallery.samples, gallery.names), inputs
+        gallery = named(self.spec, read_reference(self.spec))
+        cached = cached_as(self.data.val_dataset.reference, gallery.root)
+        return Labelled("gallery", gallery.samples, gallery.names, cached), inputs
 
     def images(self, stage: Stage) -> list[ClassImages]:
         """The data sets that a stage goes through, in order."""
@@ -269,10 +286,15 @@ class RecogRuntime(TaskRuntime):
     def evaluator(self, stage: Stage, *, folder: Path | None = None) -> RecogEvaluator:
         files = None if folder is None else RecogFiles(folder, self.spec)
         if stage == "infer":
-            return RecogEvaluator(stage, self.looked_up, kept=self._kept(), files=files)
+            return RecogEvaluator(
+                stage, self.looked_up, kept=self._kept(), engine=self.spec.inference.search, files=files
+            )
         sides = [
-            Labelled(name, side.samples, side.names)
-            for name, side in (("gallery", self.sides.gallery), ("queries", self.sides.queries))
+            Labelled(name, side.samples, side.names, cached_as(value, side.root))
+            for name, side, value in (
+                ("gallery", self.sides.gallery, self.data.val_dataset.reference),
+                ("queries", self.sides.queries, self.data.val_dataset.query),
+            )
         ]
         section = self.spec.evaluate if stage == "test" else self.spec.train
         return RecogEvaluator(
@@ -281,6 +303,7 @@ class RecogRuntime(TaskRuntime):
             same=self.sides.same,
             by_class=section.report_accuracy_per_class,
             clustering=stage != "test" or self.spec.evaluate.clustering,
+            engine=self.spec.evaluate.search if stage == "test" else "torch",
             files=files,
         )
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from fiducial.data.cache import default_cache_dir
+from fiducial.data.remote import is_remote
 from fiducial.errors import DatasetError
+from fiducial.redact import public_url
 from mlrecog.folders import ClassFolders, Sample, read_class_folders, read_class_map, read_flat
 
 if TYPE_CHECKING:
     from mlrecog.config import ExperimentSpec
 
-__all__ = ["QUERY", "REFERENCE", "TRAIN", "Sides", "read_inputs", "read_reference", "read_sides", "read_train"]
+__all__ = ["CLASS_MAP", "QUERY", "REFERENCE", "TRAIN", "Inputs", "Sides"]
+__all__ += ["cached_as", "named", "read_inputs", "read_queries", "read_reference", "read_sides", "read_train"]
 
 TRAIN = "dataset.train_dataset"
 REFERENCE, QUERY = "dataset.val_dataset.reference", "dataset.val_dataset.query"
@@ -34,34 +39,55 @@ class Sides:
 
 def read_train(spec: ExperimentSpec) -> ClassFolders:
     """The pictures to train on. Raises: UserError naming what is missing or cannot be read."""
-    return _named(spec, read_class_folders(_given(spec.dataset.train_dataset, TRAIN), key=TRAIN))
+    return read_class_folders(_given(spec.dataset.train_dataset, TRAIN), key=TRAIN)
 
 
 def read_reference(spec: ExperimentSpec) -> ClassFolders:
     """The gallery's pictures. Raises: UserError as :func:`read_train`."""
-    return _named(spec, read_class_folders(_given(spec.dataset.val_dataset.reference, REFERENCE), key=REFERENCE))
+    return read_class_folders(_given(spec.dataset.val_dataset.reference, REFERENCE), key=REFERENCE)
+
+
+def read_queries(spec: ExperimentSpec, gallery: ClassFolders | None = None) -> ClassFolders:
+    """The queries, their classes numbered as the gallery's.
+
+    Raises: UserError as :func:`read_train`; also where the gallery lacks a query's class.
+    """
+    value = _given(spec.dataset.val_dataset.query, QUERY)
+    return read_class_folders(value, key=QUERY, classes=gallery.classes if gallery else None)
 
 
 def read_sides(spec: ExperimentSpec) -> Sides:
-    """Gallery and queries. Raises: UserError as :func:`read_train`; also where the gallery lacks a query's class."""
-    gallery = read_reference(spec)
-    query = _given(spec.dataset.val_dataset.query, QUERY)
-    queries = read_class_folders(query, key=QUERY, classes=gallery.classes)
-    return Sides(gallery, ClassFolders(queries.root, gallery.classes, queries.samples, gallery.names))
+    """Gallery and queries, with the names to show. Raises: UserError as :func:`read_queries`."""
+    gallery = named(spec, read_reference(spec))
+    return Sides(gallery, replace(read_queries(spec, gallery), names=gallery.names))
 
 
-def read_inputs(spec: ExperimentSpec) -> tuple[Sample, ...]:
-    """What inference looks up, without classes. Raises: UserError as :func:`read_train`."""
+class Inputs(NamedTuple):
+    """What inference looks up, without classes, below ``root``."""
+
+    root: Path
+    samples: tuple[Sample, ...]
+
+
+def read_inputs(spec: ExperimentSpec) -> Inputs:
+    """What inference looks up. Raises: UserError as :func:`read_train`."""
     section = spec.inference
     value = _given(section.input_path, INPUT)
     if section.inference_input_type == "classification_folder":
         found = read_class_folders(value, key=INPUT)
-        return tuple(Sample(sample.path, -1) for sample in found.samples)
+        return Inputs(found.root, tuple(Sample(sample.path, -1) for sample in found.samples))
     paths = read_flat(value, key=INPUT)
     if section.inference_input_type == "image" and len(paths) != 1:
         fix = "set inference.inference_input_type=image_folder"
         raise DatasetError(INPUT, f"{value} is a folder of {len(paths)} pictures, not a picture", fix)
-    return tuple(Sample(path, -1) for path in paths)
+    return Inputs(paths[0].parent, tuple(Sample(path, -1) for path in paths))
+
+
+def cached_as(value: str | None, root: Path) -> tuple[str, str]:
+    """A folder of the cache, and what ``value`` of a spec key calls it: an archive or URL; empty texts elsewhere."""
+    if not value or not root.resolve().is_relative_to(default_cache_dir().resolve()):
+        return "", ""
+    return str(root), (public_url(value).partition("?")[0] if is_remote(value) else value).rstrip("/")
 
 
 def _given(value: str | None, key: str) -> str:
@@ -70,6 +96,7 @@ def _given(value: str | None, key: str) -> str:
     return value
 
 
-def _named(spec: ExperimentSpec, folders: ClassFolders) -> ClassFolders:
+def named(spec: ExperimentSpec, folders: ClassFolders) -> ClassFolders:
+    """The same with the names to show. Raises: UserError for a class map that cannot be read, or lacks a folder."""
     value = spec.dataset.class_map
     return folders.shown_as(read_class_map(value, key=CLASS_MAP, classes=folders.classes)) if value else folders

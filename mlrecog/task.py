@@ -31,6 +31,7 @@ class RecogTask(Task["ExperimentSpec"]):
     title = "Metric Learning Recognition"
     prefix = "ml_model"
     metrics = METRICS
+    onnx_beside_checkpoint = False
     memory_savers = ("a smaller model.input_width and input_height", "or model.activation_checkpointing=true")
     resume = ResumeRules(
         also_free=("evaluate.", "train.val_batch_size", "train.report_accuracy_per_class", "gallery."),
@@ -56,6 +57,7 @@ class RecogTask(Task["ExperimentSpec"]):
                 run=gallery,
                 model_key="checkpoint",
                 verbs=("build", "add", "remove", "search", "stats"),
+                side_by_side=True,
             ),
         )
 

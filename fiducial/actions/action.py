@@ -30,6 +30,8 @@ class Action:
     """The parts of the dataset that it reads, where the task does not say others."""
     verbs: tuple[str, ...] = ()
     """Sub-verbs, one of which must be given: ``gallery add``."""
+    side_by_side: bool = False
+    """Whether several may run in one results folder at a time: what it writes there is written whole."""
     engine_folder: str = ""
     """Its folder below ``results_dir`` when it runs a TensorRT engine, as TAO Deploy has it; empty: its own name."""
     refusal: str = ""

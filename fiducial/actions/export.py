@@ -33,7 +33,7 @@ def export(task: Task[Any], run: Run) -> Result:
     checkpoint_file = open_model(task, run)
     if runtime_of(checkpoint_file).name != "torch":
         raise SpecError("export.checkpoint", f"{checkpoint_file} is exported already", "give a checkpoint")
-    target = _target(section, checkpoint_file)
+    target = _target(section, checkpoint_file if task.onnx_beside_checkpoint else run.folder / checkpoint_file.name)
     writable_folder(target.parent, "export.onnx_file", "name a file in a folder that can be written to")
     runtime = task.runtime(run.spec)
     runtime.action = run.action.name
@@ -57,11 +57,11 @@ def export(task: Task[Any], run: Run) -> Result:
     return Result(run.action.name, run.folder, files=(target, *beside))
 
 
-def _target(section: Any, checkpoint_file: Path) -> Path:
-    """The file to write; a name that the spec gives was checked before anything else."""
+def _target(section: Any, beside: Path) -> Path:
+    """The file to write, ``beside`` with suffix .onnx if none is named; a name of the spec was checked before."""
     if section.onnx_file:
         return named_target(section)
-    target = checkpoint_file.with_suffix(SUFFIX)
+    target = beside.with_suffix(SUFFIX)
     problems = list(check_target(target, overwrite=section.overwrite))
     if problems:
         raise SpecError.of(problems)

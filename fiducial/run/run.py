@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -52,14 +53,15 @@ def open_run(action: Action, title: str, composed: Composed[Any], *, verb: str =
     """Create the results folder, write experiment.yaml, and record how the action ends.
 
     Every exception, an interrupt and out-of-memory included, leaves a FAILURE record and is raised again; what the
-    machine did (a full disk, a killed process) as the UserError that says so. The folder is held against other runs.
+    machine did (a full disk, a killed process) as the UserError that says so. The folder is held against other runs,
+    unless the action may run beside others.
 
     Raises: SpecError when no results_dir is set, it cannot be written, or another run has it.
     """
     folder = results_folder(composed.spec.results_dir, action.name)
     main = global_rank() == 0
     label = action.name.capitalize()
-    with only_run(folder, action.name) if main else nullcontext(), interrupts():
+    with only_run(folder, action.name) if main and not action.side_by_side else nullcontext(), interrupts():
         status = StatusWriter(folder if main else None)
         try:
             if main:
@@ -115,7 +117,7 @@ def writable_folder(name: str | Path, key: str, fix: str) -> Path:
     try:
         folder = Path(name).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{global_rank()}"
+        probe = folder / f".write-test-{global_rank()}-{os.getpid()}"  # others may be doing the same
         probe.touch()
         probe.unlink()
     except (OSError, RuntimeError, ValueError) as error:  # a link to itself, ~ of nobody, characters no name can have

@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,16 +82,15 @@ class TestTrain:
         continued, uninterrupted = (weights_of(tree)["state_dict"] for tree in (parts, whole))
         assert all(torch.equal(continued[key], uninterrupted[key]) for key in uninterrupted)
 
-    def test_frozen_trunk(self, make_tree, act, tmp_path, trained):
+    def test_frozen_trunk(self, make_tree, act, tmp_path, trained, capsys):
         start = Path(trained["results_dir"]) / "train" / "ml_model_latest.pth"
         tree = make_tree(tmp_path, train__train_trunk=False, train__num_epochs=1)
         tree["model"]["pretrained_model_path"] = str(start.resolve())
         assert act(tree, "train") == 0
         before, after = weights_of(trained)["state_dict"], weights_of(tree)["state_dict"]
-        moved = {
-            key.split(".")[1] for key in after if not torch.equal(before[key], after[key]) and "dwconv.bn" not in key
-        }
-        assert moved == {"embedder"}
+        moved = {key.split(".")[1] for key in after if not torch.equal(before[key], after[key])}
+        assert "353 of 353 tensors loaded" in capsys.readouterr().err
+        assert moved == {"embedder"}  # nor do statistics of batch norms in the trunk
 
     def test_without_validation(self, make_tree, act, tmp_path, capsys):
         tree = make_tree(tmp_path, dataset__val_dataset={}, train__num_epochs=1)
@@ -142,6 +142,15 @@ class TestEvaluate:
         assert act(trained, "evaluate", "evaluate.checkpoint=latest", both, f"evaluate.results_dir={tmp_path}") == 0
         assert all(row["picture"] != row["reference"] for row in rows_of(tmp_path / "queries.csv"))
 
+    def test_the_report_has_no_markup_as_text(self, evaluated):
+        assert "&lt;div" not in (evaluated / "report.html").read_text()
+
+    def test_faiss_finds_the_same(self, trained, act, evaluated, tmp_path):
+        words = ["evaluate.checkpoint=latest", "evaluate.search=faiss", f"evaluate.results_dir={tmp_path}"]
+        assert act(trained, "evaluate", *words) == 0
+        ours, theirs = (json.loads((path / "metrics.json").read_text())["kpis"] for path in (evaluated, tmp_path))
+        assert ours == pytest.approx(theirs, abs=1e-6)
+
     def test_exported_gives_the_same(self, trained, act, exported, evaluated, tmp_path):
         words = [f"evaluate.checkpoint={exported}", f"evaluate.results_dir={tmp_path}"]
         assert act(trained, "evaluate", *words) == 0
@@ -171,6 +180,20 @@ class TestInference:
         assert act(trained, "inference", *words) == 0
         assert len(rows_of(tmp_path / "result.csv", heading=False)) == count
 
+    def test_pictures_of_archives_are_not_named_by_the_cache(self, trained, act, shelves, tmp_path, monkeypatch):
+        monkeypatch.setenv("FIDUCIAL_CACHE", str(tmp_path / "cache"))
+        archives = [shutil.make_archive(str(tmp_path / name), "zip", shelves, name) for name in ("query", "reference")]
+        words = [f"inference.input_path={archives[0]}", f"dataset.val_dataset.reference={archives[1]}"]
+        words += ["inference.checkpoint=latest", f"inference.results_dir={tmp_path / 'r'}"]
+        assert act(trained, "inference", *words) == 0
+        assert rows_of(tmp_path / "r" / "result.csv", heading=False)[0][0] == f"{archives[0]}/blue/0.png"
+        row = rows_of(tmp_path / "r" / "neighbours.csv")[0]
+        assert row["picture"] == f"{archives[0]}/blue/0.png"
+        assert row["reference"].startswith(f"{archives[1]}/")
+        words = [f"dataset.val_dataset.query={archives[0]}", *words[1:2], "evaluate.checkpoint=latest"]
+        assert act(trained, "evaluate", *words, f"evaluate.results_dir={tmp_path / 'e'}") == 0
+        assert all(row["picture"].startswith(archives[0]) for row in rows_of(tmp_path / "e" / "queries.csv"))
+
     def test_more_neighbours_than_there_are(self, trained, act, tmp_path, capsys):
         words = ["inference.topk=50", "inference.checkpoint=latest", f"inference.results_dir={tmp_path}"]
         assert act(trained, "inference", *words) == 0
@@ -189,6 +212,11 @@ def kept(trained, act, shelves, tmp_path_factory):
     words = [f"gallery.path={path}", f"gallery.source={shelves / 'reference'}", "gallery.checkpoint=latest"]
     assert act(trained, "gallery", "build", *words) == 0
     return path
+
+
+def test_an_export_without_a_name_goes_where_tao_has_it(trained, act, folder):
+    assert act(trained, "export", "export.checkpoint=latest", "export.verbose=false") == 0
+    assert (folder / "export" / "model_epoch_001_step_00024.onnx").is_file()
 
 
 class TestKeptGallery:
@@ -223,6 +251,7 @@ class TestKeptGallery:
         exported_too = mlrecog.load(exported).search(picture, kept, k=3)
         assert [m.source for m in exported_too[0].matches] == [m.source for m in found[0].matches]
         pictures = {name: [shelves / "reference" / name / "0.png"] for name in ("red", "blue")}
+        assert recognizer.search([], kept) == []
         (answer,) = recognizer.search(picture, recognizer.gallery(pictures), k=2)
         assert {match.label for match in answer.matches} == {"red", "blue"}
 
@@ -250,7 +279,7 @@ class TestBadInput:
         (train / " RED").mkdir()
         said = self.check(make_tree, act, tmp_path, capsys, dataset__train_dataset=str(train))
         assert "9.png" in said
-        assert "2 class folders without a picture" in said
+        assert "class folders without a picture:  RED, none" in said
         assert "differ in capitals or blanks alone" in said
 
     def test_class_map_of_other_classes(self, make_tree, act, tmp_path, capsys):
@@ -260,10 +289,59 @@ class TestBadInput:
         )
         tree = make_tree(tmp_path / "r", dataset__class_map=str(path))
         assert act(tree, "check", "train") == 0
-        assert "names 1 classes that are in none of these data sets: tea" in capsys.readouterr().err
+        assert "names that are no class folder of these data sets: tea" in capsys.readouterr().err
         path.write_text("blue: B\n")
         said = self.check(make_tree, act, tmp_path, capsys, dataset__class_map=str(path))
         assert "lacks the folders 'green', 'red', 'white'" in said
+
+    def test_all_problems_of_all_parts_at_once(self, make_tree, act, tmp_path, capsys, shelves):
+        reference, query = (
+            make_folders(tmp_path / "reference"),
+            make_folders(tmp_path / "query", classes=("red", "tea")),
+        )
+        whole = (reference / "red" / "0.png").read_bytes()
+        (reference / "red" / "0.png").write_bytes(whole[: len(whole) // 2])
+        (query / "red" / "1.png").write_text("no picture")
+        changes = {"dataset__val_dataset__reference": str(reference), "dataset__val_dataset__query": str(query)}
+        changes |= {"dataset__train_dataset": "", "train__batch_size": 5, "dataset__class_map": str(tmp_path / "none")}
+        said = self.check(make_tree, act, tmp_path, capsys, **changes)
+        assert said.count("dataset.train_dataset · not set") == 1
+        assert "5 / dataset.num_instance 2 is no whole number of classes" in said
+        assert "reference/red/0.png" in said
+        assert "'tea': 1 of 2 class folders" in said
+        assert "dataset.class_map · " in said
+        missing = self.check(make_tree, act, tmp_path, capsys, "inference", inference__input_path="/nowhere", **changes)
+        assert "inference.input_path · " in missing
+        assert "reference/red/0.png" in missing
+
+    def test_one_picture_of_each_class_on_both_sides(self, make_tree, act, tmp_path, capsys, trained):
+        single = str(make_folders(tmp_path / "single", each=1))
+        sides = {"dataset__val_dataset__reference": single, "dataset__val_dataset__query": single}
+        assert act(make_tree(tmp_path / "r", **sides), "check", "evaluate", "evaluate.checkpoint=latest") == 0
+        assert "4 of 4 classes of one picture, which does not find itself" in capsys.readouterr().err
+
+    def test_a_picture_where_class_folders_are_expected(self, make_tree, act, tmp_path, capsys, shelves):
+        path = str(shelves / "query" / "red" / "0.png")
+        said = self.check(make_tree, act, tmp_path, capsys, "inference", inference__input_path=path)
+        assert "set inference.inference_input_type=image" in said
+
+    def test_a_kept_gallery_that_is_not_there(self, make_tree, act, tmp_path, capsys):
+        said = self.check(make_tree, act, tmp_path, capsys, "inference", inference__gallery=str(tmp_path / "none"))
+        assert "no gallery there" in said
+
+    def test_every_file_to_begin_with_is_named(self, make_tree, act, tmp_path, capsys):
+        changes = {f"model__pretrained_{part}_path": f"/nowhere/{part}.pth" for part in ("trunk", "model")}
+        said = self.check(make_tree, act, tmp_path, capsys, **changes)
+        assert "model.pretrained_trunk_path" in said
+        assert "model.pretrained_model_path" in said
+
+    def test_faiss_that_is_not_there(self, make_spec, tmp_path, monkeypatch):
+        from mlrecog import checks
+
+        monkeypatch.setattr(checks, "find_spec", lambda name: None)
+        spec = make_spec(tmp_path, evaluate__search="faiss")
+        assert [p.where for p in checks.check_spec(spec, "evaluate")] == ["evaluate.search"]
+        assert list(checks.check_spec(spec, "inference")) == []
 
     @pytest.mark.parametrize(
         ("changes", "said"),

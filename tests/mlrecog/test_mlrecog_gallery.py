@@ -137,6 +137,11 @@ class TestRemove:
         assert len(error.value.problems) == 2
         assert len(open_gallery(path)) == 7
 
+    def test_capitals_and_blanks_are_told(self, path):
+        gallery = Gallery.build(path, CARD, [Part.of(["TEA 1"], ["x"], embeddings(1))])
+        with pytest.raises(DatasetError, match="did you mean 'TEA 1'"):
+            gallery.remove(labels=["tea1"])
+
 
 class TestSearch:
     def test_hand_made(self, path):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fiducial.actions.perform import perform
 from fiducial.errors import CheckpointError, DatasetError, SourceError, SpecError
+from fiducial.run.lock import only_run
 from mlrecog.gallery import open_gallery
 
 KINDS = ["shop", "shop.lance"]
@@ -250,3 +251,13 @@ class TestBadInput:
         gallery = open_gallery(str(shop.folder / "shop"))
         assert list(gallery.counts) == ["Classic", "Light", "Zero"]
         assert gallery.entries[0].source == f"{shop.folder}/pack.zip/cola a/0-0.png"
+
+
+def test_verbs_run_side_by_side_in_one_results_folder(shop, tmp_path):
+    """A search while an `add` of the same spec goes on: its lock would refuse the second run."""
+    shop("build", source="products")
+    folder = tmp_path / "results" / "gallery"
+    with only_run(folder, "gallery"):
+        shop("search", query="products")
+        shop("add", source="products")
+    assert (folder / "search.csv").is_file()

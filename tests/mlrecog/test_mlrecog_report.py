@@ -98,7 +98,7 @@ def page(tmp_path_factory):
     return write_retrieval(folder / "report.html", embedded(folder), model="<best>.pth", batch_size=4)
 
 
-QUERIES, CLASSES, MIXED = "Queries, wrong ones first", "Classes", "Classes that are mixed up"
+QUERIES, CLASSES, MIXED = "Queries, wrong ones first", "Classes", "Mixed up"
 OPEN_SET, MAP = "Is it in the gallery at all?", "Map of the queries"
 
 
@@ -120,20 +120,20 @@ class TestRetrieval:
     def test_queries(self, page):
         wrong, nearly, right = page.cards(QUERIES)  # and not the one that cannot be found
         assert wrong == (
-            "fanta",
+            "fanta, taken for cola <b>&",
             "wrong",
-            ["query: fanta", "1. cola <b>& (0.030)", "2. cola <b>& (0.268)", "3. fanta (1.000)"],
-            {"file": "1.png", "nearest of its class": "1", "nearest of another": "0.03038"},
+            ["query: fanta", "1. cola <b>& (0.030)", "2. cola <b>& (0.268)", "3. fanta (1.000)", "4. water (3.732)"],
+            {"file": "queries/1.png", "nearest of its class": "1", "nearest of another": "0.03038"},
         )
         assert [card[:2] for card in (nearly, right)] == [("fanta", "right"), ("cola <b>&", "right")]
         assert nearly[2][1:3] == ["1. fanta (0.268)", "2. cola <b>& (0.468)"]
-        assert right[3] == {"file": "0.png", "nearest of its class": "0.007611", "nearest of another": "1.826"}
+        assert right[3] == {"file": "queries/0.png", "nearest of its class": "0.007611", "nearest of another": "1.826"}
 
     def test_pictures_beside_them(self, page):
         greys = [int(pixels.mean().round()) for _, pixels in page.images(QUERIES)][:4]
         assert greys == pytest.approx([60, 60, 40, 80], abs=2)  # query 1; gallery 1, 0, 2
         alts, drawn = zip(*page.images(QUERIES), strict=True)
-        assert alts[0] == "fanta: query: fanta"
+        assert alts[0] == "fanta, taken for cola <b>&: query: fanta"
         assert {pixels.shape[:2] for pixels in drawn} == {(70, 140)}
 
     def test_mixed_up(self, page):
@@ -157,12 +157,21 @@ class TestRetrieval:
         assert charts == ["Accepted, by the share of strangers accepted", "Distance of the nearest picture"]
 
     def test_map_has_every_query(self, page):
-        assert [text for text in ("fanta", "cola <b>&", "tea", "water") if text in page.said(MAP)] == [
+        queries, gallery = page.sections[MAP].iter("svg")
+        assert [chart.get("aria-label") for chart in (queries, gallery)] == ["Queries", "Gallery"]
+        assert [group.findtext("title") for group in queries.iter("g") if group.findtext("title")] == [
             "fanta",
             "cola <b>&",
             "tea",
         ]
-        assert len(list(page.sections[MAP].iter("circle"))) >= 4
+        assert len(list(queries.iter("circle"))) == len(list(gallery.iter("circle"))) == 4
+
+    def test_curves(self, page):
+        charts = [chart.get("aria-label") for chart in page.sections["Summary"].iter("svg")]
+        assert charts == [
+            "Queries with their class among the nearest",
+            "Share of the nearest that are of the query's class",
+        ]
 
     def test_run(self, page):
         assert page.said("Run").split()[1:] == ["model", "<best>.pth", "batch_size", "4"]
@@ -189,9 +198,9 @@ class TestUnusual:
             sample.path.unlink()
         result.sides[1].samples[2].path.write_bytes(b"no picture")
         wrong, nearly, right = write_retrieval(tmp_path / "report.html", result).cards(QUERIES)
-        assert wrong[2] == ["query: fanta", "2. cola <b>& (0.268)", "3. fanta (1.000)"]
-        assert nearly[2] == ["1. fanta (0.268)", "3. cola <b>& (1.000)"]
-        assert right[2] == ["1. cola <b>& (0.008)", "3. fanta (1.826)"]
+        assert wrong[2] == ["query: fanta", "2. cola <b>& (0.268)", "3. fanta (1.000)", "4. water (3.732)"]
+        assert nearly[2][:2] == ["1. fanta (0.268)", "3. cola <b>& (1.000)"]
+        assert right[2][:2] == ["1. cola <b>& (0.008)", "3. fanta (1.826)"]
         for sample in (*result.sides[0].samples, *result.sides[1].samples):
             sample.path.unlink(missing_ok=True)
         page = write_retrieval(tmp_path / "report.html", result)
@@ -217,7 +226,7 @@ class TestUnusual:
         cards = page.cards(QUERIES)
         assert len(cards) == report.SHOWN
         assert {badge for _, badge, _, _ in cards} == {"wrong"}
-        assert len(list(page.sections[MAP].iter("circle"))) == 1000  # every fifth
+        assert len(list(next(page.sections[MAP].iter("svg")).iter("circle"))) == 1000  # every fifth
         assert len(page.text) < 2_000_000
 
     def test_colours_on_the_map_are_the_largest_classes(self, tmp_path):
@@ -252,12 +261,17 @@ class TestAnswers:
 
     def test_farthest_first(self, page):
         unknown, known = page.cards("Farthest from the gallery first")
-        assert unknown == (UNKNOWN, UNKNOWN, ["picture", "1. tea (0.900)", "3. fanta (1.100)"], {"file": "1.png"})
+        assert unknown == (
+            "inputs/1.png",
+            UNKNOWN,
+            ["picture", "1. tea (0.900)", "3. fanta (1.100)", "4. cola <b>& (1.200)"],
+            {"nearest": "0.9", "nearest of another class": "1"},
+        )
         assert known == (
+            "inputs/0.png",
             "cola <b>&",
-            "cola <b>&",
-            ["picture", "1. cola <b>& (0.100)", "2. fanta (0.200)", "3. water (0.300)"],
-            {"file": "0.png"},
+            ["picture", "1. cola <b>& (0.100)", "2. fanta (0.200)", "3. water (0.300)", "4. tea (0.400)"],
+            {"nearest": "0.1", "nearest of another class": "0.2"},
         )
         badges = [badge.get("class") for badge in page.root.iterfind(".//article/h3/span[2]")]
         assert badges == ["badge bad", "badge"]
