@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from fiducial.data.checks import in_threads, shortened, spread
-from fiducial.data.images import check_whole, image_facts
+from fiducial.data.checks import shortened, spread
+from fiducial.data.looks import DECODED, GLANCE, Wrong, look_at
 from fiducial.data.sources import local_path
 from fiducial.errors import Problem, UserError
 from fiducial.task import DataReport, SplitFacts
@@ -101,15 +101,9 @@ def _check_sides(gallery: ClassFolders, queries: ClassFolders) -> Iterator[Probl
 
 
 def _check_pictures(samples: Sequence[Sample], *, thorough: bool) -> Iterator[Problem]:
-    def look(sample: Sample) -> list[Problem]:
-        try:
-            image_facts(sample.path) if thorough else check_whole(sample.path)
-        except UserError as error:
-            return list(error.problems)
-        return []
-
-    looked = samples if thorough else spread(samples, LOOKED_AT)
-    yield from shortened(problem for problems in in_threads(look, looked) for problem in problems)
+    paths = [sample.path for sample in (samples if thorough else spread(samples, LOOKED_AT))]
+    found = look_at(DECODED, paths) if thorough else look_at(GLANCE, paths)
+    yield from shortened(problem for each in found if isinstance(each, Wrong) for problem in each.problems)
 
 
 def _check_map(value: str, known: set[str]) -> Iterator[Problem]:

@@ -35,7 +35,7 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _LINE_END = re.compile("\r\n|\r|\n")  # str.splitlines also breaks at characters that names may hold
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScenePair:
     """One line of a list: two images of one place, and the mask of what changed."""
 
@@ -46,6 +46,11 @@ class ScenePair:
     after: Path
     label: Path | None
     """None where masks are not read (inference)."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The images, and the mask where it is read."""
+        return (self.before, self.after) if self.label is None else (self.before, self.after, self.label)
 
 
 @dataclass(frozen=True)
