@@ -218,12 +218,12 @@ def _joined(digests: list[bytes | Wrong]) -> bytes | None:
     return total.digest()
 
 
-def same_contents(train: Contents[_Item], other: Contents[_Item]) -> tuple[list[Entry], list[Entry]]:
+def same_contents(one: Contents[_Item], other: Contents[_Item]) -> tuple[list[Entry], list[Entry]]:
     """The entries of both whose content the other has too, for :func:`check_overlap`."""
-    keys = train.keys(), other.keys()
+    keys = one.keys(), other.keys()
     shared = {key for key in keys[0] if key is not None} & set(keys[1])
-    trained, others = (
+    both = [
         [side.entry(item, key) for item, key in zip(side.items, of_side, strict=True) if key in shared]
-        for side, of_side in zip((train, other), keys, strict=True)
-    )
-    return trained, others
+        for side, of_side in zip((one, other), keys, strict=True)
+    ]
+    return both[0], both[1]

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -66,9 +67,9 @@ def look_at(look: Look[Found], paths: Iterable[Path | str], *, total: int | None
     count = len(paths) if isinstance(paths, Sized) else total or 0
     with kept_looks() as kept:
         worker = _Worker(look, kept)
-        found = threaded(worker.look_at_some, paths, total=count)
         try:
-            yield from followed(found, "looking at the dataset:", total=count)
+            with closing(threaded(worker.look_at_some, paths, total=count)) as found:
+                yield from followed(found, "looking at the dataset:", total=count)
         finally:
             worker.flush()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -28,7 +28,9 @@ def in_threads(look: Callable[[_Item], _Found], items: Iterable[_Item]) -> list[
     return list(followed(found, "looking at the dataset:", total=len(listed)))
 
 
-def threaded(look: Callable[[list[_Item]], list[_Found]], items: Iterable[_Item], *, total: int) -> Iterator[_Found]:
+def threaded(
+    look: Callable[[list[_Item]], list[_Found]], items: Iterable[_Item], *, total: int
+) -> Generator[_Found, None, None]:
     """What ``look`` returns for the items, some of which it is given at a time, in their order.
 
     ``items`` are taken from as they are needed, so that neither they nor what is found need be in memory at once.
