@@ -8,8 +8,9 @@ a process of its own with an empty cache folder, after everything ran once on a 
 holds at its peak beyond what it held before. ``--cpu`` counts what the process computes instead of the clock's time:
 for a machine that others use too.
 
-The exit code is 1 when the largest size misses a target: a first look of 0.3 ms a file, 0.1 ms a row until the first
-batch of a training, 2 kB a row.
+The exit code is 1 when a row more, between the two largest sizes, costs more than it should: 0.3 ms a file in the first
+look at it, 0.1 ms until the first batch of a training, 2 kB. What is held once, however many rows
+there are (a search's or a bootstrap's workspace), does not count there; nor does what a report always shows.
 """
 
 from __future__ import annotations
@@ -338,19 +339,26 @@ def in_a_process(network: str, rows: int, *, cpu: bool) -> list[tuple[Work, Pric
 
 
 def show(network: str, by_size: dict[int, list[tuple[Work, Price]]]) -> bool:
-    """Print a network's table; whether the largest size meets the targets."""
+    """Print a network's table; whether a row more costs as little as it should."""
     sizes, met = list(by_size), True
-    print(f"{network}: microseconds and kB of a row, of {', '.join(f'{size:,}' for size in sizes)} rows")
+    print(f"{network}: microseconds and kB of a row, of {', '.join(f'{size:,}' for size in sizes)} rows; of one more")
     for place, (work, last) in enumerate(by_size[sizes[-1]]):
         each = [by_size[size][place][1] for size in sizes]
-        cells = "".join(f"{price.microseconds:10.1f} us {price.kilobytes:6.2f} kB" for price in each)
+        more = _of_one_more(each[-2], last, *sizes[-2:])
+        cells = "".join(f"{price.microseconds:9.1f} us {price.kilobytes:6.2f} kB" for price in [*each, more])
         said = ["flat" if last.microseconds <= FLAT * each[0].microseconds else "GROWS"]
         if work.limit_us is not None:
-            said.append(f"at most {work.limit_us:g} us: {_met(last.microseconds <= work.limit_us)}")
-        said.append(f"2 kB: {_met(last.kilobytes <= 2)}")
+            said.append(f"at most {work.limit_us:g} us: {_met(more.microseconds <= work.limit_us)}")
+        said.append(f"2 kB: {_met(more.kilobytes <= 2)}")
         met = met and not any("MISSED" in part for part in said)
-        print(f"    {work.name:32}{cells}   {'; '.join(said)}", flush=True)
+        print(f"    {work.name:40}{cells}   {'; '.join(said)}", flush=True)
     return met
+
+
+def _of_one_more(few: Price, many: Price, num_few: int, num_many: int) -> Price:
+    rows = num_many - num_few
+    microseconds = (many.microseconds * num_many - few.microseconds * num_few) / rows
+    return Price(microseconds, (many.kilobytes * num_many - few.kilobytes * num_few) / rows)
 
 
 def _met(good: bool) -> str:
@@ -361,7 +369,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what ``--only`` names; 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(NETWORKS), help="networks, with commas")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="rows, the most last")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="rows, the most last; two or more"
+    )
     parser.add_argument("--cpu", action="store_true", help="what the process computes, not the clock's time")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: says whether it runs, not how fast")
     parser.add_argument("--one", nargs=3, metavar=("NETWORK", "ROWS", "FOLDER"), help=argparse.SUPPRESS)
