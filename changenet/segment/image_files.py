@@ -108,7 +108,7 @@ class ImageFiles:
                 min_area=outputs.min_object_area,
             )
             mask_1HW, label_1HW = (torch.from_numpy(part)[None] for part in (image.mask, image.label))
-            # a copy: kept for every image, tensors among what comes and goes would keep much memory from being used again
+            # a copy: small tensors that stay, among large ones that come and go, would leave memory in pieces
             matrix_KK = confusion(mask_1HW, label_1HW, self.data.num_classes)[0].numpy().copy()
             result = ImageResult(pair.name, matrix_KK, objects)
         changed = int(((mask > 0) & (mask != IGNORED)).sum())

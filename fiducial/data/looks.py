@@ -29,6 +29,7 @@ from fiducial.progress import followed
 __all__ = ["CONTENT", "DECODED", "GLANCE", "SIZE", "Look", "Wrong", "look_at"]
 
 Found = TypeVar("Found")
+Found_co = TypeVar("Found_co", covariant=True)
 _AT_ONCE = 4096
 _AT_LEAST_EVERY_S = 10.0
 """Records are kept in lots, and from time to time, so that a look that is broken off is not lost."""
@@ -44,7 +45,7 @@ class Wrong:
 
 
 @dataclass(frozen=True)
-class Look(Generic[Found]):
+class Look(Generic[Found_co]):
     """A way of looking at a file.
 
     ``see`` raises UserError for what is wrong. ``pack`` and ``unpack`` turn what was found into plain JSON and back;
@@ -53,9 +54,9 @@ class Look(Generic[Found]):
     """
 
     name: str
-    see: Callable[[Path], Found]
-    pack: Callable[[Found], Any]
-    unpack: Callable[[Any], Found | None]
+    see: Callable[[Path], Found_co]
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any], Found_co | None]
 
 
 def look_at(look: Look[Found], paths: Iterable[Path | str], *, total: int | None = None) -> Iterator[Found | Wrong]:
@@ -85,16 +86,18 @@ class _Worker(Generic[Found]):
     def look_at_some(self, paths: list[Path | str]) -> list[Found | Wrong]:
         keys = [key_of(self.look.name, os.fspath(path)) for path in paths]
         known = self.kept.known(keys)
-        found, fresh = [], []
+        found: list[Found | Wrong] = []
+        fresh: list[Record] = []
         for key, path in zip(keys, paths, strict=True):
             stamp = stamp_of(path)  # before the look: what is changed during it has another one
             old = known.get(key)
-            seen = self._unpacked(old[1]) if old is not None and stamp is not None and old[0] == stamp[0] else None
-            if seen is None:
-                seen, text = self._see(Path(path))
-                if text is not None and stamp is not None and stamp[1]:
-                    fresh.append((key, stamp[0], text))
+            if stamp and old and old[0] == stamp[0] and (kept := self._unpacked(old[1])) is not None:
+                found.append(kept)
+                continue
+            seen, text = self._see(Path(path))
             found.append(seen)
+            if text is not None and stamp is not None and stamp[1]:
+                fresh.append((key, stamp[0], text))
         self._add(fresh)
         return found
 
