@@ -5,23 +5,22 @@ No torch.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fiducial.data.checks import how_to_find, in_threads, spread
-from fiducial.data.files import is_file
-from fiducial.data.images import check_whole, open_image
+from fiducial.data.checks import how_to_find, spread
+from fiducial.data.listing import not_files
+from fiducial.data.looks import GLANCE, Wrong, look_at
 from fiducial.errors import DatasetError, Problem, UserError, one_line
 from fiducial.task import DataReport, SplitFacts
-from mal.annotations import Annotations
-from mal.splits import KEYS, Split, files_of, read_split, values_of
+from mal.annotations import Annotations, Picture
+from mal.splits import KEYS, Split, pictures_of, read_split, values_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mal.config import ExperimentSpec
 
 __all__ = ["check_data", "looks_like_corners", "looks_like_shares"]
@@ -151,30 +150,28 @@ def _check_masks(split: Split, name: str) -> Iterator[Problem]:
 
 def _check_pictures(split: Split, key: str, *, thorough: bool) -> Iterator[Problem]:
     where, hint = str(split.annotations.path), f"check file_name and {key}"
-    files = list(files_of(split))
-    gone = [path for path in files if not is_file(path)]
-    for path in gone:
-        found = f"no picture {path} ({len(gone)} of {len(files)} are missing)"
-        fix = how_to_find(path, renamed="file_name must have the suffix {suffix}", folders=hint, otherwise=hint)
-        yield Problem(where, found, fix)
-    stated = {split.images / picture.file: picture for picture in split.annotations.pictures}
-    left = set(gone)
-    there = [path for path in files if path not in left]
+    pictures = pictures_of(split)
 
-    def look(path: Path) -> list[Problem]:
-        picture = stated[path]
-        try:
-            check_whole(path)
-            with open_image(path) as image:
-                width, height = image.size
-        except UserError as error:
-            return list(error.problems)
-        if (width, height) == (picture.width, picture.height):
-            return []
-        found = f"{width} x {height} pixels, {picture.width} x {picture.height} in the annotations"
-        turned = (height, width) == (picture.width, picture.height)
-        fix = "turn the pixels or the boxes: a turn by EXIF is not applied" if turned else "annotate this version of it"
-        return [Problem(str(path), found, fix)]
+    def path_of(picture: Picture) -> str:
+        return os.path.join(split.images, picture.file)
 
-    for problems in in_threads(look, there if thorough else spread(there, LOOKED_AT)):
-        yield from problems
+    gone = not_files(map(path_of, pictures))
+    for picture in pictures if gone else ():
+        if path_of(picture) in gone:
+            path = split.images / picture.file
+            found = f"no picture {path} ({len(gone)} of {len(pictures)} are missing)"
+            fix = how_to_find(path, renamed="file_name must have the suffix {suffix}", folders=hint, otherwise=hint)
+            yield Problem(where, found, fix)
+    there = [picture for picture in pictures if path_of(picture) not in gone] if gone else pictures
+    looked_at = there if thorough else spread(there, LOOKED_AT)
+    for picture, glance in zip(looked_at, look_at(GLANCE, [path_of(each) for each in looked_at]), strict=True):
+        if isinstance(glance, Wrong):
+            yield from glance.problems
+            continue
+        width, height = glance.size
+        if (width, height) != (picture.width, picture.height):
+            found = f"{width} x {height} pixels, {picture.width} x {picture.height} in the annotations"
+            turned = (height, width) == (picture.width, picture.height)
+            as_is = "annotate this version of it"
+            fix = "turn the pixels or the boxes: a turn by EXIF is not applied" if turned else as_is
+            yield Problem(str(split.images / picture.file), found, fix)

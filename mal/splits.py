@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from fiducial.data.archives import images_root
 from fiducial.data.files import is_file, is_folder
 from fiducial.data.sources import local_path, unwrapped
 from fiducial.errors import DatasetError, Problem, UserError
-from mal.annotations import Annotations, Rules, Selection, read_annotations, select
+from mal.annotations import Annotations, Picture, Rules, Selection, read_annotations, select
 
 if TYPE_CHECKING:
     from mal.config import ExperimentSpec
@@ -111,7 +110,6 @@ def _pictures_at(value: str, *, key: str) -> Path:
     return folder
 
 
-def files_of(split: Split) -> Iterator[Path]:
-    """The pictures of the boxes that are used."""
-    for place in sorted({box.picture for box in split.selection.boxes}):
-        yield split.images / split.annotations.pictures[place].file
+def pictures_of(split: Split) -> list[Picture]:
+    """The pictures of the boxes that are used, in the order of the file."""
+    return [split.annotations.pictures[place] for place in sorted({box.picture for box in split.selection.boxes})]

@@ -87,9 +87,10 @@ def read_class_folders(value: str, *, key: str, classes: Sequence[str] | None = 
         fix = "put the pictures of each class into a folder of its own"
         raise DatasetError(key, f"no class folder in {root}", fix)
     order = tuple(found if classes is None else classes)
-    if unknown := [name for name in found if name not in order]:
+    number = {name: place for place, name in enumerate(order)}
+    if unknown := [name for name in found if name not in number]:
         raise DatasetError.of(list(_mismatch(key, unknown, found, order)))
-    samples = tuple(Sample(path, order.index(name)) for name in found for path in _pictures(root / name))
+    samples = tuple(Sample(path, number[name]) for name in found for path in _pictures(root / name))
     if not samples:
         raise DatasetError(key, f"no picture in the class folders of {root}", f"pictures end in {', '.join(SUFFIXES)}")
     return ClassFolders(root, order, samples, order)

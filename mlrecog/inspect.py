@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from fiducial.data.checks import in_threads, shortened, spread
-from fiducial.data.images import check_whole, image_facts
+from fiducial.data.checks import shortened, spread
+from fiducial.data.looks import DECODED, GLANCE, Wrong, look_at
 from fiducial.errors import Problem, UserError
 from fiducial.task import DataReport, SplitFacts
 from mlrecog.batch_rules import check_batches, check_shape
@@ -127,15 +127,9 @@ def _check_sides(sides: Sides) -> Iterator[Problem]:
 
 
 def _check_pictures(samples: Sequence[Sample], *, thorough: bool) -> Iterator[Problem]:
-    def look(sample: Sample) -> list[Problem]:
-        try:
-            image_facts(sample.path) if thorough else check_whole(sample.path)
-        except UserError as error:
-            return list(error.problems)
-        return []
-
-    looked = samples if thorough else spread(samples, LOOKED_AT)
-    yield from shortened(problem for problems in in_threads(look, looked) for problem in problems)
+    paths = [sample.path for sample in (samples if thorough else spread(samples, LOOKED_AT))]
+    found = look_at(DECODED, paths) if thorough else look_at(GLANCE, paths)
+    yield from shortened(problem for each in found if isinstance(each, Wrong) for problem in each.problems)
 
 
 def _check_map(spec: ExperimentSpec, parts: Sequence[ClassFolders], report: DataReport) -> dict[str, str]:

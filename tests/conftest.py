@@ -38,6 +38,17 @@ def dump(tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="session")
+def _cache_of_the_tests(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(_cache_of_the_tests, monkeypatch):
+    """What is kept between runs is kept between the tests of one process, not in the user's cache folder."""
+    monkeypatch.setenv("FIDUCIAL_CACHE", str(_cache_of_the_tests))
+
+
 @pytest.fixture(autouse=True)
 def quiet_console():
     """The project's logger as before any command line ran: a test's own stderr is closed when the next one runs."""

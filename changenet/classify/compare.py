@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import PurePosixPath
 
 from changenet.classify.rows import PairRow, PairTable
-from fiducial.data.checks import Entry, check_overlap, content_of, spread
+from fiducial.data.checks import Contents, Entry, check_overlap, same_contents, spread
 from fiducial.data.images import read_rgb
 from fiducial.errors import DatasetError, Problem
 
@@ -24,8 +25,9 @@ def check_repeated_rows(table: PairTable) -> Iterator[Problem]:
     """Rows that compare the same files as an earlier one; worst where one says PASS and the other a defect."""
     first: dict[tuple[str, str, str], PairRow] = {}
     same: list[tuple[PairRow, PairRow]] = []
+    normal = cache(lambda path: str(PurePosixPath(path)))
     for row in table.rows:
-        key = str(PurePosixPath(row.input_path)), str(PurePosixPath(row.golden_path)), row.object_name
+        key = normal(row.input_path), normal(row.golden_path), row.object_name
         if (earlier := first.setdefault(key, row)) is not row:
             same.append((earlier, row))
     against = [pair for pair in same if pair[0].label != pair[1].label]
@@ -44,12 +46,8 @@ def check_itself(table: PairTable) -> Iterator[Problem]:
     if table.layout.num_golden > 1:
         return
     folder = str(table.images_dir)
-    rows = [
-        row
-        for row in table.rows
-        if os.path.normpath(os.path.join(folder, row.input_path))
-        == os.path.normpath(os.path.join(folder, row.golden_path))
-    ]
+    normal = cache(lambda path: os.path.normpath(os.path.join(folder, path)))
+    rows = [row for row in table.rows if normal(row.input_path) == normal(row.golden_path)]
     if rows:
         found = f"{len(rows)} rows compare an image with itself (first: {rows[0].input_path}, {rows[0].object_name})"
         yield Problem(table.where(rows[0]), found, "golden_path names the folder of the goldens", "warning")
@@ -84,13 +82,15 @@ def _folders(table: PairTable) -> dict[str, PairRow]:
 
 def check_splits(train: PairTable, other: PairTable) -> Iterator[Problem]:
     """Test images of another split that are trained on, whatever they are called."""
-    return check_overlap(_by_content(train), _by_content(other), "the same image as {where}")
+    return check_overlap(*same_contents(_test_images(train), _test_images(other)), "the same image as {where}")
 
 
-def _by_content(table: PairTable) -> Iterator[Entry]:
-    """The test images of a split."""
-    for row in table.rows:
-        yield Entry(table.where(row), row.object_name, content_of(table.test_files(row)))
+def _test_images(table: PairTable) -> Contents[PairRow]:
+    return Contents(
+        table.rows,
+        lambda row: table.layout.paths(*table.test_image(row)),
+        lambda row, key: Entry(table.where(row), row.object_name, key),
+    )
 
 
 def check_registration(table: PairTable) -> Iterator[Problem]:

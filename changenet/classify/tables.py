@@ -18,7 +18,7 @@ _CLOSE = "close it, or double a quote that is part of the text"
 _FIX = "save it as comma-separated UTF-8"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TableRow:
     """One row: the line where it begins, from 1, the header included; and its cells by their column."""
 

@@ -86,7 +86,7 @@ class LabelEncoding:
         classes = (mask.values == CHANGED).astype(np.uint8) if self.norm else mask.values
         return np.where(mask.valid, classes, np.uint8(IGNORED))
 
-    def problem_of(self, mask: Mask) -> tuple[str, str] | None:
+    def problem_of(self, mask: Mask | MaskCounts) -> tuple[str, str] | None:
         """What is wrong with a mask, and the fix; see :meth:`problem`."""
         if self.norm and mask.nodata == CHANGED:
             found = "it declares 255 to mean no data, and label_transform norm takes 255 for changed"
@@ -109,6 +109,35 @@ class Mask:
     def counts_256(self) -> NDArray[np.int64]:
         """Pixels of each value, those without data left out."""
         return np.bincount(self.values[self.valid], minlength=256)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskCounts:
+    """How often each value is in a mask, (value, pixels) of those that are; ``nodata`` as of :class:`Mask`."""
+
+    num_pixels: int
+    counts: tuple[tuple[int, int], ...]
+    nodata: float | None = None
+
+    @classmethod
+    def of(cls, values: Pixels) -> MaskCounts:
+        """Of a mask that has data everywhere."""
+        return cls.of_mask(Mask(values, np.ones(values.shape, dtype=bool)))
+
+    @classmethod
+    def of_mask(cls, mask: Mask) -> MaskCounts:
+        """Of any mask."""
+        counts_256 = mask.counts_256
+        known = tuple((int(value), int(counts_256[value])) for value in np.flatnonzero(counts_256))
+        return cls(mask.values.size, known, mask.nodata)
+
+    @property
+    def counts_256(self) -> NDArray[np.int64]:
+        """Pixels of each value."""
+        counts = np.zeros(256, dtype=np.int64)
+        for value, count in self.counts:
+            counts[value] = count
+        return counts
 
 
 def mask_of(numbers: Numbers, *, where: str) -> Mask:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from fiducial.data.archives import ARCHIVE_SUFFIXES, archive_stem
 from fiducial.data.files import is_file, is_folder, why_unreadable
+from fiducial.data.listing import plain_files
 from fiducial.data.sources import local_path
 from fiducial.data.text import read_text
 from fiducial.errors import DatasetError, Problem, SourceError
@@ -35,7 +37,7 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _LINE_END = re.compile("\r\n|\r|\n")  # str.splitlines also breaks at characters that names may hold
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScenePair:
     """One line of a list: two images of one place, and the mask of what changed."""
 
@@ -46,6 +48,11 @@ class ScenePair:
     after: Path
     label: Path | None
     """None where masks are not read (inference)."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The images, and the mask where it is read."""
+        return (self.before, self.after) if self.label is None else (self.before, self.after, self.label)
 
 
 @dataclass(frozen=True)
@@ -93,15 +100,17 @@ def read_split(data: SegmentDataset, split: str) -> Split:
     list_path = lists / f"{list_name}.txt"
     if not is_file(list_path):
         raise _no_list(list_path, split)
+    entries = read_list(list_path, before)
+    there = plain_files(labels, len(entries)) if labels else frozenset()
     pairs = tuple(
         ScenePair(
             name,
             line,
             before / name,
             after / name,
-            _label_path(labels, name, data.label_suffix) if labels else None,
+            _label_path(labels, name, data.label_suffix, there) if labels else None,
         )
-        for line, name in read_list(list_path, before)
+        for line, name in entries
     )
     root = lists.parent if {lists.parent} == {before.parent, after.parent} else None
     return Split(list_path, pairs, root)
@@ -128,8 +137,10 @@ def read_list(path: Path, images_dir: Path) -> list[tuple[int, str]]:
     """
     entries, problems = [], []
     lines = _LINE_END.split(read_text(path, kind="a list", fix="save it as UTF-8 text, one image a line"))
+    there = plain_files(images_dir, len(lines))
     for number, line in enumerate(lines, start=1):
-        text = _entry(line.strip(), images_dir)
+        name = line.strip()
+        text = name if name in there else _entry(name, images_dir)
         if not text:
             continue
         path_there = mapped(text)
@@ -183,9 +194,14 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
-def _label_path(folder: Path, name: str, suffix: str) -> Path:
-    """TAO's name of the mask (``.jpg`` replaced by the suffix), else the image's stem with the suffix."""
+def _label_path(folder: Path, name: str, suffix: str, there: Collection[str]) -> Path:
+    """TAO's name of the mask (``.jpg`` replaced by the suffix), else the image's stem with the suffix.
+
+    ``there``: files in the folder, perhaps not all.
+    """
     path = folder / name.replace(".jpg", suffix)
+    if path.name in there and path.parent == folder:
+        return path
     by_stem = folder / f"{PurePath(name).with_suffix('').as_posix()}{suffix}"
     return path if is_file(path) or not is_file(by_stem) else by_stem
 

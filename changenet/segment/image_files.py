@@ -108,7 +108,8 @@ class ImageFiles:
                 min_area=outputs.min_object_area,
             )
             mask_1HW, label_1HW = (torch.from_numpy(part)[None] for part in (image.mask, image.label))
-            matrix_KK = confusion(mask_1HW, label_1HW, self.data.num_classes)[0].numpy()
+            # a copy: small tensors that stay, among large ones that come and go, would leave memory in pieces
+            matrix_KK = confusion(mask_1HW, label_1HW, self.data.num_classes)[0].numpy().copy()
             result = ImageResult(pair.name, matrix_KK, objects)
         changed = int(((mask > 0) & (mask != IGNORED)).sum())
         return ImageRecord(image.index, changed, int((mask != IGNORED).sum()), result)

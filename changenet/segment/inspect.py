@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from changenet.segment.alignment import check_alignment
-from changenet.segment.encoding import LabelEncoding, Mask
+from changenet.segment.encoding import LabelEncoding
 from changenet.segment.files import ScenePair, Split, read_split
+from changenet.segment.looks import brightest_of, masks_of
 from changenet.segment.presence import check_distinct, check_files
 from changenet.segment.rasters import RASTER_FIX, is_raster
 from changenet.segment.reading import SceneReader
 from fiducial.data.checks import (
     DARK,
+    Contents,
     Entry,
     check_count,
     check_overlap,
     check_repeats,
-    content_of,
     in_threads,
     problems_at,
+    same_contents,
     spread,
 )
+from fiducial.data.looks import SIZE, Wrong, look_at
 from fiducial.errors import Problem, UserError
 from fiducial.task import DataReport, SplitFacts
 
@@ -63,8 +65,9 @@ def check_data(spec: ExperimentSpec, wanted: Sequence[str], thorough: bool) -> D
         looked_at = present if thorough else spread(present, SCANNED)
         labels: dict[str, str] = {}
         details: dict[str, Any] = {"list": str(split.list_path)}
+        of_pictures = list(_check_pictures(split, looked_at, reader, decode=thorough))  # then their sizes are known
         report.problems.extend(_check_sizes(split, looked_at, reader, must_agree=data.windows.enable))
-        report.problems.extend(_check_pictures(split, looked_at, reader, decode=thorough))
+        report.problems.extend(of_pictures)
         if any(pair.label for pair in looked_at):
             labels, problems = _check_masks(split, looked_at, reader)
             details["masks read"] = len(looked_at)
@@ -76,7 +79,7 @@ def check_data(spec: ExperimentSpec, wanted: Sequence[str], thorough: bool) -> D
             report.problems.extend(check_repeats(str(split.list_path), split.names))
     for name in ("val", "test"):
         if "train" in splits and thorough and (other := splits.get(name) or _other(data, name)):
-            both = _by_content(splits["train"]), _by_content(other)
+            both = same_contents(_images_of(splits["train"]), _images_of(other))
             report.problems.extend(check_overlap(*both, "{name} is also in {where}"))
     return report
 
@@ -92,79 +95,76 @@ def _check_sizes(
     split: Split, pairs: Sequence[ScenePair], reader: SceneReader, *, must_agree: bool
 ) -> Iterator[Problem]:
     """Images and masks of one pair that differ in size; rasters that do not cover the same ground."""
+    plain = [pair for pair in pairs if not any(map(is_raster, pair.files))]
+    found = look_at(SIZE, (path for pair in plain for path in pair.files), total=3 * len(plain))
+    for pair in plain:
+        sizes = [next(found) for _ in pair.files]
+        wrong = [seen for seen in sizes if isinstance(seen, Wrong)]
+        if wrong:
+            yield from problems_at(split.where(pair), wrong[0])
+        else:
+            yield from _uneven(split.where(pair), sizes, must_agree=must_agree)
 
     def look(pair: ScenePair) -> list[Problem]:
-        paths = [path for path in (pair.before, pair.after, pair.label) if path]
         try:
-            infos = [reader.info(path) for path in paths]
-            if any(map(is_raster, paths)):
-                return list(check_alignment(infos))
+            return list(check_alignment([reader.info(path) for path in pair.files]))
         except UserError as error:
             return problems_at(split.where(pair), error)
-        sizes = [(info.height, info.width) for info in infos]
-        if len(set(sizes)) == 1:
-            return []
-        named = zip(("earlier", "later", "mask"), sizes, strict=False)
-        found = "different sizes: " + ", ".join(f"{name} {height} x {width}" for name, (height, width) in named)
-        if must_agree:
-            return [Problem(split.where(pair), found, "windows need images and masks of one size")]
-        return [Problem(split.where(pair), found, "each is resized to img_size; check that they fit", "warning")]
 
-    for problems in in_threads(look, pairs):
+    for problems in in_threads(look, [pair for pair in pairs if any(map(is_raster, pair.files))]):
         yield from problems
+
+
+def _uneven(where: str, sizes: Sequence[Any], *, must_agree: bool) -> Iterator[Problem]:
+    """``sizes``: (width, height) of the images and the mask of a pair."""
+    if len(set(sizes)) == 1:
+        return
+    named = zip(("earlier", "later", "mask"), sizes, strict=False)
+    found = "different sizes: " + ", ".join(f"{name} {height} x {width}" for name, (width, height) in named)
+    if must_agree:
+        yield Problem(where, found, "windows need images and masks of one size")
+    else:
+        yield Problem(where, found, "each is resized to img_size; check that they fit", "warning")
 
 
 def _check_pictures(
     split: Split, pairs: Sequence[ScenePair], reader: SceneReader, *, decode: bool
 ) -> Iterator[Problem]:
     """Images that are cut off, or whose pixels mean nothing yet; ``decode`` those that are small enough to find all."""
-
-    def look(pair: ScenePair) -> tuple[list[Problem], list[int]]:
-        problems, highest = [], []
-        for path in (pair.before, pair.after):
-            try:
-                highest.append(reader.check(path, decode=decode))
-            except UserError as error:
-                problems += problems_at(split.where(pair), error)
-        return problems, [value for value in highest if value is not None]
-
-    deep: list[int] = []
-    for problems, highest in in_threads(look, pairs):
-        yield from problems
-        deep += highest
-    if deep and max(deep) < DARK:
-        found = f"{len(deep)} pictures of 16 bits whose values reach {max(deep)} of 65535: all but black to the network"
-        yield Problem(str(split.list_path), found, f"{RASTER_FIX}: [0, {max(deep)}] (colours as TIFF)")
+    count = highest = 0
+    values = brightest_of([path for pair in pairs for path in (pair.before, pair.after)], reader, decode=decode)
+    for pair in pairs:
+        for value in (next(values), next(values)):
+            if isinstance(value, Wrong):
+                yield from problems_at(split.where(pair), value)
+            elif value is not None:
+                count, highest = count + 1, max(highest, value)
+    if count and highest < DARK:
+        found = f"{count} pictures of 16 bits whose values reach {highest} of 65535: all but black to the network"
+        yield Problem(str(split.list_path), found, f"{RASTER_FIX}: [0, {highest}] (colours as TIFF)")
 
 
 def _check_masks(split: Split, pairs: Sequence[ScenePair], reader: SceneReader) -> tuple[dict[str, str], list[Problem]]:
     """Which share of the masks each class takes, and every mask that does not mean what the spec says."""
     encoding = reader.encoding
-
-    def look(pair: ScenePair) -> _MaskFacts | UserError:
-        assert pair.label is not None
-        try:
-            mask = reader.mask(pair.label)
-        except UserError as error:
-            return error
-        return _MaskFacts(mask.counts_256, mask.values.size, encoding.problem_of(mask), _hides_0(mask))
-
     total, problems, num_pixels = np.zeros(256, dtype=np.int64), [], 0
     soft: list[ScenePair] = []
     blank: list[ScenePair] = []
     hidden: list[ScenePair] = []
-    for pair, facts in zip(pairs, in_threads(look, pairs), strict=True):
-        if isinstance(facts, UserError):
+    labels = [pair.label for pair in pairs if pair.label is not None]
+    for pair, facts in zip(pairs, masks_of(labels, reader), strict=True):
+        if isinstance(facts, Wrong):
             problems += problems_at(split.where(pair), facts)
             continue
-        total += facts.counts_256
+        counts_256 = facts.counts_256
+        total += counts_256
         num_pixels += facts.num_pixels
-        hidden += [pair] if facts.hides_0 else []
-        if facts.wrong:
-            problems.append(Problem(split.where(pair), f"mask {pair.label}: {facts.wrong[0]}", facts.wrong[1]))
-        elif encoding.num_between(facts.counts_256):
+        hidden += [pair] if facts.nodata == 0 and counts_256[0] else []
+        if wrong := encoding.problem_of(facts):
+            problems.append(Problem(split.where(pair), f"mask {pair.label}: {wrong[0]}", wrong[1]))
+        elif encoding.num_between(counts_256):
             soft.append(pair)
-            blank += [] if facts.counts_256[255] else [pair]
+            blank += [] if counts_256[255] else [pair]
     where = str(split.list_path)
     if not problems and (wrong := encoding.problem_of_all(total)):
         problems.append(Problem(where, wrong[0], wrong[1]))
@@ -183,18 +183,6 @@ def _check_masks(split: Split, pairs: Sequence[ScenePair], reader: SceneReader) 
         found = f"no changed pixel in the {len(pairs)} masks looked at"
         problems.append(Problem(where, found, "check the masks: nothing can be learnt or found", "warning"))
     return _shares(total, num_pixels, encoding), problems
-
-
-@dataclass(frozen=True)
-class _MaskFacts:
-    counts_256: NDArray[np.int64]
-    num_pixels: int
-    wrong: tuple[str, str] | None
-    hides_0: bool
-
-
-def _hides_0(mask: Mask) -> bool:
-    return mask.nodata == 0 and bool(mask.counts_256[0])
 
 
 def _changed(total_256: NDArray[np.int64], encoding: LabelEncoding) -> int:
@@ -231,8 +219,10 @@ def _check_count(split: Split, spec: ExperimentSpec) -> Iterator[Problem]:
     )
 
 
-def _by_content(split: Split) -> Iterator[Entry]:
+def _images_of(split: Split) -> Contents[ScenePair]:
     """The pairs of a split; those whose images are the same byte for byte are one."""
-    contents = in_threads(lambda pair: content_of((pair.before, pair.after)), split.pairs)
-    for pair, content in zip(split.pairs, contents, strict=True):
-        yield Entry(split.where(pair), pair.name, content)
+    return Contents(
+        split.pairs,
+        lambda pair: (pair.before, pair.after),
+        lambda pair, key: Entry(split.where(pair), pair.name, key),
+    )

@@ -11,35 +11,28 @@ from pathlib import Path, PurePath
 from changenet.segment.files import ScenePair, Split
 from fiducial.data.checks import Missing, how_to_find, in_threads, missing_files
 from fiducial.data.files import IMAGE_SUFFIXES, UNREADABLE_FOLDER, is_file, is_folder, why_unreadable
+from fiducial.data.listing import not_files
 from fiducial.errors import Problem
 
 __all__ = ["check_distinct", "check_files"]
 
-_Part = tuple[str, ScenePair, Path]
-
 
 def check_files(split: Split) -> tuple[list[ScenePair], list[Problem]]:
     """The pairs whose files are all there; a problem for every file that is not, or for all that one folder lacks."""
-    parts = [part for pair in split.pairs for part in _parts(pair)]
-    is_there = dict(zip((path for *_, path in parts), in_threads(is_file, [path for *_, path in parts]), strict=True))
+    gone = not_files(str(path) for kind in range(3) for pair in split.pairs for path in pair.files[kind : kind + 1])
+    if not gone:
+        return list(split.pairs), []
     problems: list[Problem] = []
-    for kind in ("earlier image", "later image", "mask"):
+    for kind, what in enumerate(("earlier image", "later image", "mask")):
         groups: dict[str, list[Missing]] = {}
-        for what, pair, path in parts:
-            if what == kind and not is_there[path]:
-                seen, fix = _explained(what, pair, path)
-                groups.setdefault(seen, []).append(Missing(split.where(pair), path, fix))
+        for pair in split.pairs:
+            for path in pair.files[kind : kind + 1]:
+                if str(path) in gone:
+                    seen, fix = _explained(what, pair, path)
+                    groups.setdefault(seen, []).append(Missing(split.where(pair), path, fix))
         for seen, missing in groups.items():
-            problems += missing_files(missing, f"no {kind} {{path}}" + seen.replace("{", "{{").replace("}", "}}"))
-    present = [pair for pair in split.pairs if all(is_there[path] for *_, path in _parts(pair))]
-    return present, problems
-
-
-def _parts(pair: ScenePair) -> Iterator[_Part]:
-    yield "earlier image", pair, pair.before
-    yield "later image", pair, pair.after
-    if pair.label is not None:
-        yield "mask", pair, pair.label
+            problems += missing_files(missing, f"no {what} {{path}}" + seen.replace("{", "{{").replace("}", "}}"))
+    return [pair for pair in split.pairs if not any(str(path) in gone for path in pair.files)], problems
 
 
 def _explained(what: str, pair: ScenePair, path: Path) -> tuple[str, str]:
@@ -92,13 +85,14 @@ def _listing(folder: Path, changed: int) -> list[str]:
 def check_distinct(split: Split, pairs: Sequence[ScenePair]) -> Iterator[Problem]:
     """Pairs of which two parts are one file, by links or by the names of folders."""
 
-    def ids(pair: ScenePair) -> list[tuple[int, int]]:
-        found = [path.stat() for path in (pair.before, pair.after, pair.label) if path is not None]
-        return [(one.st_dev, one.st_ino) for one in found]
+    def alike(pair: ScenePair) -> tuple[bool, bool]:
+        """Whether both images are one file; whether the mask is one of them."""
+        before, after, *label = ((found.st_dev, found.st_ino) for found in map(Path.stat, pair.files))
+        return before == after, bool(label) and label[0] in (before, after)
 
-    found = list(zip(pairs, in_threads(ids, pairs), strict=True))
-    masks = [pair for pair, (before, after, *label) in found if label and label[0] in (before, after)]
-    same = [pair for pair, (before, after, *_) in found if before == after]
+    found = in_threads(alike, pairs)
+    masks = [pair for pair, (_, is_mask) in zip(pairs, found, strict=True) if is_mask]
+    same = [pair for pair, (is_same, _) in zip(pairs, found, strict=True) if is_same]
     if masks:
         told = f"the mask is one of the images, the same file{_others(masks)}"
         yield Problem(split.where(masks[0]), told, "check the links, and dataset.segment.annotation_folder_name")

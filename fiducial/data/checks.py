@@ -9,18 +9,18 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from fiducial.data.files import IMAGE_SUFFIXES, is_file, is_folder, nearby, odd_name, same_name, why_unreadable
-from fiducial.data.images import check_whole
+from fiducial.data.looks import CONTENT, GLANCE, Wrong, look_at
+from fiducial.data.threads import in_threads
 from fiducial.errors import SHOWN, Problem, UserError
-from fiducial.progress import followed
 
 __all__ = [
     "DARK",
+    "Contents",
     "Entry",
     "Missing",
     "check_brightness",
@@ -28,28 +28,19 @@ __all__ = [
     "check_overlap",
     "check_repeats",
     "check_whole_files",
-    "content_of",
     "how_to_find",
     "in_threads",
     "missing_files",
     "missing_folder",
     "problems_at",
+    "same_contents",
     "shortened",
     "spread",
 ]
 
 DARK = 1 << 14
 """16-bit pictures none of which has a value as high hold fewer bits: cameras have 10, 12 or 14."""
-_THREADS = 8
 _Item = TypeVar("_Item")
-_Found = TypeVar("_Found")
-
-
-def in_threads(look: Callable[[_Item], _Found], items: Iterable[_Item]) -> list[_Found]:
-    """What ``look`` returns for each item, in their order; it says how far it is where that takes long."""
-    listed = list(items)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(followed(pool.map(look, listed), "looking at the dataset:", total=len(listed)))
 
 
 def spread(items: Sequence[_Item], most: int) -> list[_Item]:
@@ -59,7 +50,7 @@ def spread(items: Sequence[_Item], most: int) -> list[_Item]:
     return [items[i * len(items) // most] for i in range(most)]
 
 
-def problems_at(where: str, error: UserError) -> list[Problem]:
+def problems_at(where: str, error: UserError | Wrong) -> list[Problem]:
     """The problems of ``error``, told of the place in a list that names the file."""
     return [Problem(where, f"{problem.where}: {problem.found}", problem.fix) for problem in error.problems]
 
@@ -67,16 +58,10 @@ def problems_at(where: str, error: UserError) -> list[Problem]:
 def check_whole_files(files: Iterable[tuple[str, Path]]) -> Iterator[Problem]:
     """Images that are cut off or empty, among (where it is named, the file)."""
 
-    def look(item: tuple[str, Path]) -> list[Problem]:
-        where, path = item
-        try:
-            check_whole(path)
-        except UserError as error:
-            return problems_at(where, error)
-        return []
-
-    for problems in in_threads(look, files):
-        yield from problems
+    named = list(files)
+    for (where, _), found in zip(named, look_at(GLANCE, [path for _, path in named]), strict=True):
+        if isinstance(found, Wrong):
+            yield from problems_at(where, found)
 
 
 def how_to_find(path: Path, *, renamed: str, folders: str, otherwise: str) -> str:
@@ -114,7 +99,7 @@ def _not_a_folder(path: Path) -> str:
     return f"{path}: {wrong[0]}" if wrong and wrong[0] != "no such file" else f"the folder {path} does not exist"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Missing:
     """An entry of a list whose file is not there: where it is listed, the file, and the fix."""
 
@@ -160,14 +145,14 @@ def check_brightness(where: str, brightest: Iterable[int | None], what: str) -> 
 
     ``brightest`` are the highest values of some of them, None for those of 8 bits.
     """
-    values = [value for value in brightest if value is not None]
-    highest = max(values, default=0)
+    count = highest = 0
+    for value in brightest:
+        if value is not None:
+            count, highest = count + 1, max(highest, value)
     if not 0 < highest < DARK:
         return
     bits = max(8, highest.bit_length() + highest.bit_length() % 2)
-    found = (
-        f"{len(values)} {what} of 16 bits whose values reach {highest} of 65535: a camera's {bits} bits, all but black"
-    )
+    found = f"{count} {what} of 16 bits whose values reach {highest} of 65535: a camera's {bits} bits, all but black"
     fix = f"multiply them by {1 << (16 - bits)} where they are written, or write 8 bits"
     yield Problem(where, found, fix, "warning")
 
@@ -191,7 +176,7 @@ def check_repeats(where: str, names: Iterable[str]) -> Iterator[Problem]:
         yield Problem(where, found, "each counts as often as it is listed", "warning")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """An entry of a split, for :func:`check_overlap`: equal keys are the same thing, None equals nothing."""
 
@@ -209,15 +194,36 @@ def check_overlap(train: Iterable[Entry], other: Iterable[Entry], found: str) ->
             yield Problem(entry.where, told, "keep training and test images apart", "warning")
 
 
-def content_of(files: Iterable[Path]) -> bytes | None:
-    """A key of what the files hold together; None when one cannot be read."""
+@dataclass(frozen=True)
+class Contents(Generic[_Item]):
+    """Items of a split whose ``files`` are compared byte for byte; ``entry`` names one, with the key of its content."""
+
+    items: Sequence[_Item]
+    files: Callable[[_Item], Sequence[Path | str]]
+    entry: Callable[[_Item, Hashable], Entry]
+
+    def keys(self) -> list[bytes | None]:
+        """Of each item, a key of what its files hold together; None when one cannot be read."""
+        counts = [len(self.files(item)) for item in self.items]
+        found = look_at(CONTENT, (path for item in self.items for path in self.files(item)), total=sum(counts))
+        return [_joined([next(found) for _ in range(count)]) for count in counts]
+
+
+def _joined(digests: list[bytes | Wrong]) -> bytes | None:
     total = hashlib.sha256()
-    for path in files:
-        if not is_file(path):
+    for part in digests:
+        if isinstance(part, Wrong):
             return None
-        try:
-            with path.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError:
-            return None
+        total.update(part)
     return total.digest()
+
+
+def same_contents(one: Contents[_Item], other: Contents[_Item]) -> tuple[list[Entry], list[Entry]]:
+    """The entries of both whose content the other has too, for :func:`check_overlap`."""
+    keys = one.keys(), other.keys()
+    shared = {key for key in keys[0] if key is not None} & set(keys[1])
+    both = [
+        [side.entry(item, key) for item, key in zip(side.items, of_side, strict=True) if key in shared]
+        for side, of_side in zip((one, other), keys, strict=True)
+    ]
+    return both[0], both[1]

@@ -20,9 +20,12 @@ __all__ = [
     "MAX_PIXELS",
     "ImageCache",
     "ImageFacts",
+    "ImageGlance",
     "check_whole",
     "has_16_bits",
     "image_facts",
+    "image_glance",
+    "image_size",
     "is_deep",
     "nearby",
     "open_image",
@@ -39,6 +42,8 @@ MAX_PIXELS = 1 << 29
 _LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 """What stands at the end of a whole file, unless something is attached to it."""
 _TAIL = 4096
+_SURELY_RGB = ("1", "L", "P", "RGB", "RGBA")
+"""Modes that :func:`to_rgb` makes RGB of whatever the pixels are."""
 _UNKNOWN = ("not an image", "remove it, or check how it was written")
 
 
@@ -89,16 +94,39 @@ def read_rgb(path: Path | str) -> Image.Image:
     return to_rgb(read_image(path), where=str(path))
 
 
+def image_size(path: Path | str) -> tuple[int, int]:
+    """(width, height) from the header. Raises: DatasetError as :func:`open_image`."""
+    with open_image(path) as image:
+        return image.size
+
+
 def check_whole(path: Path | str) -> None:
     """Raises DatasetError for what :func:`to_rgb` refuses, and what is cut off; damage within shows when it is decoded.
 
     Of PNG, JPEG, BMP and WebP only the ends are read.
     """
+    image_glance(path)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGlance:
+    """What the header of a whole image says."""
+
+    size: tuple[int, int]
+    """(width, height)"""
+    has_16_bits: bool
+    """Whether a channel has 16 bits."""
+
+
+def image_glance(path: Path | str) -> ImageGlance:
+    """What the header says. Raises: DatasetError as :func:`check_whole`."""
     path = Path(path)
     with open_image(path) as image:
         _check_range(image, str(path))
+        glance = ImageGlance(image.size, _has_16_bits(image))
         if not _is_long_enough(path, image):
             image.load()  # says what is wrong, if anything is
+        return glance
 
 
 def _is_long_enough(path: Path, image: ImageFile.ImageFile) -> bool:
@@ -116,7 +144,7 @@ def _is_long_enough(path: Path, image: ImageFile.ImageFile) -> bool:
     return codec == "raw" and isinstance(args, tuple) and size >= offset + int(args[1]) * image.height
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFacts:
     """What an image that was decoded is like."""
 
@@ -133,8 +161,9 @@ def image_facts(path: Path | str) -> ImageFacts:
     with open_image(path) as image:
         has_high_bytes = _has_high_bytes(image)
         image.load()
-        facts = to_rgb(image, where=str(path)).size, _brightest(image, has_high_bytes)
-        return ImageFacts(*facts, _has_more_pages(image))
+        if image.mode not in _SURELY_RGB:
+            to_rgb(image, where=str(path))
+        return ImageFacts(image.size, _brightest(image, has_high_bytes), _has_more_pages(image))
 
 
 def _brightest(image: Image.Image, has_high_bytes: bool) -> int | None:
@@ -163,9 +192,13 @@ def has_16_bits(path: Path | str) -> bool:
     """Whether the header says that a channel has 16 bits; False for what is no image."""
     try:
         with open_image(path) as image:
-            return image.mode.startswith("I;16") or _has_high_bytes(image)
+            return _has_16_bits(image)
     except DatasetError:
         return False
+
+
+def _has_16_bits(image: ImageFile.ImageFile) -> bool:
+    return image.mode.startswith("I;16") or _has_high_bytes(image)
 
 
 def is_deep(path: Path | str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from changenet.classify.config import ClassifyDataset
-from changenet.classify.rows import Layout, check_labels, named_files, read_csv, read_pairs
+from changenet.classify.rows import Layout, check_labels, named_images, read_csv, read_pairs
 from fiducial.errors import DatasetError, UserError
 from fiducial.spec.path_map import use_path_map
 
@@ -207,16 +207,16 @@ class TestReadPairs:
         lights = {"input_map": {"White": 0, "Solder": 1}, "num_input": 2, "num_golden": 2, "image_ext": ".png"}
         table = read_pairs(dataset(tmp_path, **lights), "test")
         assert table.golden_names(table.rows[0]) == ("a", "b")
-        assert {path.name for _, path in named_files(table, table.rows)} == {
-            *("U1_White.png", "U1_Solder.png"),
-            *(f"{name}_{light}.png" for name in "ab" for light in ("White", "Solder")),
-        }
+        named = named_images(table)
+        assert list(named) == [(f"{tmp_path}/in", "U1"), (f"{tmp_path}/gold", "a"), (f"{tmp_path}/gold", "b")]
+        paths = table.layout.paths(f"{tmp_path}/gold", "a")
+        assert paths == [f"{tmp_path}/gold/a_White.png", f"{tmp_path}/gold/a_Solder.png"]
 
     def test_files_shared_by_rows_are_named_once(self, tmp_path):
         csv_at(tmp_path, f"{HEADER}\nx,gold,PASS,U1\ny,gold,PASS,U1\n")
         table = read_pairs(dataset(tmp_path), "test")
-        named = [(row.line, path.relative_to(tmp_path).as_posix()) for row, path in named_files(table, table.rows)]
-        assert named == [(2, "x/U1.jpg"), (2, "gold/U1.jpg"), (3, "y/U1.jpg")]
+        named = [(row.line, *image) for image, row in named_images(table).items()]
+        assert named == [(2, f"{tmp_path}/x", "U1"), (2, f"{tmp_path}/gold", "U1"), (3, f"{tmp_path}/y", "U1")]
 
 
 class TestLabels:

@@ -9,7 +9,7 @@ from makers import write_image
 
 from changenet.classify.config import ClassifyDataset
 from changenet.classify.inspect import check_data
-from changenet.classify.rows import COLUMNS, named_files, read_pairs
+from changenet.classify.rows import COLUMNS, named_images, read_pairs
 from changenet.classify.tables import read_table
 from changenet.config import ExperimentSpec
 from fiducial.errors import UserError
@@ -79,4 +79,4 @@ def test_texts(tmp_path, text):
         table = read_pairs(data, "test")
     except UserError:
         return
-    assert list(named_files(table, table.rows))
+    assert list(named_images(table))

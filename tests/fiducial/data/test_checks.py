@@ -3,13 +3,13 @@
 import itertools
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from fiducial.data.checks import (
+    Contents,
     Entry,
     Missing,
     check_brightness,
@@ -17,11 +17,10 @@ from fiducial.data.checks import (
     check_overlap,
     check_repeats,
     check_whole_files,
-    content_of,
     how_to_find,
-    in_threads,
     missing_files,
     problems_at,
+    same_contents,
     shortened,
     spread,
 )
@@ -31,26 +30,6 @@ from fiducial.errors import DatasetError, Problem
 def test_needs_no_torch():
     code = "import sys, fiducial.data.checks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-class TestInThreads:
-    def test_order_is_kept(self):
-        assert in_threads(lambda number: number**2, range(100)) == [number**2 for number in range(100)]
-
-    def test_it_says_how_far_it_is(self, monkeypatch, caplog):
-        monkeypatch.setattr("fiducial.progress.LINE_EVERY_S", 0.0)
-        caplog.set_level("INFO", "fiducial")
-        in_threads(str, range(3))
-        assert [message.partition(",")[0] for message in caplog.messages] == [
-            f"looking at the dataset: {done}/3" for done in (1, 2, 3)
-        ]
-
-    def test_not_in_this_thread(self):
-        assert threading.get_ident() not in in_threads(lambda _: threading.get_ident(), range(3))
-
-    def test_errors_arrive(self):
-        with pytest.raises(ZeroDivisionError):
-            in_threads(lambda number: 1 / number, [1, 0])
 
 
 class TestSpread:
@@ -157,24 +136,29 @@ class TestOverlap:
         assert list(check_overlap([Entry("train:1", "a", None)], [Entry("val:1", "a", None)], "")) == []
 
 
-class TestContentOf:
-    def test_equal_for_copies(self, tmp_path):
-        files = [tmp_path / name for name in "abcd"]
-        for path, content in zip(files, ("x", "y", "x", "y"), strict=True):
-            path.write_text(content)
-        assert content_of(files[:2]) == content_of(files[2:]) != content_of(files[1:3])
+class TestSameContents:
+    def side(self, folder, *names):
+        """Items of two files each."""
+        entry = lambda item, key: Entry("".join(item), "".join(item), key)  # noqa: E731
+        return Contents(names, lambda item: [folder / part for part in item], entry)
 
-    def test_missing(self, tmp_path):
-        assert content_of([tmp_path / "a"]) is None
+    def test_copies_are_found(self, tmp_path):
+        for name, content in zip("abcdef", ("x", "y", "x", "y", "x", "x"), strict=True):
+            (tmp_path / name).write_text(content)
+        both = same_contents(self.side(tmp_path, "ab", "ef"), self.side(tmp_path, "dc", "cd"))
+        assert [[entry.name for entry in side] for side in both] == [["ab"], ["cd"]]
+        assert both[0][0].key == both[1][0].key
+
+    def test_what_is_no_file_is_not_read_and_equals_nothing(self, tmp_path):
+        (tmp_path / "a").symlink_to("/dev/zero")
+        odd = self.side(tmp_path, "aa", "b\0", "cc")
+        assert odd.keys() == [None, None, None]
+        assert same_contents(odd, odd) == ([], [])
 
 
 @pytest.mark.parametrize("word", ["CSV", "pair", "golden", "light", "dataset.", "train."])
 def test_says_nothing_of_a_network(word):
     assert word not in Path(sys.modules["fiducial.data.checks"].__file__).read_text(encoding="utf-8")
-
-    def test_what_is_no_file_is_not_read(self, tmp_path):
-        (tmp_path / "a").symlink_to("/dev/zero")
-        assert content_of([tmp_path / "a"]) is content_of([tmp_path / "a\0"]) is None
 
 
 class TestMissingFiles:
