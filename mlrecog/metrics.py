@@ -67,8 +67,9 @@ class Retrieval:
         return float(values.mean()) if len(values) else float("nan")
 
     def _by_class(self, each_Q: Numbers) -> dict[int, float]:
-        labels, values = self.labels_Q[self.counted], each_Q[self.counted]
-        return {int(label): float(values[labels == label].mean()) for label in np.unique(labels)}
+        labels, place_Q, count = np.unique(self.labels_Q[self.counted], return_inverse=True, return_counts=True)
+        means = np.bincount(place_Q, each_Q[self.counted], len(labels)) / count
+        return dict(zip(labels.tolist(), means.tolist(), strict=True))
 
     def mixed_up(self, gallery_labels_N: Tensor) -> list[tuple[int, int, int]]:
         """Pairs of classes by how often a query of the first finds the second first, most often first."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fiducial.errors import optional
-from fiducial.ops.linear import linear
+from fiducial.ops.linear import linear_into
 
 __all__ = ["Engine", "Neighbours", "nearest", "nearest_by_chunks", "unit"]
 
@@ -22,8 +22,10 @@ Engine = Literal["torch", "faiss"]
 
 _BLOCK = 32
 """Columns of which the smallest is found first; a multiple of what matrix kernels compute at once."""
-_DISTANCES = 2**23
-"""So many distances are held at a time: 32 MiB, which a processor's last cache may hold."""
+_DISTANCES = 2**21
+"""So many distances are held at a time: 8 MiB, in memory used again, so that it stays in a processor's cache."""
+_FEWEST = 256
+"""Queries at a time at least: with fewer, matrix kernels are slow."""
 _FOUND = 2**23
 """So many neighbours are found at a time."""
 
@@ -77,8 +79,9 @@ def nearest_by_chunks(
     """The same a few queries at a time, with the slice of queries: for a k so large that Q × k would not fit."""
     if not 1 <= k <= len(gallery_ND):
         raise ValueError(f"k is {k}, for a gallery of {len(gallery_ND)}")
-    columns = 16384 if k > 32 else 4096  # few neighbours of many columns are found quickly
-    rows = max(1, min(_DISTANCES // columns, _FOUND // k))
+    # few neighbours of many columns are found quickly, in blocks: four times as many blocks as neighbours
+    columns = next((columns for columns in (2048, 4096) if 4 * k * _BLOCK <= columns), 16384)
+    rows = max(1, min(max(_DISTANCES // columns, _FEWEST), _FOUND // k))
     index = _faiss_index(gallery_ND) if engine == "faiss" else None
     for start in range(0, len(queries_QD), rows):
         part = slice(start, min(start + rows, len(queries_QD)))
@@ -92,50 +95,67 @@ def nearest_by_chunks(
 
 
 def _search(queries_QD: Tensor, gallery_ND: Tensor, k: int, left_out_Q: Tensor | None, columns: int) -> Neighbours:
-    """Chunk by chunk of the gallery; what is best so far is merged with the best of the next chunk."""
-    best: Neighbours | None = None
+    """Chunk by chunk of the gallery; what is best so far is merged with the best of the next chunk.
+
+    A chunk in which nothing is nearer than the k-th best so far has nothing for that query: soon that is so for most.
+    """
+    best = Neighbours(
+        queries_QD.new_full((len(queries_QD), k), torch.inf),
+        torch.full((len(queries_QD), k), -1, device=queries_QD.device),
+    )
     minus_two_QD = queries_QD * -2
+    space = queries_QD.new_empty(len(queries_QD) * _whole_blocks(min(columns, len(gallery_ND))))
     for start in range(0, len(gallery_ND), columns):
         chunk_MD = gallery_ND[start : start + columns].float()
-        distance_QM = _distances(minus_two_QD, chunk_MD)
+        distance_QM = _distances(minus_two_QD, chunk_MD, space)
         if left_out_Q is not None:
             row = torch.nonzero((left_out_Q >= start) & (left_out_Q < start + len(chunk_MD)))[:, 0]
             distance_QM[row, left_out_Q[row] - start] = torch.inf
-        found = _best_columns(distance_QM, min(k, len(chunk_MD)))
-        found = Neighbours(found.distances_Qk, found.places_Qk + start)
-        best = found if best is None else _merge(best, found, k)
-    assert best is not None
+        block_QB = torch.unflatten(distance_QM, 1, (-1, _BLOCK)).amin(2).clamp_(min=0)
+        nearer_T = torch.nonzero(block_QB.amin(1) < best.distances_Qk[:, -1])[:, 0]
+        if len(nearer_T) == len(queries_QD):
+            best = _merge(best, _best_columns(distance_QM, block_QB, k, start), k)
+        elif len(nearer_T):
+            found = _best_columns(distance_QM[nearer_T], block_QB[nearer_T], k, start)
+            merged = _merge(Neighbours(*(part[nearer_T] for part in best)), found, k)
+            for whole, part in zip(best, merged, strict=True):
+                whole[nearer_T] = part
     return Neighbours(best.distances_Qk, best.places_Qk.masked_fill_(best.distances_Qk.isinf(), -1))
 
 
-def _distances(minus_two_QD: Tensor, chunk_MD: Tensor) -> Tensor:
-    """2 - 2 cos, for M columns, then infinite ones up to whole blocks.
+def _whole_blocks(columns: int) -> int:
+    return columns + -columns % _BLOCK
+
+
+def _distances(minus_two_QD: Tensor, chunk_MD: Tensor, space: Tensor) -> Tensor:
+    """2 - 2 cos, for M columns, then infinite ones up to whole blocks; in ``space``, where that is faster.
 
     A matrix kernel may add up the columns of an unfinished block in another order: then two equal pictures would not
     be equally near.
     """
-    surplus = -len(chunk_MD) % _BLOCK
-    padded_MD = F.pad(chunk_MD, (0, 0, 0, surplus)) if surplus else chunk_MD
-    distance_QM = linear(minus_two_QD, padded_MD, minus_two_QD.new_full((len(padded_MD),), 2.0))
-    distance_QM[:, len(chunk_MD) :] = torch.inf
+    count, width = len(chunk_MD), _whole_blocks(len(chunk_MD))
+    padded_MD = F.pad(chunk_MD, (0, 0, 0, width - count)) if width > count else chunk_MD
+    into_QM = space[: len(minus_two_QD) * width].view(-1, width)
+    distance_QM = linear_into(into_QM, minus_two_QD, padded_MD, minus_two_QD.new_full((width,), 2.0))
+    distance_QM[:, count:] = torch.inf
     return distance_QM
 
 
-def _best_columns(distance_QM: Tensor, k: int) -> Neighbours:
-    """The k smallest of each row, negative ones (rounding) as 0.
+def _best_columns(distance_QM: Tensor, block_QB: Tensor, k: int, start: int) -> Neighbours:
+    """The (at most) k smallest of each row, negative ones (rounding) as 0; ``start`` is the first column's place.
 
-    They lie in the k blocks whose smallest members are smallest, so that most columns are looked at once.
+    They lie in the k blocks whose smallest members (``block_QB``) are smallest: most columns are looked at once.
     """
-    blocks = distance_QM.shape[1] // _BLOCK
+    blocks = block_QB.shape[1]
     if 4 * k > blocks:
-        return _smallest(distance_QM.clamp_(min=0), k)
-    distance_QBM = torch.unflatten(distance_QM, 1, (blocks, _BLOCK))
-    block_Qk = _smallest(distance_QBM.amin(2).clamp_(min=0), k).places_Qk.sort(dim=1).values
+        found = _smallest(distance_QM.clamp_(min=0), min(k, distance_QM.shape[1]))
+        return Neighbours(found.distances_Qk, found.places_Qk + start)
+    block_Qk = _smallest(block_QB, k).places_Qk.sort(dim=1).values
     row_Q1 = torch.arange(0, len(block_Qk) * blocks, blocks, device=block_Qk.device)[:, None]
-    members = distance_QBM.flatten(0, 1).index_select(0, (block_Qk + row_Q1).flatten()).view(len(block_Qk), -1)
+    members = distance_QM.view(-1, _BLOCK).index_select(0, (block_Qk + row_Q1).flatten()).view(len(block_Qk), -1)
     found = _smallest(members.clamp_(min=0), k)
     block = block_Qk.gather(1, found.places_Qk // _BLOCK)
-    return Neighbours(found.distances_Qk, block * _BLOCK + found.places_Qk % _BLOCK)
+    return Neighbours(found.distances_Qk, block * _BLOCK + found.places_Qk % _BLOCK + start)
 
 
 def _merge(best: Neighbours, found: Neighbours, k: int) -> Neighbours:

@@ -8,6 +8,7 @@ so each shape is timed (:mod:`fiducial.ops.fastest`): apart where a backward pas
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from fiducial.ops.fastest import Fastest
 
-__all__ = ["LINEARS", "Linear", "linear", "use_fast_linears"]
+__all__ = ["LINEARS", "Linear", "linear", "linear_into", "use_fast_linears"]
 
 LINEARS = Fastest("linear layers", ("plain", "convolution"))
 MOST_ROWS = 256
@@ -36,6 +37,23 @@ def linear(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None = None) -> Tensor
     if _can_be_convolved(x, weight_OC) and _is_better_convolved(x, weight_OC):
         return _convolved(x, weight_OC, bias_O)
     return F.linear(x, weight_OC, bias_O)
+
+
+def linear_into(out: Tensor, x: Tensor, weight_OC: Tensor, bias_O: Tensor) -> Tensor:
+    """:func:`linear` of rows ``(R, C)`` without gradients, in the memory of ``out`` ``(R, O)`` unless it is convolved.
+
+    New memory for each result costs more than a small product does.
+    """
+
+    def into(x: Tensor, weight_OC: Tensor, bias_O: Tensor) -> Tensor:
+        return torch.addmm(bias_O, x, weight_OC.T, out=out)
+
+    if _can_be_convolved(x, weight_OC):
+        shape = (*x.shape, len(weight_OC))
+        ways = [partial(way, x, weight_OC, bias_O) for way in (into, _convolved)]
+        if LINEARS.way("search", shape, lambda: ways) != "plain":
+            return _convolved(x, weight_OC, bias_O)
+    return into(x, weight_OC, bias_O)
 
 
 def _convolved(x: Tensor, weight_OC: Tensor, bias_O: Tensor | None = None) -> Tensor:

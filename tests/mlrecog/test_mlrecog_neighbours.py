@@ -14,8 +14,9 @@ from fiducial.errors import MissingDependencyError
 from mlrecog import neighbours
 from mlrecog.neighbours import nearest, nearest_by_chunks, unit
 
-COLUMNS, COLUMNS_OF_MANY, FEW = 4096, 16384, 32
-"""Gallery places that are looked at at a time, for up to ``FEW`` neighbours and for more."""
+COLUMNS, COLUMNS_OF_MANY, FEW, FEWEST = 4096, 16384, 32, 16
+"""Gallery places that are looked at at a time, for up to ``FEW`` neighbours (half as many up to ``FEWEST``) and for
+more."""
 
 
 def drawn(count, seed=0, dim=24):
@@ -152,8 +153,10 @@ class TestLeftOut:
 
 
 class TestBorders:
-    @pytest.mark.parametrize("pictures", [COLUMNS - 1, COLUMNS, COLUMNS + 1, 2 * COLUMNS, 2 * COLUMNS + 33])
-    @pytest.mark.parametrize("k", [1, FEW])
+    @pytest.mark.parametrize(
+        "pictures", [COLUMNS // 2, COLUMNS // 2 + 1, COLUMNS - 1, COLUMNS, COLUMNS + 1, 2 * COLUMNS, 2 * COLUMNS + 33]
+    )
+    @pytest.mark.parametrize("k", [1, FEWEST, FEWEST + 1, FEW])
     def test_chunks_of_the_gallery(self, pictures, k):
         gallery = halves(pictures)
         last = torch.tensor([pictures - 1, COLUMNS - 2, 0, -1, min(COLUMNS, pictures - 1)])
@@ -169,7 +172,8 @@ class TestBorders:
 
     @pytest.mark.parametrize("queries", [1, 7, 8, 9, 16, 17])
     def test_chunks_of_queries(self, queries, monkeypatch):
-        monkeypatch.setattr(neighbours, "_DISTANCES", 8 * COLUMNS)
+        monkeypatch.setattr(neighbours, "_DISTANCES", 8 * COLUMNS // 2)
+        monkeypatch.setattr(neighbours, "_FEWEST", 1)
         x, gallery = halves(queries, 1), halves(50)
         left_out = torch.arange(queries)
         parts = list(nearest_by_chunks(x, gallery, 3, left_out_Q=left_out))
@@ -199,6 +203,7 @@ class TestSizes:
     @pytest.mark.parametrize("k", [4, FEW + 8])
     def test_memory_is_bounded_whatever_is_searched(self, k, monkeypatch):
         monkeypatch.setattr(neighbours, "_DISTANCES", 8 * COLUMNS)
+        monkeypatch.setattr(neighbours, "_FEWEST", 1)
         queries, gallery = drawn(300, 1, dim=4), drawn(3 * COLUMNS, dim=4)
         with Peak() as peak:
             nearest(queries, gallery, k)
@@ -230,9 +235,9 @@ class TestSurroundings:
 
     def test_products_are_of_full_precision(self, monkeypatch):
         """On a GPU, TF32 would change who is near; a CPU's numbers do not show it."""
-        told, exact = [], neighbours.linear
+        told, exact = [], neighbours.linear_into
         monkeypatch.setattr(
-            neighbours, "linear", lambda *args: told.append(torch.get_float32_matmul_precision()) or exact(*args)
+            neighbours, "linear_into", lambda *args: told.append(torch.get_float32_matmul_precision()) or exact(*args)
         )
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
