@@ -154,12 +154,12 @@ class TestLeftOut:
 
 class TestBorders:
     @pytest.mark.parametrize(
-        "pictures", [COLUMNS // 2, COLUMNS // 2 + 1, COLUMNS - 1, COLUMNS, COLUMNS + 1, 2 * COLUMNS, 2 * COLUMNS + 33]
+        "pictures", [COLUMNS // 2 + more for more in (-1, 0, 1)] + [COLUMNS + more for more in (-1, 0, 1, 4096, 4129)]
     )
     @pytest.mark.parametrize("k", [1, FEWEST, FEWEST + 1, FEW])
     def test_chunks_of_the_gallery(self, pictures, k):
         gallery = halves(pictures)
-        last = torch.tensor([pictures - 1, COLUMNS - 2, 0, -1, min(COLUMNS, pictures - 1)])
+        last = torch.tensor([pictures - 1, min(COLUMNS, pictures) - 2, 0, -1, min(COLUMNS, pictures - 1)])
         queries = gallery[last]
         assert_is(nearest(queries, gallery, k), by_hand(queries, gallery, k))
         assert_is(nearest(queries, gallery, k, left_out_Q=last), by_hand(queries, gallery, k, last))
