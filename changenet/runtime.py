@@ -69,7 +69,7 @@ class ChangeNetRuntime(TaskRuntime):
     def started(self, network: nn.Module, *, pretrained: bool) -> str:
         """Make a network ready to train: load what the spec names, freeze what it freezes; returns what was loaded."""
         backbone = self.spec.model.backbone
-        loaded = self._begin(network, backbone.pretrained_backbone_path) if pretrained else ""
+        loaded = self._begin(network, backbone.weights) if pretrained else ""
         if backbone.freeze_backbone:
             network.backbone.freeze()  # type: ignore[operator, union-attr]
         return loaded
