@@ -206,7 +206,8 @@ def collate_pairs(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return batch | _shared(names, rows) if len(rows) < len(names) else batch
     named = collate_keyed(items, ("test", "golden"))
     places: list[int] = named["golden_place"].tolist()
-    return default_collate(items) | named | _shared(places, {place: place for place in places})
+    batch = default_collate(items)
+    return batch | named | _shared(places, {place: place for place in places})
 
 
 def _shared(names: Sequence[int], rows: dict[int, int]) -> dict[str, Tensor]:

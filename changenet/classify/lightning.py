@@ -63,18 +63,18 @@ class ClassifyModule(TrainingModule):
 
     def _output(self, batch: Batch) -> Tensor:
         """The network's output, of goldens that rows share once, and of what is kept where pictures have keys."""
-        rows, place = batch.get("golden_rows"), batch.get("golden_place")
+        place = batch.get("golden_place")
         output: Tensor
         if self.features is not None and "keys" in batch:
             network: Any = self.model
             of_test = batch["test_place"]
             found = self.features.features(batch, network.features, of_test.device)
-            parts = (tuple(part.index_select(0, which) for part in found) for which in (of_test, rows))
-            output = network.from_features(*parts, place)
-        elif rows is None:
+            test, golden = (tuple(x.index_select(0, rows) for x in found) for rows in (of_test, batch["golden_rows"]))
+            output = network.from_features(test, golden, place)
+        elif place is None:
             output = self.model(batch["test"], batch["golden"])
         else:
-            output = self.model(batch["test"], batch["golden"].index_select(0, rows), place)
+            output = self.model(batch["test"], batch["golden"].index_select(0, batch["golden_rows"]), place)
         return output
 
     def loss(self, output: Tensor, label: Tensor) -> Tensor:

@@ -225,7 +225,7 @@ class _Part:
             self._map = np.memmap(self.data, np.uint8, "r", shape=(rows, self.size))
         row = np.array(self._map[number])
         wanted = self._sums.pop(number, None)
-        return row if wanted is None or zlib.crc32(row) == wanted else None
+        return row if wanted is None or zlib.crc32(row.data) == wanted else None
 
     def hold(self) -> bool:
         """Become the writer of the part; False when another process is."""

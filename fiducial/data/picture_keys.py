@@ -35,7 +35,8 @@ class PictureKeys:
     def __init__(self, transform: str, num_pictures: int) -> None:
         self.transform = transform.encode()
         size = min(_MOST_KNOWN, 1 << (4 * num_pictures).bit_length())
-        self._known = torch.zeros(size, dtype=torch.int64).share_memory_()
+        self._known = torch.zeros(size, dtype=torch.int64)
+        self._known.share_memory_()  # type: ignore[no-untyped-call]
 
     def key(self, files: Iterable[Path], variant: str = "") -> bytes:
         """The key of a picture made of ``files`` in this order and changed as ``variant`` says.
