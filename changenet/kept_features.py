@@ -61,6 +61,9 @@ def check_feature_cache(spec: ExperimentSpec) -> Iterator[Problem]:
     elif keys := makes_new(spec):
         found = f"{wanted} is of no use in training: every picture is new ({', '.join(keys)}); validation is kept"
         yield Problem(_WHERE, found, "switch those off; mirrors and quarter turns may stay", "warning")
+    if is_kept(spec) and spec.train.compile:
+        found = f"{wanted}: what is trained on kept features is not compiled"
+        yield Problem("train.compile", found, "choose one of the two", "warning")
 
 
 def _is_whole(spec: ExperimentSpec) -> bool:

@@ -202,7 +202,9 @@ def collate_pairs(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ids = batch["golden_id"].tolist()
         # -1 means nobody else's: such a row is a golden of its own
         names = [number if number >= 0 else -1 - row for row, number in enumerate(ids)]
-        rows = {name: row for row, name in reversed(list(enumerate(names)))}
+        rows: dict[int, int] = {}
+        for row, name in enumerate(names):
+            rows.setdefault(name, row)
         return batch | _shared(names, rows) if len(rows) < len(names) else batch
     named = collate_keyed(items, ("test", "golden"))
     places: list[int] = named["golden_place"].tolist()

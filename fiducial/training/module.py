@@ -67,6 +67,7 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         self.plan, self.evaluators = plan, dict(evaluators or {})
         self.policy = TrainerPolicy()
+        self.is_compiled = False
         self.features: FeatureCache | None = None
         """Where batches name their pictures by keys: what is kept of them."""
         self.last_loss: Tensor | None = None
@@ -113,6 +114,7 @@ class TrainingModule(pl.LightningModule):
 
     def compile_networks(self, mode: CompileMode | bool = True) -> None:
         """Let ``torch.compile`` compile what steps call; see :mod:`fiducial.training.compiled`."""
+        self.is_compiled = True
         for network, call in self.compiled_calls.items():
             compile_training(getattr(self, network), call, mode)
 

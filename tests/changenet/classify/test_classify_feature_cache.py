@@ -220,6 +220,10 @@ class TestOfNoUse:
         assert len(makes_new(spec)) == 3
         assert not makes_new(make_spec(**{AUGMENT: TURNS | {"random_color": {"color_probability": 0.0}}}))
 
+    def test_compiling(self, make_spec):
+        (found,) = self.said(make_spec, model__backbone__freeze_backbone=True, train__compile=True)
+        assert "not compiled" in found
+
     def test_off(self, make_spec):
         assert list(check_feature_cache(make_spec(train__feature_cache=False))) == []  # what YAML makes of off
 
