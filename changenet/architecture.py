@@ -43,8 +43,8 @@ def backbone_facts(shape: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     if backbones := fitting_backbones(shape):
         known[BACKBONE] = backbones[0]
     # an embedding has no layers for the summary token, and NVDINOv2's adapter has them whatever the flag says
-    is_radio = any(key.startswith(f"{_PREFIX}radio.") for key in shape)
-    if is_radio and f"{_PREFIX}level_embed" in shape:
+    obeys = any(key.startswith((f"{_PREFIX}radio.", f"{_PREFIX}vit.")) for key in shape)
+    if obeys and f"{_PREFIX}level_embed" in shape:
         known["model.decode_head.use_summary_token"] = f"{_PREFIX}fc_summary.weight" in shape
     return known
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from changenet.kept_features import check_feature_cache
 from fiducial.backbones.names import BACKBONES
 from fiducial.deploy.opsets import check_opset, opsets
 from fiducial.errors import Problem
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 
 
 def check_training(spec: ExperimentSpec) -> Iterator[Problem]:
-    """Weights to freeze, number format, pictures."""
+    """Weights to freeze, number format, pictures, what is kept of a frozen backbone."""
     train = spec.train
     yield from check_frozen(spec.model.backbone, train.pretrained_model_path)
     yield from check_precision(train.precision)
     yield from check_tensorboard(train.tensorboard, train.num_epochs)
+    yield from check_feature_cache(spec)
 
 
 def check_quantized(spec: ExperimentSpec, action: str) -> Iterator[Problem]:

@@ -13,16 +13,19 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from changenet.deepstream import write_deepstream
+from changenet.kept_features import is_kept
 from fiducial.backbones.deformable import make_precise
 from fiducial.checkpoints.loading import LoadReport
 from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.data.normalization import Normalization
+from fiducial.data.picture_keys import PictureKeys
 from fiducial.errors import Problem, UserError
 from fiducial.ops import Formulation
 from fiducial.prediction import Batch
 from fiducial.run.console import LOGGER
 from fiducial.run.resume import place_of
 from fiducial.task import TaskRuntime
+from fiducial.training.features import FeatureCache
 from fiducial.training.optim import OptimizerRecipe
 from fiducial.training.weights import start_weights
 
@@ -69,10 +72,19 @@ class ChangeNetRuntime(TaskRuntime):
     def started(self, network: nn.Module, *, pretrained: bool) -> str:
         """Make a network ready to train: load what the spec names, freeze what it freezes; returns what was loaded."""
         backbone = self.spec.model.backbone
-        loaded = self._begin(network, backbone.pretrained_backbone_path) if pretrained else ""
+        loaded = self._begin(network, backbone.weights) if pretrained else ""
         if backbone.freeze_backbone:
             network.backbone.freeze()  # type: ignore[operator, union-attr]
         return loaded
+
+    def feature_cache(self, network: nn.Module, keys: PictureKeys | None = None) -> FeatureCache | None:
+        """Where training keeps the features of a frozen backbone; None where it keeps none."""
+        train = self.spec.train
+        if train.feature_cache == "off" or not is_kept(self.spec):
+            return None
+        backbone: Any = network.backbone
+        identity = f"{self.spec.model.backbone.type} {self.role} {train.precision}"
+        return FeatureCache(backbone, train.feature_cache, max_mb=train.feature_cache_mb, identity=identity, keys=keys)
 
     def _begin(self, network: nn.Module, backbone_weights: str | None) -> str:
         spec = self.spec

@@ -58,7 +58,7 @@ class ChangeNetTask(Task["ExperimentSpec"]):
         from fiducial.backbones.hub import local_weights
         from fiducial.training.checks import WEIGHTS_KEY, check_backbone_weights
 
-        path, whole = spec.model.backbone.pretrained_backbone_path, spec.train.pretrained_model_path
+        path, whole = spec.model.backbone.weights, spec.train.pretrained_model_path
         problems = [] if resume else list(check_backbone_weights(spec.model.backbone, whole))
         yield from problems
         if any(problem.level == "error" for problem in (*problems, *self.check_spec(spec, "train"))):

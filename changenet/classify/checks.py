@@ -139,7 +139,7 @@ def _check_goldens(info: BackboneInfo, spec: ExperimentSpec) -> Iterator[Problem
     if spec.model.classify.difference_module == "euclidean":
         yield Problem(where, f"{found} with difference_module euclidean", "set difference_module: learnable")
     if info.strides[-1] != 32:
-        yield Problem(where, f"{found} with {info.name}", "several goldens need a C-RADIO or NVDINOv2 backbone")
+        yield Problem(where, f"{found} with {info.name}", "several goldens need a C-RADIO, NVDINOv2 or DINOv3")
         return
     height, width = Layout.of(spec.dataset.classify).composed
     if (height // 32) % _WINDOW or (width // 32) % _WINDOW:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from changenet.classify.rows import PairRow, PairTable
-from changenet.classify.transform import PairAugment, Pixels, compose_lights
+from changenet.classify.transform import PairAugment, PairChange, Pixels, compose_lights
 from fiducial.data.images import ImageCache
 from fiducial.data.normalization import Normalization
+from fiducial.data.picture_keys import PictureKeys
 from fiducial.data.registration import apply_shift, shift_between
 from fiducial.data.samplers import Draw
 from fiducial.errors import DatasetError
+from fiducial.training.features import collate_keyed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PairBatch", "PairDataset", "PairReader"]
+__all__ = ["PairBatch", "PairDataset", "PairReader", "collate_pairs"]
 
 _Resampling = Image.Resampling
 
@@ -33,7 +35,13 @@ class PairBatch(TypedDict):
 
     ``test`` float32 ``(B, 3, H, W)``; ``golden`` the same, ``(B, N, 3, H, W)`` with several goldens; both composed and
     normalised. ``label`` int64 ``(B,)``: 0 PASS, 1 defect, -1 unknown. ``row`` int64 ``(B,)``: place in the CSV.
-    ``golden_id`` int64 ``(B,)``: equal for rows with the same golden; -1 where no other row has it, or it is drawn.
+    ``golden_id`` int64 ``(B,)``: equal for rows with the same golden; -1 where no other row has it, or it is drawn or
+    changed at random. ``golden_rows`` int64 ``(G,)``, in training where rows of the batch share goldens: one row of
+    each different golden; ``golden_place`` int64 ``(B,)``: for each row the place of its golden among those.
+
+    Where features are kept (:mod:`fiducial.training.features`), pictures are named instead, and read as they are
+    needed: ``keys``, ``pictures`` and so on, with the roles ``test`` and ``golden``; ``golden_rows`` are then places
+    among the keys.
     """
 
     test: Tensor
@@ -41,6 +49,8 @@ class PairBatch(TypedDict):
     label: Tensor
     row: Tensor
     golden_id: Tensor
+    golden_rows: NotRequired[Tensor]
+    golden_place: NotRequired[Tensor]
 
 
 class PairReader:
@@ -86,7 +96,8 @@ class PairDataset(Dataset[dict[str, Any]]):
     random of an item follows from (seed, epoch, index) alone.
 
     ``augment`` None leaves images as they are. With several goldens, ``random_goldens`` draws them; else they are the
-    first in sorted order, repeated when there are too few.
+    first in sorted order, repeated when there are too few. ``keys``: items name their pictures, and leave out those
+    that need not be read, unless ``read_all``; for one golden only.
 
     Raises: DatasetError naming the CSV line and the file, when an image cannot be read.
     """
@@ -101,11 +112,14 @@ class PairDataset(Dataset[dict[str, Any]]):
         align: bool = False,
         cache_mb: int = 256,
         seed: int = 0,
+        keys: PictureKeys | None = None,
+        read_all: bool = False,
     ) -> None:
         self.table, self.normalize, self.augment = table, normalize, augment
-        self.random_goldens, self.seed = random_goldens, seed
+        self.random_goldens, self.seed, self.keys, self.read_all = random_goldens, seed, keys, read_all
         self.reader = PairReader(table, align=align, cache_mb=cache_mb)
-        self._golden_ids = [-1] * len(table.rows) if self._draws_goldens else shared_goldens(table)
+        apart = self._draws_goldens or augment is not None
+        self._golden_ids = [-1] * len(table.rows) if apart else shared_goldens(table)
 
     @property
     def _draws_goldens(self) -> bool:
@@ -118,24 +132,57 @@ class PairDataset(Dataset[dict[str, Any]]):
         epoch, index = index if isinstance(index, Draw) else (0, index)
         row = self.table.rows[index]
         rng = np.random.default_rng((max(self.seed, 0), epoch, index))  # the same on any worker and rank
-        resample = _Resampling.BICUBIC if self.augment else _Resampling.BILINEAR
-        try:
-            images = self.reader.tiles(row, self._choose_goldens(row, rng), resample)
-        except DatasetError as error:
-            problem = error.problems[0]
-            raise DatasetError(f"{self.table.where(row)}: {problem.where}", problem.found, problem.fix) from None
-        if self.augment:
-            changed = self.augment([[Image.fromarray(tile) for tile in tiles] for tiles in images], rng)
-            images = [[np.asarray(tile) for tile in tiles] for tiles in changed]
-        test, *goldens = (compose_lights(tiles, self.table.layout) for tiles in images)
-        single = self.table.layout.num_golden == 1
-        return {
-            "test": self.normalize(test),
-            "golden": self.normalize(goldens[0] if single else np.stack(goldens)),
+        chosen = self._choose_goldens(row, rng)
+        height, width = self.table.layout.tile
+        change = self.augment.draw(rng, width, height) if self.augment else None
+        item: dict[str, Any] = {
             "label": torch.tensor(row.label),
             "row": torch.tensor(index),
             "golden_id": torch.tensor(self._golden_ids[index]),
         }
+        if self.keys is not None:
+            names = self._names(self.keys, row, change)
+            item |= names
+            if not self.read_all and all(self.keys.is_known(key) for key in names.values()):
+                return item
+        return item | self._pictures(row, chosen, change, rng)
+
+    @property
+    def _resample(self) -> _Resampling:
+        return _Resampling.BICUBIC if self.augment else _Resampling.BILINEAR
+
+    def _pictures(
+        self, row: PairRow, goldens: Sequence[str], change: PairChange | None, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        try:
+            images = self.reader.tiles(row, goldens, self._resample)
+        except DatasetError as error:
+            problem = error.problems[0]
+            raise DatasetError(f"{self.table.where(row)}: {problem.where}", problem.found, problem.fix) from None
+        if change is not None:
+            changed = change([[Image.fromarray(tile) for tile in tiles] for tiles in images], rng)
+            images = [[np.asarray(tile) for tile in tiles] for tiles in changed]
+        test, *composed = (compose_lights(tiles, self.table.layout) for tiles in images)
+        single = self.table.layout.num_golden == 1
+        return {
+            "test": self.normalize(test),
+            "golden": self.normalize(composed[0] if single else np.stack(composed)),
+        }
+
+    def _names(self, keys: PictureKeys, row: PairRow, change: PairChange | None) -> dict[str, bytes]:
+        """The keys of the two pictures; a registered test image depends on its golden, too."""
+        height, width = self.table.layout.tile
+        said = f"{self._resample.name} {change.variant(width, height) if change else ''}"
+        test, golden = self.table.test_files(row), self.table.golden_files(row)
+        align = self.reader.align
+        try:
+            return {
+                "test_key": keys.key([*test, *golden], f"{said} registered") if align else keys.key(test, said),
+                "golden_key": keys.key(golden, said),
+            }
+        except OSError as error:
+            where = f"{self.table.where(row)}: {error.filename}"
+            raise DatasetError(where, error.strerror or "cannot be read", "was it moved while training?") from None
 
     def _choose_goldens(self, row: PairRow, rng: np.random.Generator) -> list[str]:
         wanted = self.table.layout.num_golden
@@ -145,6 +192,33 @@ class PairDataset(Dataset[dict[str, Any]]):
         if self.random_goldens:
             return [str(name) for name in rng.choice(names, wanted, replace=len(names) < wanted)]
         return [names[i % len(names)] for i in range(wanted)]
+
+
+def collate_pairs(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of pairs, with ``golden_rows`` where its rows share goldens."""
+    items = [dict(item) for item in items]
+    if "golden_key" not in items[0]:
+        batch: dict[str, Any] = default_collate(items)
+        ids = batch["golden_id"].tolist()
+        # -1 means nobody else's: such a row is a golden of its own
+        names = [number if number >= 0 else -1 - row for row, number in enumerate(ids)]
+        rows: dict[int, int] = {}
+        for row, name in enumerate(names):
+            rows.setdefault(name, row)
+        return batch | _shared(names, rows) if len(rows) < len(names) else batch
+    named = collate_keyed(items, ("test", "golden"))
+    places: list[int] = named["golden_place"].tolist()
+    batch = default_collate(items)
+    return batch | named | _shared(places, {place: place for place in places})
+
+
+def _shared(names: Sequence[int], rows: dict[int, int]) -> dict[str, Tensor]:
+    """``rows``: of every different golden a row that has it."""
+    number = {name: place for place, name in enumerate(rows)}
+    return {
+        "golden_rows": torch.tensor(list(rows.values())),
+        "golden_place": torch.tensor([number[name] for name in names]),
+    }
 
 
 def shared_goldens(table: PairTable) -> list[int]:

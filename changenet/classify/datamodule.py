@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from changenet.classify.data import PairDataset
+from changenet.classify.data import PairDataset, collate_pairs
 from changenet.classify.sampling import fpratio_weights
 from fiducial.data.loaders import loader, ordered_loader
 from fiducial.run.console import LOGGER
@@ -46,7 +46,14 @@ class PairData(TrainingData):
             weights=weights,
             what=str(self.train_set.table.csv_path),
         )
-        return loader(self.train_set, workers=self.workers, batch_size=self.batch_size, sampler=sampler, drop_last=True)
+        return loader(
+            self.train_set,
+            workers=self.workers,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=True,
+            collate_fn=collate_pairs,
+        )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         if self.val_set is None:
@@ -54,6 +61,11 @@ class PairData(TrainingData):
         rank, world_size = self.ranks()
         return [
             ordered_loader(
-                self.val_set, batch_size=self.batch_size, workers=self.workers, rank=rank, world_size=world_size
+                self.val_set,
+                batch_size=self.batch_size,
+                workers=self.workers,
+                rank=rank,
+                world_size=world_size,
+                collate_fn=collate_pairs,
             )
         ]

@@ -3,7 +3,9 @@
 Keys are those of a TAO checkpoint without the leading ``model.``. Both networks read ``(test, golden)``: ``test``
 ``(B, 3, H, W)``, ``golden`` the same or, with several goldens, ``(B, N, 3, H, W)``; images are normalised and composed.
 What a golden contributes can be kept and used again: ``compare(encode(test), encode_golden(golden))`` is ``forward``;
-encodings are tuples of tensors that slice and stack along the batch.
+encodings are tuples of tensors that slice and stack along the batch. So can what a frozen backbone makes of any image:
+``from_features(features(test), features(golden))`` is ``forward``, too. ``golden_place`` ``(B,)`` names for every test
+its row of ``golden``, which then holds each golden once.
 
 Dims: B batch, N goldens, E decoder channels, H and W rows and columns.
 """
@@ -19,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from changenet.difference import DifferencePyramid, Pyramid, check_same_shape, fusion_layer, stack_coarse_first
+from fiducial.backbones.alone import sees_images_alone
 from fiducial.backbones.names import BackboneInfo, backbone_info, build_embedding, build_pyramid
 from fiducial.backbones.sizes import shape_of
 
@@ -184,7 +187,7 @@ class LearnableClassifier(nn.Module):
         self.backbone = backbone
         self.decoder = decoder
 
-    def forward(self, test: Tensor, golden: Tensor) -> Tensor:
+    def forward(self, test: Tensor, golden: Tensor, golden_place: Tensor | None = None) -> Tensor:
         """Logits ``(B, num_classes)``, of any range; class 1 is a defect.
 
         ``test``: normalised images ``(B, 3, H, W)``; ``golden``: the same, or ``(B, N, 3, H, W)`` for N goldens.
@@ -192,10 +195,21 @@ class LearnableClassifier(nn.Module):
         the backbone does not divide, or another number of pixels than that of ``image_size``.
         """
         self._check_goldens(golden)
-        check_same_shape(test=test, golden=_first_golden(golden))
+        golden, golden_place = _spread(self.backbone, golden, golden_place)
+        _check_pair(test, _first_golden(golden), golden_place)
         test_maps, golden_maps = _pair_features(self.backbone, test, _first_golden(golden))
-        golden_maps = self._with_other_goldens(golden_maps, golden)
-        return self.compare(self.decoder.test_halves(test_maps), self.decoder.golden_halves(golden_maps))
+        return self.from_features(test_maps, self._with_other_goldens(golden_maps, golden), golden_place)
+
+    def features(self, images: Tensor) -> Pyramid:
+        """What the backbone makes of images ``(B, 3, H, W)``: the maps of one golden, or of tests."""
+        return _features(self.backbone, images)
+
+    def from_features(self, test: Pyramid, golden: Pyramid, golden_place: Tensor | None = None) -> Tensor:
+        """Logits of pairs whose :meth:`features` are known."""
+        halves = self.decoder.golden_halves(golden)
+        if golden_place is not None:
+            halves = tuple(x.index_select(0, golden_place) for x in halves)
+        return self.compare(self.decoder.test_halves(test), halves)
 
     def encode(self, images: Tensor) -> Pyramid:
         """All that :meth:`compare` needs of tested images ``(B, 3, H, W)``."""
@@ -239,14 +253,25 @@ class EuclideanClassifier(nn.Module):
         self.backbone = backbone
         self.fc1 = _dense(backbone_features, 512, embedding_vectors)
 
-    def forward(self, test: Tensor, golden: Tensor) -> Tensor:
+    def forward(self, test: Tensor, golden: Tensor, golden_place: Tensor | None = None) -> Tensor:
         """The distance ``(B,)``, >= 0, of two normalised images ``(B, 3, H, W)``.
 
         Raises: ValueError for shapes that differ, sides that the backbone does not divide, or another size than the
         network was built for, where its embedding depends on it.
         """
-        check_same_shape(test=test, golden=golden)
-        (test_BF,), (golden_BF,) = _pair_features(self.backbone, test, golden)
+        golden, golden_place = _spread(self.backbone, golden, golden_place)
+        _check_pair(test, golden, golden_place)
+        return self.from_features(*_pair_features(self.backbone, test, golden), golden_place)
+
+    def features(self, images: Tensor) -> Pyramid:
+        """What the backbone makes of images ``(B, 3, H, W)``."""
+        return _features(self.backbone, images)
+
+    def from_features(self, test: Pyramid, golden: Pyramid, golden_place: Tensor | None = None) -> Tensor:
+        """The distances of pairs whose :meth:`features` are known."""
+        (test_BF,), (golden_BF,) = test, golden
+        if golden_place is not None:  # before the head, whose batch statistics count every pair
+            golden_BF = golden_BF.index_select(0, golden_place)
         return self.compare((self._embed(test_BF),), (self._embed(golden_BF),))
 
     def encode(self, images: Tensor) -> tuple[Tensor]:
@@ -273,12 +298,23 @@ def _features(backbone: nn.Module, images: Tensor) -> Pyramid:
 
 
 def _pair_features(backbone: nn.Module, test: Tensor, golden: Tensor) -> tuple[Pyramid, Pyramid]:
-    """One pass over both images; in training two, so that batch norm sees tests and goldens apart, as in TAO."""
-    if backbone.training:
+    """One pass over both images; two where batch norm must see tests and goldens apart, as in TAO."""
+    if not sees_images_alone(backbone):
         return _features(backbone, test), _features(backbone, golden)
     both = _features(backbone, torch.cat((test, golden)))
     count = test.shape[0]
     return tuple(x[:count] for x in both), tuple(x[count:] for x in both)
+
+
+def _spread(backbone: nn.Module, golden: Tensor, place: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The goldens once for every pair, where the backbone would see others in a batch that holds each once."""
+    if place is None or sees_images_alone(backbone):
+        return golden, place
+    return golden.index_select(0, place), None
+
+
+def _check_pair(test: Tensor, golden: Tensor, place: Tensor | None) -> None:
+    check_same_shape(test=test[:1] if place is not None else test, golden=golden[:1] if place is not None else golden)
 
 
 def _first_golden(golden: Tensor) -> Tensor:

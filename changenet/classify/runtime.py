@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import astuple
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,13 @@ from changenet.classify.predictor import PairPredictor
 from changenet.classify.rows import SPLITS, Layout, PairTable, read_pairs
 from changenet.classify.transform import PairAugment, normalization
 from changenet.classify.weights import SIZE_DEPENDENT, differences
+from changenet.kept_features import MOST_VARIANTS, is_kept, makes_new
 from changenet.runtime import ChangeNetRuntime
 from fiducial.checkpoints.loading import LoadReport
 from fiducial.checkpoints.reading import Checkpoint
 from fiducial.data.loaders import ordered_loader
 from fiducial.data.normalization import Normalization
+from fiducial.data.picture_keys import PictureKeys
 from fiducial.deploy.card import ENTRY, ModelCard, TensorCard
 from fiducial.errors import CheckpointError, Problem
 from fiducial.metric_table import Stage
@@ -122,20 +124,28 @@ class ClassifyRuntime(ChangeNetRuntime):
             contrastive_margin=model.classify.train_margin_euclid,
             compat_tao=spec.compat == "tao",
             evaluators={"train": self.evaluator("train"), "val": self.evaluator("val")},
+            features=self.feature_cache(network, self.keys if is_kept(spec) else None),
         )
+
+    @cached_property
+    def keys(self) -> PictureKeys:
+        """The names of pictures, of training and validation alike."""
+        pictures = sum(len(self.table(split).rows) for split in ("train", *(["val"] if validates(self.spec) else [])))
+        return PictureKeys(f"classify {self.layout} {self.normalization}", 2 * MOST_VARIANTS * pictures)
 
     def datamodule(self) -> PairData:
         """The LightningDataModule of ``train``."""
+        keys = self.keys if is_kept(self.spec) else None
         return PairData(
-            self.dataset("train"),
-            self.dataset("val") if validates(self.spec) else None,
+            self.dataset("train", keys=None if makes_new(self.spec) else keys),
+            self.dataset("val", keys=keys) if validates(self.spec) else None,
             batch_size=self.data.batch_size,
             workers=self.data.workers,
             fpratio=self.data.fpratio_sampling,
         )
 
-    def dataset(self, split: str) -> PairDataset:
-        """The pairs of a split, augmented in training when the spec says so."""
+    def dataset(self, split: str, *, keys: PictureKeys | None = None) -> PairDataset:
+        """The pairs of a split, augmented in training when the spec says so. ``keys`` name pictures that are kept."""
         config = self.data.augmentation_config
         augment = PairAugment(config, self.spec.compat == "tao") if split == "train" and config.augment else None
         training = split == "train"
@@ -147,6 +157,8 @@ class ClassifyRuntime(ChangeNetRuntime):
             align=self.data.align == "shift",
             cache_mb=self.data.golden_cache_mb,
             seed=self.spec.train.seed,
+            keys=keys,
+            read_all=self.spec.train.tensorboard.enabled,  # whose pictures are those of a batch
         )
 
     def loaders(self, stage: Stage, *, rank: int = 0, world_size: int = 1) -> list[DataLoader[Any]]:

@@ -54,6 +54,34 @@ def compose_lights(tiles: Sequence[Pixels], layout: Layout) -> Pixels:
 
 
 @dataclass(frozen=True)
+class PairChange:
+    """What was drawn for one pair. Without ``blur`` or ``jitter`` the step is left out."""
+
+    geometry: Geometry
+    blur: float | None
+    jitter: ColorJitter | None
+    orders_apart: bool = False
+    """Whether each tile orders the steps of the colours by itself."""
+
+    def __call__(self, images: Sequence[Sequence[Image.Image]], rng: np.random.Generator) -> list[list[Image.Image]]:
+        """The changed tiles of all images."""
+        return [[self._tile(tile, rng) for tile in tiles] for tiles in images]
+
+    def _tile(self, tile: Image.Image, rng: np.random.Generator) -> Image.Image:
+        tile = self.geometry(tile)
+        if self.blur is not None:
+            tile = blur(tile, self.blur)
+        if self.jitter is not None:
+            tile = self.jitter(tile, [int(i) for i in rng.permutation(4)] if self.orders_apart else None)
+        return tile
+
+    def variant(self, width: int, height: int) -> str:
+        """A name of the change, equal for equal results of mirrors and quarter turns."""
+        geometry = self.geometry.variant(width, height)
+        return geometry if self.blur is None and self.jitter is None else f"{geometry} {self.blur} {self.jitter}"
+
+
+@dataclass(frozen=True)
 class PairAugment:
     """The random changes of a training pair: one set of decisions for all lights of all its images."""
 
@@ -65,8 +93,11 @@ class PairAugment:
 
         The order is: mirror, rotate, crop, blur, colours (the spec's keys of ``augmentation_config``).
         """
+        return self.draw(rng, *images[0][0].size)(images, rng)
+
+    def draw(self, rng: np.random.Generator, width: int, height: int) -> PairChange:
+        """The decisions for a pair whose tiles have this size."""
         config, color = self.config, self.config.random_color
-        width, height = images[0][0].size
         flip, turn = config.random_flip, config.random_rotate
         # every decision is drawn, used or not, so that switching one off does not change the others
         u_h, u_v, u_r, u_c = rng.random(4)
@@ -83,14 +114,6 @@ class PairAugment:
         # TAO-compat: colours change with probability 1 - p, and each image orders the four steps by itself
         chance = 1 - color.color_probability if self.compat_tao else color.color_probability
         recolor = color.enable and u_c < chance
-
-        def change(tile: Image.Image) -> Image.Image:
-            tile = geometry(tile)
-            if config.with_random_blur:
-                tile = blur(tile, radius)
-            if recolor:
-                order = [int(i) for i in rng.permutation(4)] if self.compat_tao else None
-                tile = jitter(tile, order)
-            return tile
-
-        return [[change(tile) for tile in tiles] for tiles in images]
+        return PairChange(
+            geometry, radius if config.with_random_blur else None, jitter if recolor else None, self.compat_tao
+        )

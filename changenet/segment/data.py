@@ -13,13 +13,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from changenet.segment.counts import IGNORED
 from changenet.segment.files import Split
-from changenet.segment.reading import Scene, SceneReader
+from changenet.segment.reading import Pixels, Scene, SceneReader
 from changenet.segment.tiles import Window, cut, draw_window, windows
 from changenet.segment.transform import SceneAugment, resized
 from fiducial.data.loaders import loader
 from fiducial.data.normalization import Normalization
+from fiducial.data.picture_keys import content_key
 from fiducial.data.samplers import Draw
 from fiducial.data.sharding import BatchShards
+from fiducial.training.features import collate_keyed
 
 __all__ = ["ImageShards", "SceneBatch", "SceneDataset", "Windowing", "scene_loader"]
 
@@ -31,6 +33,9 @@ class SceneBatch(TypedDict):
     do not count: ``(B, S, S)``, or a list of ``(H, W)`` where masks keep their size; absent in inference. ``index``
     int64 ``(B,)``: place in the list. ``size`` int64 ``(B, 2)``: height and width of the whole mask. ``corner`` int64
     ``(B, 2)``: row and column of the window in the image, where images are cut into windows.
+
+    Where features are kept, images are named: :data:`fiducial.training.features.KeyedBatch` with the roles ``A`` and
+    ``B`` instead of them.
     """
 
     A: Tensor
@@ -60,7 +65,8 @@ class SceneDataset(Dataset[dict[str, Any]]):
     item follows from (seed, epoch, number) alone.
 
     Images are resized to ``side``; with ``windowing`` they are cut instead: ``drawn`` at random (training), else all
-    windows of each image in turn. ``original_size``: masks keep the size of the image.
+    windows of each image in turn. ``original_size``: masks keep the size of the image. ``keyed``: items have a key of
+    each image, too.
 
     Raises: DatasetError naming the file, when one cannot be read or a mask means nothing.
     """
@@ -77,10 +83,11 @@ class SceneDataset(Dataset[dict[str, Any]]):
         drawn: bool = False,
         original_size: bool = False,
         seed: int = 0,
+        keyed: bool = False,
     ) -> None:
         self.split, self.reader, self.normalize, self.augment = split, reader, normalize, augment
         self.side, self.windowing, self.drawn = side, windowing, drawn
-        self.original_size, self.seed = original_size, seed
+        self.original_size, self.seed, self.keyed = original_size, seed, keyed
         self.items: list[tuple[int, Window | None]] = list(self._items())
 
     def __len__(self) -> int:
@@ -101,6 +108,8 @@ class SceneDataset(Dataset[dict[str, Any]]):
             "B": self.normalize(scene.after),
             "index": torch.tensor(index),
         }
+        if self.keyed:
+            item |= {"A_key": self._key(scene.before), "B_key": self._key(scene.after)}
         keeps_size = window is not None or self.original_size
         height, width = whole.before.shape[:2] if keeps_size else (self.side, self.side)
         item["size"] = torch.tensor([height, width])
@@ -110,6 +119,10 @@ class SceneDataset(Dataset[dict[str, Any]]):
         if label is not None:
             item["L"] = torch.from_numpy(np.array(label))
         return item
+
+    def _key(self, pixels: Pixels) -> bytes:
+        # of what was read, since the mask must be read anyway, and other files may lie behind one (VRT, sidecars)
+        return content_key(f"{pixels.shape} {self.normalize}".encode(), np.ascontiguousarray(pixels).data.cast("B"))
 
     @property
     def image_of_items(self) -> list[int]:
@@ -168,7 +181,8 @@ class ImageShards(Sampler[list[int]]):
 def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Stacks all but masks of different sizes, which stay a list."""
     labels = [item.pop("L") for item in items if "L" in item]
-    batch: dict[str, Any] = default_collate(items)
+    named = collate_keyed(items, ("A", "B")) if "A_key" in items[0] else {}
+    batch: dict[str, Any] = default_collate(items) | named
     if labels:
         same = len({label.shape for label in labels}) == 1
         batch["L"] = torch.stack(labels) if same else labels

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from changenet.difference import DifferencePyramid, Pyramid, check_same_shape, fusion_layer, resize
+from fiducial.backbones.alone import sees_images_alone
 from fiducial.backbones.names import backbone_info, build_pyramid
 
 __all__ = ["ChangeDecoder", "ChangeSegmenter", "Predictions", "average_predictions", "build_segmenter"]
@@ -175,12 +176,22 @@ class ChangeSegmenter(nn.Module):
 
     def predictions(self, before: Tensor, after: Tensor, *, auxiliary: bool = True) -> Predictions:
         """The logits that losses are computed on: never averaged; without ``auxiliary``, the last alone."""
-        maps = self._maps(before, after)
+        return self._predictions(self._maps(before, after), auxiliary)
+
+    def features(self, images: Tensor) -> Pyramid:
+        """What the backbone makes of images ``(B, 3, H, W)``."""
+        return tuple(self.backbone(images))
+
+    def from_features(self, before: Pyramid, after: Pyramid, *, auxiliary: bool = True) -> Predictions:
+        """The :meth:`predictions` of pairs whose :meth:`features` are known."""
+        return self._predictions(self.decoder.difference_maps(before, after), auxiliary)
+
+    def _predictions(self, maps: Pyramid, auxiliary: bool) -> Predictions:
         return (*(self.decoder.auxiliary(maps) if auxiliary else ()), self.decoder.final(maps))
 
     def _maps(self, before: Tensor, after: Tensor) -> Pyramid:
         check_same_shape(before=before, after=after)
-        if self.training:  # two passes, so that batch norm sees the images apart, as in TAO
+        if not sees_images_alone(self.backbone):  # two passes, so that batch norm sees the images apart, as in TAO
             return self.decoder.difference_maps(self.backbone(before), self.backbone(after))
         both, count = self.backbone(torch.cat((before, after))), before.shape[0]
         return self.decoder.difference_maps([x[:count] for x in both], [x[count:] for x in both])

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from changenet.kept_features import is_kept, makes_new
 from changenet.runtime import ChangeNetRuntime
 from changenet.segment.checks import multi_scale_infer, multi_scale_train
 from changenet.segment.data import SceneDataset, Windowing, ordered_loader
@@ -127,19 +128,21 @@ class SegmentRuntime(ChangeNetRuntime):
             ),
             scale_weights=options.weights if multi_scale_train(spec) else None,
             evaluators={"train": self.evaluator("train"), "val": self.evaluator("val")},
+            features=self.feature_cache(network),
         )
 
     def datamodule(self) -> SceneData:
         """The LightningDataModule of ``train``."""
+        keyed = is_kept(self.spec)
         return SceneData(
-            self.dataset("train"),
-            self.dataset("val") if self.data.validation_split else None,
+            self.dataset("train", keyed=keyed and not makes_new(self.spec)),
+            self.dataset("val", keyed=keyed) if self.data.validation_split else None,
             batch_size=self.data.batch_size,
             workers=self.data.workers,
         )
 
-    def dataset(self, name: str) -> SceneDataset:
-        """The pairs of a split, or the windows of them; changed at random in training."""
+    def dataset(self, name: str, *, keyed: bool = False) -> SceneDataset:
+        """The pairs of a split, or the windows of them; changed at random in training. ``keyed``: images have keys."""
         data, tao = self.data, self.spec.compat == "tao"
         training = name == "train"
         cut = data.windows
@@ -158,6 +161,7 @@ class SegmentRuntime(ChangeNetRuntime):
             drawn=training,
             original_size=data.outputs.original_size and name in _SECTIONS,
             seed=self.spec.train.seed,
+            keyed=keyed,
         )
 
     def normalization_for(self, *, training: bool) -> Normalization:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from fiducial.backbones.names import BACKBONES
 from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES
 from fiducial.data.remote import is_remote
 from fiducial.data.sources import local_path
@@ -28,6 +29,7 @@ KNOWN = {
     "nvidia/C-RADIOv3-B": "c_radio_v3_vit_base_patch16_reg4_dinov2",
     "nvidia/C-RADIOv3-L": "c_radio_v3_vit_large_patch16_reg4_dinov2",
     "nvidia/C-RADIOv3-H": "c_radio_v3_vit_huge_patch16_reg4_dinov2",
+    **{info.published: name for name, info in BACKBONES.items() if info.published},
 }
 """Hub repositories whose weights are known to be of a backbone."""
 

@@ -27,7 +27,7 @@ class BackboneInfo:
 
     name: str
     family: str
-    """What a user calls its kind: ``FAN``, ``C-RADIO``, ``NVDINOv2``."""
+    """What a user calls its kind: ``FAN``, ``C-RADIO``, ``NVDINOv2``, ``DINOv3``."""
     channels: tuple[int, int, int, int]
     """Channels of the four maps of the pyramid, fine to coarse."""
     strides: tuple[int, int, int, int]
@@ -49,6 +49,8 @@ class BackboneInfo:
     """Of the layers that some of the family have in their blocks and others have not, those that this one has."""
     hidden: int | None = None
     """Rows of the first layer of a block's MLP, where a family of the same names has another kind of MLP."""
+    published: str | None = None
+    """The hub repository that TAO takes its weights from where a spec names none and freezes it."""
 
     def embedding_width(self, height: int, width: int) -> int:
         """Numbers per image that the embedding gives for an input of this size in pixels."""
@@ -83,6 +85,7 @@ def _vit(
     summary: int = 1,
     in_blocks: tuple[str, ...] = (),
     hidden: int | None = None,
+    published: str | None = None,
 ) -> BackboneInfo:
     return BackboneInfo(
         name=name,
@@ -97,6 +100,7 @@ def _vit(
         builder=f"fiducial.backbones.{builder}:build",
         in_blocks=in_blocks,
         hidden=hidden,
+        published=published,
     )
 
 
@@ -106,8 +110,21 @@ def _radio(name: str, sizes: tuple[int, int], summary: int = 3, in_blocks: tuple
     )
 
 
-_BASE, _LARGE, _HUGE = (768, 12), (1024, 24), (1280, 32)
-_SCALE, _MLP_NORM = ("ls1.gamma",), ("mlp.norm.weight",)
+def _dinov3(kind: str, sizes: tuple[int, int], in_blocks: tuple[str, ...] = ()) -> BackboneInfo:
+    return _vit(
+        f"vit_{kind}_dinov3",
+        "DINOv3",
+        "dinov3",
+        *sizes,
+        embedding_multiple=16,
+        in_blocks=in_blocks,
+        published=f"timm/vit_{kind}_patch16_dinov3.lvd1689m",
+    )
+
+
+_SMALL, _BASE, _LARGE, _HUGE = (384, 12), (768, 12), (1024, 24), (1280, 32)
+_SCALE, _MLP_NORM, _GATED = ("ls1.gamma",), ("mlp.norm.weight",), ("mlp.fc1_g.weight",)
+_SOME_HAVE = (*_SCALE, *_MLP_NORM, *_GATED)
 
 _INFOS = (
     _fan("fan_tiny_8_p4_hybrid", 192, 8),
@@ -124,6 +141,12 @@ _INFOS = (
     _radio("v3_vit_base_patch16_reg4_dinov2", _BASE, in_blocks=_SCALE),
     _radio("v3_vit_large_patch16_reg4_dinov2", _LARGE, in_blocks=_SCALE),
     _radio("v3_vit_huge_patch16_reg4_dinov2", _HUGE),
+    _dinov3("small", _SMALL),
+    _dinov3("small_plus", _SMALL, _GATED),
+    _dinov3("base", _BASE),
+    _dinov3("large", _LARGE),
+    _dinov3("huge_plus", _HUGE, _GATED),
+    _dinov3("7b", (4096, 40), _GATED),
 )
 
 BACKBONES: dict[str, BackboneInfo] = {info.name: info for info in _INFOS}
@@ -131,7 +154,11 @@ BACKBONES: dict[str, BackboneInfo] = {info.name: info for info in _INFOS}
 MAPS = tuple(info.name for info in _INFOS if info.family == "FAN")
 """Those of them that also give a map alone; beside them, plain vision transformers do."""
 
-_MARKS = {"FAN": "patch_embed.backbone.stem.0.weight", "C-RADIO": "patch_generator.embedder.weight"}
+_MARKS = {
+    "FAN": "patch_embed.backbone.stem.0.weight",
+    "C-RADIO": "patch_generator.embedder.weight",
+    "DINOv3": "blocks.0.gamma_1",
+}
 """Tensors by whose names a family is told; what has none of them is a plain ViT."""
 _FIRST = "blocks.0.norm1.weight"
 
@@ -154,7 +181,7 @@ def backbones_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
         for info in BACKBONES.values()
         if (info.family, info.channels[-1], info.depth) == (family, width, depth)
         and info.hidden in (None, hidden)
-        and all((f"{stem}blocks.0.{layer}" in shapes) == (layer in info.in_blocks) for layer in (*_SCALE, *_MLP_NORM))
+        and all((f"{stem}blocks.0.{layer}" in shapes) == (layer in info.in_blocks) for layer in _SOME_HAVE)
     )
 
 

@@ -90,6 +90,7 @@ class PatchGenerator(nn.Module):
 
     def __init__(self, dim: int, prefix_tokens: int, *, grid: int = GRID, align_corners: bool = True) -> None:
         super().__init__()
+        self.draws_in_training = True
         self.align_corners = align_corners
         self.pos_embed = nn.Parameter(torch.randn(1, grid * grid, dim) * dim**-0.5)
         self.embedder = nn.Linear(3 * PATCH**2, dim, bias=False)

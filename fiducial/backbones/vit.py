@@ -148,10 +148,12 @@ def initialise_linear(layer: nn.Module) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def run_blocks(blocks: Iterable[nn.Module], tokens: Tensor, *, activation_checkpointing: bool) -> Tensor:
-    """Tokens ``(B, N, C)`` through transformer blocks."""
+def run_blocks(
+    blocks: Iterable[nn.Module], tokens: Tensor, *arguments: Tensor, activation_checkpointing: bool
+) -> Tensor:
+    """Tokens ``(B, N, C)`` through transformer blocks, each of which takes ``arguments``, too."""
     for block in blocks:
-        tokens = checkpointed(activation_checkpointing, block, tokens)
+        tokens = checkpointed(activation_checkpointing, block, tokens, *arguments)
     return tokens
 
 

@@ -264,6 +264,10 @@ class ViTAdapter(Freezable):
         """What enters the first block: ``(B, S + N, C)``, positions included."""
         raise NotImplementedError
 
+    def block_arguments(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """What every block takes beside the tokens."""
+        return ()
+
     def vit_blocks(self) -> nn.ModuleList:
         """The blocks of the ViT, a multiple of four of them."""
         raise NotImplementedError
@@ -279,7 +283,7 @@ class ViTAdapter(Freezable):
         """
         rows, cols = patch_grid(image_BCHW, STRIDE)
         h, w = 2 * rows, 2 * cols
-        tokens_BNC = self.tokens(image_BCHW)
+        tokens_BNC, arguments = self.tokens(image_BCHW), self.block_arguments(image_BCHW)
         c1, *coarser = self.spm(image_BCHW)
         prior_BLC = torch.cat([as_table(c) + e for c, e in zip(coarser, self.level_embed, strict=True)], dim=1)
         exact = torch.promote_types(tokens_BNC.dtype, torch.float32)  # half precision cannot tell the cells apart
@@ -289,7 +293,9 @@ class ViTAdapter(Freezable):
         for stage, interaction in enumerate(self._interactions()):
             tokens_BNC = self._inject(interaction.injector, tokens_BNC, prior_BLC, geometry.patches_to_prior)
             blocks = self._stage(stage)
-            tokens_BNC = run_blocks(blocks, tokens_BNC, activation_checkpointing=self.activation_checkpointing)
+            tokens_BNC = run_blocks(
+                blocks, tokens_BNC, *arguments, activation_checkpointing=self.activation_checkpointing
+            )
             patches_BNC = tokens_BNC[:, self.prefix_tokens :]
             for extractor in (interaction.extractor, *interaction.extra_extractors):
                 prior_BLC = checkpointed(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -78,6 +80,8 @@ def adapt_state_dict(
             return _adapt_radio(info, role, tensors, where)
         if info.family == "NVDINOv2":
             return _adapt_dinov2(info, role, tensors, image_size, where)
+        if info.family == "DINOv3":
+            return _adapt_dinov3(info, role, tensors, where)
     except (ValueError, RuntimeError, IndexError) as error:
         fix = f"give a complete file of {info.family} for {info.name}"
         raise CheckpointError(where, f"patch embedding or position table of no usable shape: {error}", fix) from error
@@ -171,6 +175,37 @@ def _adapt_dinov2(
     adapted[table] = dinov2.resized_positions(adapted[table], (grid, grid))
     adapted[kernel] = resize_patch_kernel(adapted[kernel], dinov2.PYRAMID_PATCH if pyramid else dinov2.EMBEDDING_PATCH)
     return adapted
+
+
+_DINOV3_PREFIXES = ("vit.", "inner.")
+"""TAO's adapter and embedding."""
+_DINOV3_NOT_USED = re.compile(r"(head|rope|rope_embed|local_cls_norm)\..*|mask_token|blocks\.\d+\.attn\.qkv\.bias_mask")
+_DINOV3_NAMES = ((re.compile(r"^storage_tokens$"), "reg_token"), (re.compile(r"\.ls([12])\.gamma$"), r".gamma_\1"))
+"""Meta's names to timm's."""
+
+
+def _adapt_dinov3(info: BackboneInfo, role: str, tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """timm's layout, or Meta's, under the name that TAO's wrapper of the role gives the ViT; nothing is resized."""
+    ours, adapted = "vit." if role == "pyramid" else "inner.", {}
+    for key, tensor in tensors.items():
+        prefix = next((p for p in _DINOV3_PREFIXES if key.startswith(p)), "")
+        inner = key.removeprefix(prefix)
+        for theirs, name in _DINOV3_NAMES:
+            inner = theirs.sub(name, inner)
+        if re.fullmatch(r"blocks\.\d+\.attn\.qkv\.bias", inner):
+            _drop_bias(inner, tensor, info, where)
+        elif not _DINOV3_NOT_USED.fullmatch(inner):
+            is_adapter = not prefix and inner.startswith(ADAPTER_PARTS)
+            adapted[inner if is_adapter else ours + inner] = tensor
+    _require(adapted, (f"{ours}cls_token", f"{ours}reg_token", f"{ours}patch_embed.proj.weight"), info, where)
+    return adapted
+
+
+def _drop_bias(key: str, bias_3C: Tensor, info: BackboneInfo, where: str) -> None:
+    """Meta's files have biases of queries and values, which are 0; another value is told of. The keys' never count."""
+    query_C, _, value_C = bias_3C.chunk(3)
+    if not bias_3C.is_meta and bool(torch.cat((query_C, value_C)).any()):
+        log.warning("%s: %s is not 0, and is left out: %s has no such biases", where, key, info.name)
 
 
 def resize_patch_kernel(kernel_C3PP: Tensor, patch: int, *, align_corners: bool = False) -> Tensor:

@@ -143,6 +143,7 @@ _BACKBONES = (  # the first whose patterns all occur; the specific ones come fir
     Family("C-RADIO", (r"\bpatch_generator\.",)),
     Family("FAN", (r"\bpatch_embed\.backbone\.stem\.",)),
     Family("DINOv3", (r"\bblocks\.0\.gamma_1$", r"\breg_token$")),
+    Family("DINOv3", (r"\bstorage_tokens$",)),  # as Meta publishes it
     Family("NVDINOv2/DINOv2", (r"\bblocks\.0\.ls1\.gamma$", r"\bpatch_embed\.proj\.")),
     Family("ViT (MAE, DeiT)", (r"\bblocks\.0\.attn\.qkv\.", r"\bpatch_embed\.proj\.")),
     Family("ResNet", (r"\blayer4\.0\.conv1\.", r"\bbn1\.")),

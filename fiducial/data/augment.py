@@ -72,6 +72,14 @@ class Geometry:
             image = image.crop(self.crop.box).resize(size, resample)  # resize(box=) would look past its edge
         return image
 
+    def variant(self, width: int, height: int) -> str:
+        """A name of what an image of this size becomes; equal for equal results of mirrors and quarter turns."""
+        turns_exactly = self.angle is None or (self.angle % 90 == 0 and width == height)
+        if self.crop is not None or not turns_exactly:
+            return repr(self)
+        corners = Image.frombytes("L", (2, 2), bytes(range(4)))
+        return self(corners).tobytes().hex()
+
 
 def blur(image: Image.Image, radius: float) -> Image.Image:
     """Gaussian blur; ``radius`` is the standard deviation in pixels."""

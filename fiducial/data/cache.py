@@ -6,10 +6,11 @@
     trees/<sha256>/      fetched files and folders under their own names (hard links to the blobs)
     unpacked/<sha256>/   what an archive with these bytes unpacks to
     records/<id>.json    what is known about a source; the id says nothing about its secrets
+    features/<id>/       what a frozen network makes of pictures (:mod:`fiducial.data.feature_store`)
     partial/, locks/     work in progress
 
-Everything outside ``partial`` appears under its name in one step and is never changed afterwards, so runs that share
-the folder (ranks, trials, colleagues) can read while others add.
+Everything outside ``partial`` and ``features`` appears under its name in one step and is never changed afterwards, so
+runs that share the folder (ranks, trials, colleagues) can read while others add.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ def loader(dataset: Dataset[Any], *, workers: int, **order: Any) -> DataLoader[A
 
 
 def ordered_loader(
-    dataset: Dataset[Any], *, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
+    dataset: Dataset[Any], *, batch_size: int, workers: int, rank: int = 0, world_size: int = 1, **options: Any
 ) -> DataLoader[Any]:
     """Batches in the order of the data; ranks take whole batches of one list in turn."""
     length = len(dataset)  # type: ignore[arg-type]  # torch declares none
     shards = BatchShards(length, batch_size, rank=rank, world_size=world_size)
-    return loader(dataset, workers=workers, batch_sampler=shards)
+    return loader(dataset, workers=workers, batch_sampler=shards, **options)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fiducial.backbones.hub import check_weights_source
+from fiducial.backbones.hub import check_weights_source, local_weights
+from fiducial.backbones.names import BACKBONES
 from fiducial.checkpoints.resolving import real_file
 from fiducial.errors import Problem, UserError
 from fiducial.training.sections import BackboneSection, TensorboardSection
@@ -42,9 +43,14 @@ def check_tensorboard(board: TensorboardSection, num_epochs: int) -> Iterator[Pr
 
 def check_frozen(backbone: BackboneSection, whole: str | None) -> Iterator[Problem]:
     """A backbone that is frozen as it was initialised; ``whole`` names weights of the whole network."""
-    if backbone.freeze_backbone and not (backbone.pretrained_backbone_path or whole):
+    if backbone.freeze_backbone and not (backbone.weights or whole):
         found = "true, but model.backbone.pretrained_backbone_path is not set"
         yield Problem("model.backbone.freeze_backbone", found, "give weights, or set freeze_backbone: false")
+    info = BACKBONES.get(backbone.type)
+    if info and info.published and not backbone.freeze_backbone:
+        found = f"false with {info.name}, which TAO trains only frozen"
+        fix = "set freeze_backbone: true; training all of it"
+        yield Problem("model.backbone.freeze_backbone", found, fix, "warning")
 
 
 def check_backbone_weights(backbone: BackboneSection, whole: str | None) -> Iterator[Problem]:
@@ -55,5 +61,10 @@ def check_backbone_weights(backbone: BackboneSection, whole: str | None) -> Iter
             real_file(whole, where="train.pretrained_model_path")
         elif path:
             yield from check_weights_source(path, backbone.type, key=WEIGHTS_KEY)
+        elif backbone.weights and local_weights(backbone.weights, key=WEIGHTS_KEY) is None:
+            # TAO would download it; here nothing is fetched that the spec does not name
+            found = f"empty, and {backbone.weights} is not in this machine's hub cache"
+            fix = f"set it to {backbone.weights} to fetch that (gated: HF_TOKEN), or to a file"
+            yield Problem(WEIGHTS_KEY, found, fix)
     except UserError as error:
         yield from error.problems

@@ -22,6 +22,7 @@ from fiducial.redact import redact
 from fiducial.run.console import LOGGER
 from fiducial.spec.common import CompileMode
 from fiducial.training.compiled import compile_training
+from fiducial.training.features import FeatureCache
 from fiducial.training.mean import MeanLoss
 from fiducial.training.policy import TrainerPolicy
 
@@ -66,6 +67,9 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         self.plan, self.evaluators = plan, dict(evaluators or {})
         self.policy = TrainerPolicy()
+        self.is_compiled = False
+        self.features: FeatureCache | None = None
+        """Where batches name their pictures by keys: what is kept of them."""
         self.last_loss: Tensor | None = None
         """Of the latest training batch, to be shown."""
         self._losses: dict[Stage, MeanLoss] = {"train": MeanLoss(), "val": MeanLoss()}
@@ -110,8 +114,17 @@ class TrainingModule(pl.LightningModule):
 
     def compile_networks(self, mode: CompileMode | bool = True) -> None:
         """Let ``torch.compile`` compile what steps call; see :mod:`fiducial.training.compiled`."""
+        self.is_compiled = True
         for network, call in self.compiled_calls.items():
             compile_training(getattr(self, network), call, mode)
+
+    def on_train_epoch_end(self) -> None:
+        if self.features is not None:
+            LOGGER.info("epoch %d: %s", self.current_epoch, self.features.report())
+
+    def teardown(self, stage: str) -> None:
+        if self.features is not None:
+            self.features.close()
 
     # --- optimising by hand ---------------------------------------------------------------------------------------
 

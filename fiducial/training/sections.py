@@ -28,13 +28,19 @@ class BackboneSection(Section):
     )
     freeze_backbone: bool = knob(
         False,
-        "Keep the backbone as it is while training; needs pretrained_backbone_path.",
+        "Keep the backbone as it is while training; needs pretrained_backbone_path. DINOv3 is meant to be frozen.",
         shown=True,
         actions=("train",),
     )
     activation_checkpointing: bool = knob(
         False, "Recompute activations in the backward pass: less memory, slower steps.", schema=False
     )
+
+    @property
+    def weights(self) -> str | None:
+        """What training begins with: the file that is named; else, of a frozen DINOv3, the published one, as in TAO."""
+        info = BACKBONES.get(self.type)
+        return self.pretrained_backbone_path or (info.published if info and self.freeze_backbone else None)
 
 
 class OptimSection(Section):

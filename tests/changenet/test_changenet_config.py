@@ -337,7 +337,7 @@ SHOWN_OTHERWISE = {
 }
 # Where a packaged schema lists other choices than we document, and why.
 OTHER_CHOICES = {
-    "model.backbone.type": "without C-RADIO, and with DINOv3",
+    "model.backbone.type": "without C-RADIO",
     "train.segment.loss": "ce alone; the other losses run in TAO, too",
     "train.precision": "none are listed",
 }

@@ -55,7 +55,7 @@ CASES = [
     ),
     (
         *("train", {f"{DATA}num_golden": 2}, "dataset.classify.num_golden"),
-        *("fan_tiny", "C-RADIO or NVDINOv2", "error"),
+        *("fan_tiny", "C-RADIO, NVDINOv2 or DINOv3", "error"),
     ),
     (
         "train",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from changenet.classify.data import PairDataset, PairReader, shared_goldens
+from changenet.classify.data import PairDataset, PairReader, collate_pairs, shared_goldens
 from changenet.classify.datamodule import PairData
 from changenet.classify.rows import read_pairs
 from changenet.classify.transform import IMAGENET, PairAugment
@@ -221,3 +221,24 @@ class TestLoaders:
         assert np.mean(labels) == pytest.approx(0.5, abs=0.06)
         assert data.num_batches == len(loader) == 6
         assert data.val_dataloader() == []
+
+
+class TestCollate:
+    def items(self, dataset, rows):
+        return [dataset[row] for row in rows]
+
+    def test_goldens_that_rows_share_are_named_once(self, make_dataset):
+        dataset = make_dataset("val")  # row i has golden i modulo 4
+        batch = collate_pairs(self.items(dataset, [4, 1, 0, 5]))
+        assert batch["golden_place"].tolist() == [0, 1, 0, 1]
+        first = batch["golden"][batch["golden_rows"]]
+        assert torch.equal(first[batch["golden_place"]], batch["golden"])
+
+    def test_nothing_is_said_where_none_is_shared(self, make_dataset):
+        assert "golden_rows" not in collate_pairs(self.items(make_dataset("val"), [0, 1, 2]))
+
+    def test_augmented_goldens_are_shared_with_nobody(self, make_dataset):
+        dataset = make_dataset("train", {"dataset__classify__augmentation_config": {"augment": True}})
+        items = self.items(dataset, [0, 4])
+        assert [int(item["golden_id"]) for item in items] == [-1, -1]
+        assert "golden_rows" not in collate_pairs(items)

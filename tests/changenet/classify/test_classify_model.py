@@ -309,3 +309,41 @@ def test_explicit_form_of_the_learnable_network():
         assert torch.allclose(model(test, golden), want, rtol=1e-4, atol=1e-5)
     assert isinstance(model, LearnableClassifier)
     assert not isinstance(model, EuclideanClassifier)
+
+
+class TestSharedGoldens:
+    """Goldens named by place: the same output and gradients, without encoding one twice."""
+
+    @pytest.mark.parametrize("kind", ["learnable", "euclidean"])
+    def test_frozen_gives_the_same_in_one_pass_over_each_image_once(self, kind):
+        model, seen = fan(difference_module=kind, freeze_backbone=True).double().train(), []
+        model.backbone.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+        test, golden = (x.double() for x in pair(batch=4))
+        place = torch.tensor([1, 0, 1, 1])
+        found = []
+        for pictures in ((golden[place], None), (golden[:2], place)):
+            model.zero_grad()
+            output = model(test, *pictures)
+            output.square().sum().backward()
+            found.append([output.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+        assert seen == [8, 6]
+        for plain, shared in zip(*found, strict=True):
+            torch.testing.assert_close(shared, plain)
+
+    def test_batch_statistics_see_every_golden_of_every_row(self):
+        """A backbone in training sees the goldens as many times as rows have them, as in TAO."""
+        (test, golden), place = pair(batch=4), torch.tensor([1, 0, 1, 1])
+        found = []
+        for pictures in ((golden[place], None), (golden[:2], place)):
+            torch.manual_seed(0)
+            model = toy(size=SIZE).train()
+            found.append((model(test, *pictures), model.backbone.norm.running_var))
+        assert torch.equal(found[0][0], found[1][0])
+        assert torch.equal(found[0][1], found[1][1])
+
+    @pytest.mark.parametrize("kind", ["learnable", "euclidean"])
+    def test_features_are_what_forward_makes_of_images(self, kind):
+        model, (test, golden) = fan(difference_module=kind).eval(), pair()
+        with torch.no_grad():
+            kept = model.from_features(model.features(test), model.features(golden[:1]), torch.tensor([0, 0]))
+            torch.testing.assert_close(kept, model(test, golden[[0, 0]]), rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fiducial.backbones import dinov2, radio, weights
 from fiducial.backbones.dinov2 import DinoV2Embedding, DinoV2Pyramid, DinoV2Shape
+from fiducial.backbones.dinov3 import DinoV3Embedding, DinoV3Pyramid, build_vit
 from fiducial.backbones.names import build_embedding, build_pyramid
 from fiducial.backbones.radio import RadioEmbedding, RadioPyramid, RadioShape, RadioViT
 from fiducial.backbones.weights import adapt_state_dict, load_backbone
@@ -19,6 +20,7 @@ from fiducial.checkpoints.keys import translate
 from fiducial.errors import CheckpointError, SourceError
 
 RADIO, NVDINO, FAN = "c_radio_v2_vit_base_patch16_224", "vit_large_nvdinov2", "fan_tiny_8_p4_hybrid"
+DINO3 = "vit_small_dinov3"
 TINY_RADIO = RadioShape(32, 4, 4, 4, 4, 3, layer_scale=1e-5)
 TINY_DINO = DinoV2Shape(32, 4, 4, 48)
 SMALL = {"heads": 4, "planes": 8}
@@ -37,6 +39,9 @@ def make(name, role):
     if name == RADIO:
         vit = RadioViT(TINY_RADIO, grid=GRID)
         return RadioPyramid(vit, **SMALL) if role == "pyramid" else RadioEmbedding(vit)
+    if name == DINO3:
+        vit = build_vit(DINO3, embed_dim=32, depth=4, num_heads=4)
+        return DinoV3Pyramid(vit, **SMALL) if role == "pyramid" else DinoV3Embedding(vit)
     if role == "pyramid":
         return DinoV2Pyramid(TINY_DINO, grid=dinov2.pyramid_grid(SIZE), **SMALL)
     return DinoV2Embedding(TINY_DINO, grid=GRID)
@@ -44,7 +49,8 @@ def make(name, role):
 
 def bare(name):
     """The ViT's own keys and tensors."""
-    return dict(make(name, "embedding").vit.state_dict() if name == RADIO else make(name, "embedding").state_dict())
+    model = make(name, "embedding")
+    return dict({RADIO: lambda: model.vit, DINO3: lambda: model.inner}.get(name, lambda: model)().state_dict())
 
 
 def prefixed(tensors, prefix):
@@ -86,6 +92,26 @@ DINO_LAYOUTS = {
 }
 
 
+def as_meta(tensors):
+    """DINOv3 under the names that Meta gives it, with what a transformer has no use for."""
+    names = {"reg_token": "storage_tokens"}
+    made = {
+        names.get(key, key).replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma"): tensor
+        for key, tensor in tensors.items()
+    }
+    blocks = {f"blocks.{i}.attn.qkv.{name}": torch.zeros(96) for i in range(4) for name in ("bias", "bias_mask")}
+    return made | blocks | {"rope_embed.periods": torch.ones(2), "mask_token": torch.zeros(1, 32)}
+
+
+DINO3_LAYOUTS = {
+    "timm": lambda t: t,
+    "Meta": as_meta,
+    "TAO embedding": lambda t: prefixed(t, "model.backbone.inner.") | {"model.fc1.0.weight": torch.zeros(2)},
+    "TAO adapter": lambda t: prefixed(t, "model.backbone.vit.") | {"model.decoder.diff_c1.0.bias": torch.zeros(2)},
+    "teacher and student": RADIO_LAYOUTS["teacher and student"],
+}
+
+
 class TestLayouts:
     @pytest.mark.parametrize("role", ["pyramid", "embedding"])
     @pytest.mark.parametrize("layout", RADIO_LAYOUTS)
@@ -115,7 +141,29 @@ class TestLayouts:
         torch.testing.assert_close(model.pos_embed[:, 1:], expected.flatten(2).transpose(1, 2))
         assert torch.equal(model.pos_embed[:, :1], table[:, :1])
 
-    @pytest.mark.parametrize(("name", "role"), [(n, r) for n in (RADIO, NVDINO) for r in ("pyramid", "embedding")])
+    @pytest.mark.parametrize("role", ["pyramid", "embedding"])
+    @pytest.mark.parametrize("layout", DINO3_LAYOUTS)
+    def test_dinov3(self, layout, role, caplog):
+        given, model = bare(DINO3), make(DINO3, role)
+        with caplog.at_level(logging.WARNING, logger="fiducial"):
+            report = load_backbone(model, DINO3, role, DINO3_LAYOUTS[layout](given), SIZE)
+        assert (report.matched, report.missing, report.unexpected) == (len(given), (), ())
+        assert not caplog.text
+        for key, tensor in (model.vit if role == "pyramid" else model.inner).state_dict().items():
+            assert torch.equal(tensor, given[key]), key
+
+    def test_biases_that_dinov3_has_no_place_for_are_told_of(self, caplog):
+        given = as_meta(bare(DINO3))
+        given["blocks.2.attn.qkv.bias"][:32] = 1
+        given["blocks.3.attn.qkv.bias"][32:64] = 1  # of the keys: softmax does not see them
+        with caplog.at_level(logging.WARNING, logger="fiducial"):
+            load_backbone(make(DINO3, "embedding"), DINO3, "embedding", given, SIZE)
+        (record,) = caplog.records
+        assert "blocks.2.attn.qkv.bias is not 0, and is left out" in record.getMessage()
+
+    @pytest.mark.parametrize(
+        ("name", "role"), [(n, r) for n in (RADIO, NVDINO, DINO3) for r in ("pyramid", "embedding")]
+    )
     def test_own_checkpoints_come_back_whole(self, name, role):
         source, model = make(name, role), make(name, role)
         file = prefixed(source.state_dict(), "model.backbone.") | {
@@ -208,9 +256,21 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match=r"a file of NVDINOv2.*, but fan_tiny_8_p4_hybrid is FAN"):
             adapt_state_dict(FAN, "pyramid", bare(NVDINO), SIZE)
 
+    @pytest.mark.parametrize(("name", "other"), [(DINO3, NVDINO), (NVDINO, DINO3), (DINO3, RADIO)])
+    def test_dinov3_is_a_family_of_its_own(self, name, other):
+        for given in (bare(other), *([as_meta(bare(other))] if other == DINO3 else [])):
+            with pytest.raises(CheckpointError, match=rf"a file of .*, but {name} is .*DINOv"):
+                adapt_state_dict(name, "embedding", given, SIZE)
+
     @pytest.mark.parametrize(
         ("name", "key"),
-        [(RADIO, "patch_generator.pos_embed"), (NVDINO, "pos_embed"), (NVDINO, "patch_embed.proj.weight")],
+        [
+            (DINO3, "cls_token"),
+            (DINO3, "patch_embed.proj.weight"),
+            (RADIO, "patch_generator.pos_embed"),
+            (NVDINO, "pos_embed"),
+            (NVDINO, "patch_embed.proj.weight"),
+        ],
     )
     def test_no_position_table(self, name, key):
         given = {k: v for k, v in bare(name).items() if k != key}

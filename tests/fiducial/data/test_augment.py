@@ -1,5 +1,7 @@
 """Random changes that several images share."""
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -100,3 +102,22 @@ def test_blur_spreads_and_keeps_the_sum():
     assert 0 < blurred[4, 5] < blurred[4, 4] < 255
     assert blurred.sum() == pytest.approx(255, abs=20)
     assert (np.asarray(blur(picture(pixels), 0.0)) == pixels).all()
+
+
+class TestVariant:
+    def test_equal_names_mean_equal_pictures(self):
+        """Of a square picture mirrors and quarter turns make eight."""
+        pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        made = {}
+        for hflip, vflip, angle in itertools.product((False, True), (False, True), (None, 90, 180, 270)):
+            geometry = Geometry(hflip, vflip, angle)
+            made.setdefault(geometry.variant(6, 6), []).append(np.asarray(geometry(Image.fromarray(pixels))))
+        assert len(made) == 8
+        for pictures in made.values():
+            assert len(pictures) == 2
+            assert np.array_equal(*pictures)
+
+    @pytest.mark.parametrize("other", [Geometry(angle=90), Geometry(angle=45), Geometry(crop=Crop(0, 0, 3))])
+    def test_what_is_no_exact_turn_has_a_name_of_its_own(self, other):
+        mirrors = [Geometry(*flips) for flips in itertools.product((False, True), repeat=2)]
+        assert len({geometry.variant(6, 4) for geometry in (*mirrors, other)}) == 5
