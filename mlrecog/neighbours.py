@@ -26,6 +26,8 @@ _DISTANCES = 2**21
 """So many distances are held at a time: 8 MiB, in memory used again, so that it stays in a processor's cache."""
 _FEWEST = 256
 """Queries at a time at least: with fewer, matrix kernels are slow."""
+_AT_ONCE = 8192
+"""Queries at a time on a GPU, which has no such cache and waits for every chunk."""
 _FOUND = 2**23
 """So many neighbours are found at a time."""
 
@@ -80,8 +82,9 @@ def nearest_by_chunks(
     if not 1 <= k <= len(gallery_ND):
         raise ValueError(f"k is {k}, for a gallery of {len(gallery_ND)}")
     # few neighbours of many columns are found quickly, in blocks: four times as many blocks as neighbours
-    columns = next((columns for columns in (2048, 4096) if 4 * k * _BLOCK <= columns), 16384)
-    rows = max(1, min(max(_DISTANCES // columns, _FEWEST), _FOUND // k))
+    on_cpu = queries_QD.device.type == "cpu"
+    columns = next((columns for columns in (2048, 4096) if on_cpu and 4 * k * _BLOCK <= columns), 16384)
+    rows = max(1, min(max(_DISTANCES // columns, _FEWEST if on_cpu else _AT_ONCE), _FOUND // k))
     index = _faiss_index(gallery_ND) if engine == "faiss" else None
     for start in range(0, len(queries_QD), rows):
         part = slice(start, min(start + rows, len(queries_QD)))
@@ -112,14 +115,14 @@ def _search(queries_QD: Tensor, gallery_ND: Tensor, k: int, left_out_Q: Tensor |
             row = torch.nonzero((left_out_Q >= start) & (left_out_Q < start + len(chunk_MD)))[:, 0]
             distance_QM[row, left_out_Q[row] - start] = torch.inf
         block_QB = torch.unflatten(distance_QM, 1, (-1, _BLOCK)).amin(2).clamp_(min=0)
-        nearer_T = torch.nonzero(block_QB.amin(1) < best.distances_Qk[:, -1])[:, 0]
-        if len(nearer_T) == len(queries_QD):
-            best = _merge(best, _best_columns(distance_QM, block_QB, k, start), k)
-        elif len(nearer_T):
-            found = _best_columns(distance_QM[nearer_T], block_QB[nearer_T], k, start)
-            merged = _merge(Neighbours(*(part[nearer_T] for part in best)), found, k)
+        nearer_Q = (block_QB < best.distances_Qk[:, -1:]).sum(1)  # blocks in which something is
+        row_T = torch.nonzero(nearer_Q)[:, 0]
+        if len(row_T):
+            found = _best_columns(distance_QM, block_QB, row_T, k, min(k, int(nearer_Q.max())))
+            found = Neighbours(found.distances_Qk, found.places_Qk + start)
+            merged = _merge(Neighbours(*(part[row_T] for part in best)), found, k)
             for whole, part in zip(best, merged, strict=True):
-                whole[nearer_T] = part
+                whole[row_T] = part
     return Neighbours(best.distances_Qk, best.places_Qk.masked_fill_(best.distances_Qk.isinf(), -1))
 
 
@@ -141,21 +144,21 @@ def _distances(minus_two_QD: Tensor, chunk_MD: Tensor, space: Tensor) -> Tensor:
     return distance_QM
 
 
-def _best_columns(distance_QM: Tensor, block_QB: Tensor, k: int, start: int) -> Neighbours:
-    """The (at most) k smallest of each row, negative ones (rounding) as 0; ``start`` is the first column's place.
+def _best_columns(distance_QM: Tensor, block_QB: Tensor, row_T: Tensor, k: int, blocks_k: int) -> Neighbours:
+    """The (at most) k smallest of some rows, negative ones (rounding) as 0.
 
-    They lie in the k blocks whose smallest members (``block_QB``) are smallest: most columns are looked at once.
+    They lie in the ``blocks_k`` blocks whose smallest members (``block_QB``) are smallest: most columns are looked at
+    once.
     """
     blocks = block_QB.shape[1]
-    if 4 * k > blocks:
-        found = _smallest(distance_QM.clamp_(min=0), min(k, distance_QM.shape[1]))
-        return Neighbours(found.distances_Qk, found.places_Qk + start)
-    block_Qk = _smallest(block_QB, k).places_Qk.sort(dim=1).values
-    row_Q1 = torch.arange(0, len(block_Qk) * blocks, blocks, device=block_Qk.device)[:, None]
-    members = distance_QM.view(-1, _BLOCK).index_select(0, (block_Qk + row_Q1).flatten()).view(len(block_Qk), -1)
-    found = _smallest(members.clamp_(min=0), k)
-    block = block_Qk.gather(1, found.places_Qk // _BLOCK)
-    return Neighbours(found.distances_Qk, block * _BLOCK + found.places_Qk % _BLOCK + start)
+    if 4 * blocks_k > blocks:
+        return _smallest(distance_QM[row_T].clamp_(min=0), min(k, distance_QM.shape[1]))
+    block_Tk = _smallest(block_QB[row_T], blocks_k).places_Qk.sort(dim=1).values
+    place_T = (block_Tk + row_T[:, None] * blocks).flatten()
+    members = distance_QM.view(-1, _BLOCK).index_select(0, place_T).view(len(row_T), -1)
+    found = _smallest(members.clamp_(min=0), min(k, members.shape[1]))
+    block = block_Tk.gather(1, found.places_Qk // _BLOCK)
+    return Neighbours(found.distances_Qk, block * _BLOCK + found.places_Qk % _BLOCK)
 
 
 def _merge(best: Neighbours, found: Neighbours, k: int) -> Neighbours:
