@@ -24,6 +24,7 @@ from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose
 from mlrecog.config import ExperimentSpec
 from mlrecog.gallery import UNKNOWN, AnyGallery, Gallery, open_gallery
+from mlrecog.gallery_card import ModelFacts
 from mlrecog.gallery_embed import model_facts
 from mlrecog.neighbours import unit
 from mlrecog.predictor import EMBEDDING
@@ -66,6 +67,7 @@ class TrainedRecognizer:
 
     def __init__(self, runtime: RecogRuntime, predictor: Predictor, path: Path) -> None:
         self._runtime, self._predictor, self._path = runtime, predictor, path
+        self._known: tuple[Any, ModelFacts] | None = None
 
     @property
     def spec(self) -> ExperimentSpec:
@@ -112,7 +114,7 @@ class TrainedRecognizer:
         """
         kept = gallery if isinstance(gallery, AnyGallery) else open_gallery(str(gallery))
         if kept.card.model.weights:
-            kept.card.check(model_facts(self._predictor, self._runtime, self._path), kept.path)
+            kept.card.check(self._facts(), kept.path)
         embeddings_QD = self.embed(images)
         if not len(embeddings_QD):
             return []
@@ -124,6 +126,15 @@ class TrainedRecognizer:
             Recognition(decision, tuple(map(Match, labels, distances, sources)))
             for decision, labels, distances, sources in rows
         ]
+
+    def _facts(self) -> ModelFacts:
+        """What a gallery knows a model by; the weights are read again only after they have changed."""
+        network = self._predictor.network
+        weights = network.state_dict().values() if network is not None else ()
+        state = tuple((tensor.data_ptr(), tensor._version) for tensor in weights)
+        if self._known is None or self._known[0] != state:
+            self._known = state, model_facts(self._predictor, self._runtime, self._path)
+        return self._known[1]
 
     def gallery(self, pictures: Mapping[str, Picture | Iterable[Picture]]) -> Gallery:
         """A gallery in memory, of some pictures of each class, or one. Raises: DatasetError as :meth:`embed`."""

@@ -20,6 +20,7 @@ from fiducial.deploy.onnx import ExportSettings, export_onnx
 from fiducial.errors import CheckpointError, DatasetError, SpecError
 from fiducial.spec.compose import to_yaml
 from fiducial.spec.knob import plain
+from mlrecog import gallery_embed
 from mlrecog.config import ExperimentSpec
 from mlrecog.gallery import UNKNOWN, Gallery, GalleryCard, Part
 from mlrecog.gallery_embed import model_facts
@@ -363,6 +364,18 @@ class TestSearch:
         (tmp_path / "experiment.yaml").write_text(to_yaml(plain(tiny_spec())))
         with pytest.raises(CheckpointError, match=r"built with fan_tiny model_epoch_003.*other.pth"):
             mlrecog.load(tmp_path / "other.pth", device="cpu").search(drawn(), kept)
+
+    def test_weights_are_read_again_only_when_they_change(self, run, kept, monkeypatch):
+        recognizer, read = mlrecog.load(run, device="cpu"), []
+        hashed = gallery_embed.weights_hash
+        monkeypatch.setattr(gallery_embed, "weights_hash", lambda weights: (read.append(1), hashed(weights))[1])
+        for _ in range(3):
+            recognizer.search(drawn(), kept)
+        assert len(read) == 1
+        with torch.no_grad():
+            next(recognizer.network.parameters()).add_(1)
+        with pytest.raises(CheckpointError, match="built with"):
+            recognizer.search(drawn(), kept)
 
     def test_no_gallery(self, recognizer, tmp_path):
         with pytest.raises(DatasetError, match="no gallery there"):
