@@ -120,7 +120,7 @@ class TestWeights:
 
     def test_a_backbone_is_no_checkpoint(self, tmp_path, published):
         networks = [build_labeler(TINY, **SMALL_HEADS) for _ in range(2)]
-        with pytest.raises(CheckpointError, match="a backbone alone"):
+        with pytest.raises(CheckpointError, match="FAN alone, no MAL checkpoint"):
             load_networks(*networks, saved(tmp_path, published))
 
 
