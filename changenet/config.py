@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator
+from typing import Annotated, Literal
 
 from changenet.classify.config import ClassifyDataset, ClassifyModel, ClassifyTrain
 from changenet.segment.config import SegmentDataset, SegmentTrain
@@ -19,11 +17,6 @@ from fiducial.training.sections import (
     precision_knob,
     sync_batchnorm_knob,
 )
-
-
-def _off_is_a_boolean(value: Any) -> Any:
-    """YAML reads ``off`` as false."""
-    return "off" if value is False else value
 
 
 class DecoderParams(Section):
@@ -94,7 +87,7 @@ class TrainSection(common.TrainSection):
         None, "Checkpoint of a whole ChangeNet to start from; its optimiser state is not used.", template="", shown=True
     )
     sync_batchnorm: bool = sync_batchnorm_knob()
-    feature_cache: Annotated[Literal["off", "ram", "disk"], BeforeValidator(_off_is_a_boolean)] = knob(
+    feature_cache: common.CacheKind = knob(
         "off",
         "Keep what a frozen backbone makes of each picture, in memory or in the cache folder ($FIDUCIAL_CACHE), where "
         "later runs find it: epochs after the first cost what the trained part costs.",

@@ -56,7 +56,7 @@ class ResumeRules:
         *("train.validation_interval", "train.tensorboard", "train.keep_checkpoints", "train.enable_lr_monitor"),
         "train.compile",
     )
-    free_endings: tuple[str, ...] = (".workers", ".num_workers_per_gpu", "_mb")
+    free_endings: tuple[str, ...] = (".workers", ".num_workers_per_gpu", ".cache", "_mb")
 
     def is_free(self, key: str) -> bool:
         """Whether a change of the key needs no word."""

@@ -10,6 +10,7 @@ from pydantic import Field
 from fiducial.spec import common
 from fiducial.spec.common import OptionalText, Text
 from fiducial.spec.knob import Section, knob, section
+from fiducial.training.sections import cache_knob, cache_mb_knob
 
 __all__ = ["ExperimentSpec"]
 
@@ -91,6 +92,8 @@ class DatasetSection(Section):
         schema=False,
     )
     image_cache_mb: int = knob(512, "Memory of each loader process for decoded pictures, in MiB.", ge=0, schema=False)
+    cache: common.CacheKind = cache_knob()
+    cache_mb: int = cache_mb_knob()
     shuffle_pool: int = knob(
         64,
         "Pictures whose boxes are shuffled among each other: more is more random, fewer decodes each picture once.",

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from fiducial.data.images import ImageCache
 from fiducial.data.normalization import Normalization
+from fiducial.data.picture_cache import PictureCache
 from fiducial.data.samplers import Draw, EpochBatches
 from fiducial.errors import DatasetError
 from mal.annotations import Annotations, Box
@@ -45,11 +46,18 @@ class BoxReader:
     share of half the box."""
 
     def __init__(
-        self, annotations: Annotations, images: Path, *, crop_size: int, margin: float, cache_mb: int = 512
+        self,
+        annotations: Annotations,
+        images: Path,
+        *,
+        crop_size: int,
+        margin: float,
+        cache_mb: int = 512,
+        shared: PictureCache | None = None,
     ) -> None:
         self.annotations, self.images = annotations, images
         self.crop_size, self.margin = crop_size, margin
-        self.cache = ImageCache(cache_mb * 2**20)
+        self.cache = ImageCache(cache_mb * 2**20, shared)
 
     def picture(self, box: Box) -> Pixels:
         """The whole picture, ``(H, W, 3)``. Raises: DatasetError when it is missing, or of another size than stated."""

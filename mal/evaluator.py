@@ -82,6 +82,7 @@ class BoxEvaluator(Evaluator[Results]):
         self.decoding = decoding or Decoding()
         self.measured, self.per_batch, self.files = measured, per_batch, files
         self._found: dict[int, Labelled] = {}
+        self._judged: tuple[Results, Kpis] | None = None
 
     @property
     def boxes(self) -> Sequence[Box]:
@@ -105,6 +106,13 @@ class BoxEvaluator(Evaluator[Results]):
         return Results(self.annotations, self.selection, tuple(parts[number] for number in sorted(parts)))
 
     def kpis(self, result: Results) -> Kpis:
+        if self.files is None:
+            return self._kpis(result)
+        if self._judged is None or self._judged[0] is not result:  # files want them, too, and AP takes long
+            self._judged = result, self._kpis(result)
+        return dict(self._judged[1])
+
+    def _kpis(self, result: Results) -> Kpis:
         if self.stage == "infer":
             return {**result.counts(), **(self._ious(result).kpis() if self.measured and result.measured else {})}
         if not result.measured:

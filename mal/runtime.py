@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from fiducial.backbones.hub import resolve_weights
 from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.data.loaders import ordered_loader
+from fiducial.data.picture_cache import picture_cache
 from fiducial.deploy.card import ModelCard, TensorCard
 from fiducial.errors import CheckpointError, Problem, UserError
 from fiducial.metric_table import Stage
@@ -201,6 +202,7 @@ class MalRuntime(TaskRuntime):
             crop_size=self.crop_size,
             margin=self.decoding.margin,
             cache_mb=self.data.image_cache_mb,
+            shared=picture_cache(self.data.cache, self.data.cache_mb),
         )
         low, high = train.margin_rate
         augment = BoxAugment() if name == "train" else None

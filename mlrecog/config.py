@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 from fiducial.spec import common
 from fiducial.spec.common import OptionalText, Text
 from fiducial.spec.knob import MISSING, Section, knob, section
+from fiducial.training.sections import cache_knob, cache_mb_knob
 
 __all__ = ["BACKBONES", "OPTIMIZERS", "ExperimentSpec"]
 
@@ -142,6 +143,8 @@ class DatasetSection(Section):
         "Least and largest share of a picture's area that a training crop covers; TAO's are 0.08 and 1.",
         schema=False,
     )
+    cache: common.CacheKind = cache_knob()
+    cache_mb: int = cache_mb_knob()
 
 
 class PartSection(Section):

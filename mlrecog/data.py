@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fiducial.data.images import read_rgb
+from fiducial.data.images import ImageCache, read_rgb
+from fiducial.data.picture_cache import PictureCache
 from fiducial.data.samplers import Draw, EpochBatches
 from fiducial.errors import DatasetError
 from mlrecog.batch_rules import check_batches
@@ -36,8 +39,16 @@ class ClassImages(Dataset[dict[str, Any]]):
     item follows from (seed, epoch, index) alone, with a class's second draw of one picture in a batch as another.
     """
 
-    def __init__(self, samples: Sequence[Sample], transform: EvalTransform | TrainTransform, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        transform: EvalTransform | TrainTransform,
+        *,
+        shared: PictureCache | None = None,
+        seed: int = 0,
+    ) -> None:
         self.samples, self.transform, self.seed = tuple(samples), transform, seed
+        self.pictures = ImageCache(0, shared)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -46,13 +57,17 @@ class ClassImages(Dataset[dict[str, Any]]):
         epoch, number = index if isinstance(index, Draw) else (0, index)
         place = number % len(self.samples)
         sample = self.samples[place]
-        image = read_rgb(sample.path)
         if isinstance(self.transform, TrainTransform):
             rng = np.random.default_rng((max(self.seed, 0), epoch, number))
-            pixels = self.transform(image, rng)
+            pixels = self.transform(self._whole(sample.path), rng)
         else:
-            pixels = self.transform(image)
+            pixels = self.transform.middle(self.pictures.rgb(sample.path, self.transform.larger))
         return {"image": pixels, "label": torch.tensor(sample.label), "place": torch.tensor(place)}
+
+    def _whole(self, path: Path) -> Image.Image:
+        if self.pictures.shared is None:
+            return read_rgb(path)
+        return Image.fromarray(self.pictures.rgb(path))
 
 
 class ClassBatches(EpochBatches):

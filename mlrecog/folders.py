@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from fiducial.data.once import once
 from fiducial.data.sources import local_path, unwrapped
 from fiducial.errors import DatasetError, Problem
 
@@ -68,7 +69,7 @@ class ClassFolders:
 
 
 def read_class_folders(value: str, *, key: str, classes: Sequence[str] | None = None) -> ClassFolders:
-    """The class folders at ``value`` of a spec key: a folder, archive or URL.
+    """The class folders at ``value`` of a spec key: a folder, archive or URL; listed once in a run.
 
     Classes are numbered in the order of their folders' names; with ``classes`` by their places in it, and every folder
     must be among them: so the queries of a gallery are read.
@@ -76,6 +77,11 @@ def read_class_folders(value: str, *, key: str, classes: Sequence[str] | None = 
     Raises: SourceError where there is nothing; DatasetError for no class folder, no picture at all, or folders that
         ``classes`` lacks, all of them named.
     """
+    known = None if classes is None else tuple(classes)
+    return once(("classes", value, key, known), lambda: _read_class_folders(value, key, known))
+
+
+def _read_class_folders(value: str, key: str, classes: tuple[str, ...] | None) -> ClassFolders:
     root = _class_root(unwrapped(local_path(value, key=key), key=key))
     if not root.is_dir():
         fix = "give the folder that holds a folder for each class"
@@ -86,7 +92,7 @@ def read_class_folders(value: str, *, key: str, classes: Sequence[str] | None = 
     if not found:
         fix = "put the pictures of each class into a folder of its own"
         raise DatasetError(key, f"no class folder in {root}", fix)
-    order = tuple(found if classes is None else classes)
+    order = tuple(found) if classes is None else classes
     number = {name: place for place, name in enumerate(order)}
     if unknown := [name for name in found if name not in number]:
         raise DatasetError.of(list(_mismatch(key, unknown, found, order)))

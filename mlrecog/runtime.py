@@ -14,6 +14,7 @@ from fiducial.backbones.hub import resolve_weights
 from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.data.loaders import ordered_loader
 from fiducial.data.normalization import Normalization
+from fiducial.data.picture_cache import PictureCache, picture_cache
 from fiducial.deploy.card import ModelCard, TensorCard, weights_hash
 from fiducial.errors import CheckpointError, Problem, UserError
 from fiducial.metric_table import Stage
@@ -190,8 +191,12 @@ class RecogRuntime(TaskRuntime):
         """The data sets that a stage goes through, in order."""
         transform = EvalTransform(self.size, self.normalize)
         if stage == "infer":
-            return [ClassImages(part.samples, transform) for part in self.looked_up]
-        return [ClassImages(side.samples, transform) for side in (self.sides.gallery, self.sides.queries)]
+            return [ClassImages(part.samples, transform, shared=self._shared()) for part in self.looked_up]
+        sides = (self.sides.gallery, self.sides.queries)
+        return [ClassImages(side.samples, transform, shared=self._shared()) for side in sides]
+
+    def _shared(self) -> PictureCache | None:
+        return picture_cache(self.data.cache, self.data.cache_mb)
 
     def datamodule(self) -> RecogData:
         train, data = self.spec.train, self.data
@@ -207,7 +212,7 @@ class RecogRuntime(TaskRuntime):
             erased=data.re_prob,
         )
         return RecogData(
-            ClassImages(read_train(self.spec).samples, transform, seed=train.seed),
+            ClassImages(read_train(self.spec).samples, transform, shared=self._shared(), seed=train.seed),
             self.images("val") if self.validates else [],
             batch_size=train.batch_size,
             per_class=data.num_instance,

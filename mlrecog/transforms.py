@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -37,11 +38,18 @@ class EvalTransform:
     normalize: Normalization
 
     def __call__(self, image: Image.Image) -> Tensor:
-        height, width = self.size
-        tall, wide = int(_LARGER * height), int(_LARGER * width)
-        image = image.resize((wide, tall), _BILINEAR)
+        return self.middle(np.asarray(image.resize(self.larger[::-1], _BILINEAR)))
+
+    @property
+    def larger(self) -> Size:
+        """What a picture is resized to, bilinear."""
+        return int(_LARGER * self.size[0]), int(_LARGER * self.size[1])
+
+    def middle(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """What the network sees of a resized picture ``(H, W, 3)``."""
+        (height, width), (tall, wide) = self.size, self.larger
         top, left = round((tall - height) / 2), round((wide - width) / 2)
-        return self.normalize(np.asarray(image.crop((left, top, left + width, top + height))))
+        return self.normalize(pixels[top : top + height, left : left + width])
 
 
 @dataclass(frozen=True)

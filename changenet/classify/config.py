@@ -13,12 +13,14 @@ from fiducial.spec.common import (
     MAX_SIDE,
     MAX_WORKERS,
     BlankIsNone,
+    CacheKind,
     OptionalText,
     PositiveTriple,
     Text,
     Triple,
 )
 from fiducial.spec.knob import Section, item, knob, section
+from fiducial.training.sections import cache_knob, cache_mb_knob
 
 
 class PairFiles(Section):
@@ -184,6 +186,8 @@ class ClassifyDataset(Section):
     golden_cache_mb: int = knob(
         256, "Memory for decoded golden images that many rows share, in MB per loading process.", ge=0, schema=False
     )
+    cache: CacheKind = cache_knob()
+    cache_mb: int = cache_mb_knob()
 
 
 class ClassifyModel(Section):

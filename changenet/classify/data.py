@@ -16,6 +16,7 @@ from changenet.classify.rows import PairRow, PairTable
 from changenet.classify.transform import PairAugment, PairChange, Pixels, compose_lights
 from fiducial.data.images import ImageCache
 from fiducial.data.normalization import Normalization
+from fiducial.data.picture_cache import PictureCache
 from fiducial.data.picture_keys import PictureKeys
 from fiducial.data.registration import apply_shift, shift_between
 from fiducial.data.samplers import Draw
@@ -54,12 +55,15 @@ class PairBatch(TypedDict):
 
 
 class PairReader:
-    """Reads, resizes and registers the pictures of a row. Goldens are kept decoded, since rows share them."""
+    """Reads, resizes and registers the pictures of a row. Goldens are kept decoded, since rows share them; others where
+    ``shared`` has room."""
 
-    def __init__(self, table: PairTable, *, align: bool = False, cache_mb: int = 256) -> None:
+    def __init__(
+        self, table: PairTable, *, align: bool = False, cache_mb: int = 256, shared: PictureCache | None = None
+    ) -> None:
         self.table, self.align = table, align
-        self.goldens = ImageCache(cache_mb * 2**20)
-        self._uncached = ImageCache(0)
+        self.goldens = ImageCache(cache_mb * 2**20, shared)
+        self._tests = ImageCache(0, shared)
 
     def tiles(self, row: PairRow, golden_names: Sequence[str], resample: _Resampling) -> list[list[Pixels]]:
         """uint8 ``(h, w, 3)`` tiles, one per light: those of the test image, then those of each golden."""
@@ -69,7 +73,7 @@ class PairReader:
         else:
             golden_files = [table.layout.files(table.images_dir, row.golden_path, name) for name in golden_names]
         goldens = [[self.goldens.rgb(path, size, resample) for path in files] for files in golden_files]
-        test = [self._uncached.rgb(path, size, resample) for path in table.test_files(row)]
+        test = [self._tests.rgb(path, size, resample) for path in table.test_files(row)]
         return [registered(test, goldens[0]) if self.align else test, *goldens]
 
     def composed(self, row: PairRow) -> tuple[Pixels, Pixels]:
@@ -111,13 +115,14 @@ class PairDataset(Dataset[dict[str, Any]]):
         random_goldens: bool = False,
         align: bool = False,
         cache_mb: int = 256,
+        shared: PictureCache | None = None,
         seed: int = 0,
         keys: PictureKeys | None = None,
         read_all: bool = False,
     ) -> None:
         self.table, self.normalize, self.augment = table, normalize, augment
         self.random_goldens, self.seed, self.keys, self.read_all = random_goldens, seed, keys, read_all
-        self.reader = PairReader(table, align=align, cache_mb=cache_mb)
+        self.reader = PairReader(table, align=align, cache_mb=cache_mb, shared=shared)
         apart = self._draws_goldens or augment is not None
         self._golden_ids = [-1] * len(table.rows) if apart else shared_goldens(table)
 

@@ -16,6 +16,7 @@ from changenet.classify.tables import read_table
 from fiducial.data.archives import images_root
 from fiducial.data.checks import spread
 from fiducial.data.files import is_folder
+from fiducial.data.once import once
 from fiducial.data.sources import local_file, local_path, unwrapped
 from fiducial.errors import DatasetError, Problem
 from fiducial.spec.path_map import mapped
@@ -174,13 +175,17 @@ def _names_in(folder: Path, layout: Layout) -> tuple[str, ...]:
 
 
 def read_pairs(dataset: ClassifyDataset, split: str) -> PairTable:
-    """Read the CSV of a split (``train``, ``val``, ``test``, ``infer``) and find the folder of its images.
+    """Read the CSV of a split (``train``, ``val``, ``test``, ``infer``), once in a run, and find its images.
 
     Both may be local, archives or remote. In an archive the images may lie at the root or in an inner folder.
 
     Raises: DatasetError when the keys are not set, the CSV has no rows or lacks columns; SourceError when a file or
         folder cannot be had.
     """
+    return once(("pairs", split, dataset.model_dump_json()), lambda: _read_pairs(dataset, split))
+
+
+def _read_pairs(dataset: ClassifyDataset, split: str) -> PairTable:
     name = SPLITS[split]
     key = f"dataset.classify.{name}"
     files = getattr(dataset, name)

@@ -28,6 +28,7 @@ from fiducial.checkpoints.loading import LoadReport
 from fiducial.checkpoints.reading import Checkpoint
 from fiducial.data.loaders import ordered_loader
 from fiducial.data.normalization import Normalization
+from fiducial.data.picture_cache import picture_cache
 from fiducial.data.picture_keys import PictureKeys
 from fiducial.deploy.card import ENTRY, ModelCard, TensorCard
 from fiducial.errors import CheckpointError, Problem
@@ -156,6 +157,7 @@ class ClassifyRuntime(ChangeNetRuntime):
             random_goldens=training or self.spec.compat == "tao" or self.spec.evaluate.random_goldens,
             align=self.data.align == "shift",
             cache_mb=self.data.golden_cache_mb,
+            shared=picture_cache(self.data.cache, self.data.cache_mb),
             seed=self.spec.train.seed,
             keys=keys,
             read_all=self.spec.train.tensorboard.enabled,  # whose pictures are those of a batch

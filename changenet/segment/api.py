@@ -26,11 +26,10 @@ from changenet.segment.maps import write_geotiff
 from changenet.segment.masks import palette, write_mask
 from changenet.segment.model import FINAL
 from changenet.segment.rasters import TIFF, read_info
-from changenet.segment.reading import Pixels, Scene, SceneReader
+from changenet.segment.reading import Pixels, Scene, SceneReader, resized
 from changenet.segment.runtime import SegmentRuntime
 from changenet.segment.soundness import is_unsound, unsound
 from changenet.segment.tiles import Window, blend, cut, windows
-from changenet.segment.transform import resized
 from fiducial.data.pictures import Picture, as_rgb
 from fiducial.deploy.card import ModelCard
 from fiducial.errors import DatasetError

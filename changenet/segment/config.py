@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from changenet.augment_config import RandomColor, RandomFlip, RandomRotate, ScaleRandomCrop
-from fiducial.spec.common import MAX_BATCH, MAX_SIDE, MAX_WORKERS, PositiveTriple, Text, Triple
+from fiducial.spec.common import MAX_BATCH, MAX_SIDE, MAX_WORKERS, CacheKind, PositiveTriple, Text, Triple
 from fiducial.spec.knob import Section, knob, section
+from fiducial.training.sections import cache_knob, cache_mb_knob
 
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 """Red, green, blue, each 0 to 255."""
@@ -189,6 +190,8 @@ class SegmentDataset(Section):
     windows: Windows = section(Windows, "Images larger than the network's input.", schema=False)
     raster: Raster = section(Raster, "How TIFFs and images of more than 8 bits are read.", schema=False)
     outputs: Outputs = section(Outputs, "What evaluate and inference write.", schema=False)
+    cache: CacheKind = cache_knob()
+    cache_mb: int = cache_mb_knob()
 
     @field_validator("color_map", mode="before")
     @classmethod

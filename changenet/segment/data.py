@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from changenet.segment.counts import IGNORED
 from changenet.segment.files import Split
-from changenet.segment.reading import Pixels, Scene, SceneReader
+from changenet.segment.reading import Pixels, Scene, SceneReader, resized
 from changenet.segment.tiles import Window, cut, draw_window, windows
-from changenet.segment.transform import SceneAugment, resized
+from changenet.segment.transform import SceneAugment
 from fiducial.data.loaders import loader
 from fiducial.data.normalization import Normalization
 from fiducial.data.picture_keys import content_key
@@ -97,10 +97,14 @@ class SceneDataset(Dataset[dict[str, Any]]):
         epoch, number = number if isinstance(number, Draw) else (0, number)
         rng = np.random.default_rng((max(self.seed, 0), epoch, number))  # the same on any worker and rank
         index, window = self.items[number]
-        whole = self.reader.scene(self.split.pairs[index])
-        if self.windowing and self.drawn:
-            window = self._draw(whole, rng)
-        scene = resized(whole, self.side) if window is None else _cut(whole, window)
+        pair = self.split.pairs[index]
+        whole = self.reader.scene(pair) if self.windowing or self.original_size else None
+        if whole is None:
+            scene = self.reader.resized(pair, self.side)
+        else:
+            if self.windowing and self.drawn:
+                window = self._draw(whole, rng)
+            scene = resized(whole, self.side) if window is None else _cut(whole, window)
         if self.augment:
             scene = self.augment(scene, rng)
         item: dict[str, Any] = {
@@ -110,12 +114,11 @@ class SceneDataset(Dataset[dict[str, Any]]):
         }
         if self.keyed:
             item |= {"A_key": self._key(scene.before), "B_key": self._key(scene.after)}
-        keeps_size = window is not None or self.original_size
-        height, width = whole.before.shape[:2] if keeps_size else (self.side, self.side)
+        height, width = whole.before.shape[:2] if whole is not None else (self.side, self.side)
         item["size"] = torch.tensor([height, width])
         if window is not None:
             item["corner"] = torch.tensor([window.top, window.left])
-        label = whole.label if self.original_size and window is None else scene.label
+        label = whole.label if whole is not None and window is None else scene.label
         if label is not None:
             item["L"] = torch.from_numpy(np.array(label))
         return item

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from fiducial.data.archives import ARCHIVE_SUFFIXES, archive_stem
 from fiducial.data.files import is_file, is_folder, why_unreadable
 from fiducial.data.listing import plain_files
+from fiducial.data.once import once
 from fiducial.data.sources import local_path
 from fiducial.data.text import read_text
 from fiducial.errors import DatasetError, Problem, SourceError
@@ -77,9 +78,15 @@ class Split:
 def read_split(data: SegmentDataset, split: str) -> Split:
     """The pairs of ``train``, ``val``, ``test``, ``infer`` or ``calibration``, whether or not their files exist.
 
+    They are read once in a run.
+
     Raises: DatasetError when root_dir or the split is not set, the list is missing or has no entry; SourceError when
         root_dir or one of its parts cannot be had.
     """
+    return once(("scenes", split, data.model_dump_json()), lambda: _read_split(data, split))
+
+
+def _read_split(data: SegmentDataset, split: str) -> Split:
     if split == "calibration":
         key, list_name, root_dir = (
             "dataset.segment.quant_calibration_dataset.images_dir",

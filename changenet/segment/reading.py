@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
+from PIL import Image
 
 from changenet.segment.counts import IGNORED
 from changenet.segment.encoding import LabelEncoding, Mask, Pixels, mask_of, mask_values
@@ -25,13 +27,18 @@ from changenet.segment.rasters import (
     resolve_scaling,
     wants_rasterio,
 )
-from fiducial.data.images import check_whole, has_16_bits, image_facts, read_image, read_rgb
+from fiducial.data.images import ImageCache, check_whole, has_16_bits, image_facts, read_image
 from fiducial.data.lru import ByteLRU
+from fiducial.data.picture_cache import PictureCache
 
 if TYPE_CHECKING:
     from changenet.segment.config import SegmentDataset
 
-__all__ = ["LabelEncoding", "Mask", "Pixels", "Scene", "SceneReader", "mask_values"]
+__all__ = ["LabelEncoding", "Mask", "Pixels", "Scene", "SceneReader", "mask_values", "resized"]
+
+_BICUBIC, _NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
+MASK_AS = f"classes 1, Pillow {PIL.__version__}"
+"""What the class numbers of a mask are kept as: it changes when others are made of the same file."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,24 @@ class Scene:
         return sum(part.nbytes for part in (self.before, self.after, self.label) if part is not None)
 
 
+def resized(scene: Scene, side: int) -> Scene:
+    """All parts at ``side`` × ``side`` pixels: images bicubic with antialiasing, the mask by its nearest pixel."""
+    label = None if scene.label is None else _resize(scene.label, side, _NEAREST)
+    return Scene(_resize(scene.before, side, _BICUBIC), _resize(scene.after, side, _BICUBIC), label)
+
+
+def _resize(pixels: Pixels, side: int, resample: Image.Resampling) -> Pixels:
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), resample))
+
+
 class SceneReader:
     """Reads pairs; keeps the latest ones, up to ``cache_mb`` per process, where windows are cut from them.
 
     The latest is kept even when it is larger; with ``cache_mb`` 0 none is. Threads may share a reader. ``root`` is the
-    folder of the data set: what a VRT in it may name.
+    folder of the data set: what a VRT in it may name. ``shared`` keeps plain pictures and masks for all processes, not
+    rasters: files beside them count, too.
     """
 
     def __init__(
@@ -65,13 +85,22 @@ class SceneReader:
         scaling: Scaling | None = None,
         bands: Sequence[int] | None = None,
         cache_mb: int = 0,
+        shared: PictureCache | None = None,
         root: Path | None = None,
     ) -> None:
         self.encoding, self.scaling, self.bands, self.root = encoding, scaling, bands, root
+        self._pictures = ImageCache(0, shared)
         self._cache: ByteLRU[ScenePair, Scene] = ByteLRU(cache_mb * 2**20, keep_latest=True)
 
     @classmethod
-    def of(cls, data: SegmentDataset, *, cached: bool = True, root: Path | None = None) -> SceneReader:
+    def of(
+        cls,
+        data: SegmentDataset,
+        *,
+        cached: bool = True,
+        shared: PictureCache | None = None,
+        root: Path | None = None,
+    ) -> SceneReader:
         """The reader that a spec asks for; without a cache for those who need each pair once."""
         raster = data.raster
         scaling: Scaling | None = None
@@ -80,7 +109,8 @@ class SceneReader:
         elif raster.scaling is not None:
             scaling = (raster.scaling[0], raster.scaling[1])
         cache_mb = data.windows.cache_mb if data.windows.enable and cached else 0
-        return cls(LabelEncoding.of(data), scaling=scaling, bands=raster.bands, cache_mb=cache_mb, root=root)
+        encoding, bands = LabelEncoding.of(data), raster.bands
+        return cls(encoding, scaling=scaling, bands=bands, cache_mb=cache_mb, shared=shared, root=root)
 
     def scene(self, pair: ScenePair) -> Scene:
         """The pair as it is in its files, with a mask if ``pair.label`` is set. Do not change the arrays.
@@ -100,9 +130,23 @@ class SceneReader:
         self._cache.put(pair, scene, scene.nbytes)
         return scene
 
-    def label(self, path: Path) -> Pixels:
-        """The class numbers of a mask file, 255 where it has no data."""
-        return self.encoding.classes(self.mask(path), where=str(path))
+    def resized(self, pair: ScenePair, side: int) -> Scene:
+        """:meth:`scene`, and :func:`resized`. Raises: DatasetError as :meth:`scene`."""
+        if any(is_raster(path) for path in pair.files) or self.scaling is not None or self._pictures.shared is None:
+            return resized(self.scene(pair), side)
+        before, after = (self._pictures.rgb(path, (side, side), _BICUBIC) for path in (pair.before, pair.after))
+        return Scene(before, after, self.label(pair.label, side) if pair.label else None)
+
+    def label(self, path: Path, side: int | None = None) -> Pixels:
+        """The class numbers of a mask file, 255 where it has no data; resized to ``side`` where it is given."""
+
+        def from_file() -> Pixels:
+            label = self.encoding.classes(self.mask(path), where=str(path))
+            return label if side is None else _resize(label, side, _NEAREST)
+
+        if self._pictures.shared is None or is_raster(path):
+            return from_file()
+        return self._pictures.shared.kept(path, f"{MASK_AS}, {self.encoding}, {side}", from_file)
 
     def mask(self, path: Path) -> Mask:
         """The numbers of a mask file. Raises: DatasetError when they are no class numbers at all."""
@@ -119,7 +163,7 @@ class SceneReader:
     def picture(self, path: Path) -> tuple[Pixels, NDArray[np.bool_] | None]:
         """One image as uint8 RGB ``(H, W, 3)``, and where it has data, ``(H, W)``; None where its file cannot say."""
         if not is_raster(path) and self.scaling is None:
-            return np.asarray(read_rgb(path)), None
+            return self._pictures.rgb(path), None
         scaling = resolve_scaling(path, self.scaling, self.bands, root=self.root)
         raster = read_raster(path, scaling=scaling, bands=self.bands, root=self.root)
         return raster.rgb, raster.valid

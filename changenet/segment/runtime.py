@@ -26,6 +26,7 @@ from changenet.segment.weights import differences, resized_positions
 from fiducial.checkpoints.loading import LoadReport
 from fiducial.checkpoints.reading import Checkpoint
 from fiducial.data.normalization import Normalization
+from fiducial.data.picture_cache import picture_cache
 from fiducial.deploy.card import ModelCard, TensorCard
 from fiducial.errors import CheckpointError, Problem
 from fiducial.metric_table import Stage
@@ -153,7 +154,7 @@ class SegmentRuntime(ChangeNetRuntime):
         split = self.split(name)
         return SceneDataset(
             split,
-            SceneReader.of(data, root=split.root),
+            SceneReader.of(data, shared=picture_cache(data.cache, data.cache_mb), root=split.root),
             self.normalization_for(training=training),
             side=data.img_size,
             augment=SceneAugment(data.augmentation, tao) if training else None,

@@ -12,30 +12,18 @@ import numpy as np
 from PIL import Image
 
 from changenet.segment.counts import IGNORED
-from changenet.segment.reading import Pixels, Scene
+from changenet.segment.reading import Scene
 from fiducial.data.augment import ColorJitter, Geometry, blur, draw_crop
 from fiducial.data.normalization import Normalization
 
 if TYPE_CHECKING:
     from changenet.segment.config import SegmentAugmentation
 
-__all__ = ["TAO_NORMALIZATION", "SceneAugment", "resized"]
+__all__ = ["TAO_NORMALIZATION", "SceneAugment"]
 
 _BICUBIC, _NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 TAO_NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 """What TAO normalises with outside of training, whatever the spec says."""
-
-
-def resized(scene: Scene, side: int) -> Scene:
-    """All parts at ``side`` × ``side`` pixels: images bicubic with antialiasing, the mask by its nearest pixel."""
-    label = None if scene.label is None else _resize(scene.label, side, _NEAREST)
-    return Scene(_resize(scene.before, side, _BICUBIC), _resize(scene.after, side, _BICUBIC), label)
-
-
-def _resize(pixels: Pixels, side: int, resample: Image.Resampling) -> Pixels:
-    if pixels.shape[:2] == (side, side):
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((side, side), resample))
 
 
 @dataclass(frozen=True)

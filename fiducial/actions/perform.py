@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fiducial.actions.action import Action
 from fiducial.actions.registry import actions_of, folder_of
 from fiducial.actions.result import Result
+from fiducial.data.once import one_reading
 from fiducial.errors import SHOWN, SpecError, UserError
 from fiducial.run.console import LOGGER
 from fiducial.run.ranks import global_rank, leave_group
@@ -98,7 +99,7 @@ def run_action(task: Task[Any], action: Action, composed: Composed[Any], *, verb
     LOGGER.info(
         "spec, where it differs from the defaults (experiment.yaml has all of it):\n%s", composed.changes.rstrip()
     )
-    with open_run(action, task.title, composed, verb=verb) as run:
+    with open_run(action, task.title, composed, verb=verb) as run, one_reading():
         result = action.run(task, run)
     leave_group()
     return result

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fiducial.data.files import HEAD, nearby, what_bytes_are, why_unreadable
+from fiducial.data.kept import stamp_of
 from fiducial.data.lru import ByteLRU
+from fiducial.data.picture_cache import PictureCache
 from fiducial.errors import DatasetError, UserError
 
 __all__ = [
@@ -39,6 +42,8 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000"
 MAX_PIXELS = 1 << 29
 """Pixels (0.5 gigapixel; 1.5 GiB as RGB) above which a file is taken for a decompression bomb and refused."""
 
+READ_AS = f"rgb 1, Pillow {PIL.__version__}"
+"""What a kept picture is kept as: it changes when :func:`read_rgb` makes other pixels of the same file."""
 _LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 """What stands at the end of a whole file, unless something is attached to it."""
 _TAIL = 4096
@@ -236,8 +241,19 @@ def _check_range(image: Image.Image, where: str) -> None:
         raise DatasetError(where, f"pixels of mode {image.mode!r} (32 bits) have no known range", "save as 8 or 16 bit")
 
 
-class ImageCache(ByteLRU[tuple[str, tuple[int, int] | None, Image.Resampling], npt.NDArray[np.uint8]]):
-    """Decoded and resized images. One per process: every dataloader worker may use ``max_bytes``."""
+class ImageCache(ByteLRU[tuple[object, ...], npt.NDArray[np.uint8]]):
+    """Decoded and resized images. One per process: every dataloader worker may use ``max_bytes``.
+
+    ``shared``: what all processes keep together, instead; ``max_bytes`` are for what finds no room there. An image
+    whose file has changed is read anew.
+    """
+
+    def __init__(self, max_bytes: int, shared: PictureCache | None = None) -> None:
+        super().__init__(max_bytes)
+        self.shared = shared
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**super().__getstate__(), "shared": self.shared}
 
     def rgb(
         self,
@@ -251,14 +267,26 @@ class ImageCache(ByteLRU[tuple[str, tuple[int, int] | None, Image.Resampling], n
 
         Raises: DatasetError as :func:`read_image`.
         """
-        key = (str(path), size, interpolation)
-        kept = self.get(key)
-        if kept is not None:
-            return kept
-        image = read_rgb(path)
-        if size is not None and (image.height, image.width) != size:
-            image = image.resize((size[1], size[0]), interpolation)
-        pixels = np.array(image)
-        pixels.setflags(write=False)
-        self.put(key, pixels, pixels.nbytes)
-        return pixels
+
+        def from_file() -> npt.NDArray[np.uint8]:
+            image = read_rgb(path)
+            if size is not None and (image.height, image.width) != size:
+                image = image.resize((size[1], size[0]), interpolation)
+            pixels = np.asarray(image)
+            pixels.setflags(write=False)
+            return pixels
+
+        def own() -> npt.NDArray[np.uint8]:
+            if self.shared and not self.shared.is_full:
+                return from_file()
+            key = (str(path), stamp_of(path), size, interpolation) if self.max_bytes else ()
+            pixels = self.get(key)
+            if pixels is None:
+                pixels = from_file()
+                self.put(key, pixels, pixels.nbytes)
+            return pixels
+
+        if self.shared is None:
+            return own()
+        resized = "" if size is None else f", {size[0]} x {size[1]}, {interpolation.name}"
+        return self.shared.kept(path, f"{READ_AS}{resized}", own)

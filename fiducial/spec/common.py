@@ -31,6 +31,8 @@ Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
 PositiveTriple = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 """One number above 0 for each of red, green, blue."""
 
+CacheKind = Annotated[Literal["off", "ram", "disk"], BeforeValidator(lambda value: "off" if value is False else value)]
+"""Where something is kept; YAML reads ``off`` as false."""
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 """The modes of ``torch.compile``."""
 

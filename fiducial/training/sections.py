@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fiducial.backbones.names import BACKBONES
-from fiducial.spec.common import OptionalText
+from fiducial.spec.common import CacheKind, OptionalText
 from fiducial.spec.knob import Section, knob
 
-__all__ = ["BackboneSection", "OptimSection", "TensorboardSection", "precision_knob", "sync_batchnorm_knob"]
+__all__ = ["BackboneSection", "OptimSection", "TensorboardSection"]
+__all__ += ["cache_knob", "cache_mb_knob", "precision_knob", "sync_batchnorm_knob"]
 
 
 class BackboneSection(Section):
@@ -88,4 +89,26 @@ def precision_knob() -> str:
 def sync_batchnorm_knob() -> bool:
     """``sync_batchnorm`` of a ``train`` section."""
     made: bool = knob(False, "Compute batch statistics over all GPUs.")
+    return made
+
+
+def cache_knob() -> CacheKind:
+    """``cache`` of a ``dataset`` section."""
+    made: CacheKind = knob(
+        "off",
+        "Keep decoded and resized pictures for all processes that load data: ram for one run, disk in the cache folder "
+        "for later runs, too. Pictures are the same with and without; one whose file changed is read anew.",
+        schema=False,
+    )
+    return made
+
+
+def cache_mb_knob() -> int:
+    """``cache_mb`` of a ``dataset`` section."""
+    made: int = knob(
+        4096,
+        "Most that cache keeps, in MB for each process that trains; what finds no room is read each time.",
+        ge=0,
+        schema=False,
+    )
     return made

@@ -141,6 +141,13 @@ class TestEvaluate:
         kpis = json.loads((tmp_path / "metrics.json").read_text())["kpis"]
         assert f"mIoU {kpis['mIoU']:.4g}, mIoU_small" in capsys.readouterr().err
 
+    def test_ap_is_computed_once(self, trained, tmp_path, monkeypatch):
+        calls = []
+        monkeypatch.setattr("mal.evaluator.average_precision", lambda result: calls.append(result) or {"AP_segm": 0.5})
+        assert run("evaluate", trained[0], f"evaluate.results_dir={tmp_path}") == 0
+        assert len(calls) == 1
+        assert json.loads((tmp_path / "metrics.json").read_text())["kpis"]["AP_segm"] == 0.5
+
     def test_per_class(self, evaluated):
         rows = rows_of(evaluated / "per_class_iou.csv")
         assert [(row["category_id"], row["name"], row["n"]) for row in rows] == [

@@ -9,6 +9,7 @@ import torch
 
 import mal
 from fiducial.checkpoints.reading import read
+from fiducial.data.samplers import Draw
 from fiducial.deploy.onnx_predictor import OnnxPredictor
 from fiducial.spec.compose import Source, compose
 from mal.config import ExperimentSpec
@@ -269,6 +270,14 @@ class TestData:
         for index in range(len(dataset)):
             dataset[index]
         assert dataset.reader.cache.misses == decoded
+
+    def test_kept_pictures_are_the_same(self, runtime_of, monkeypatch):
+        monkeypatch.setattr("fiducial.data.kept.SETTLED_NS", 0)
+        plain, kept = (runtime_of("train", dataset__cache=kind).dataset("train") for kind in ("off", "ram"))
+        for place in range(len(plain)):
+            one, other = plain[Draw(3, place)], kept[Draw(3, place)]
+            assert all(torch.equal(one[key], other[key]) for key in one)
+        assert (kept.reader.cache.shared.misses, kept.reader.cache.shared.hits) == (5, 10)
 
 
 class TestClustering:

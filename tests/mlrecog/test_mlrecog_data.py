@@ -12,6 +12,7 @@ from fiducial.errors import DatasetError
 from mlrecog.batch_rules import check_batches
 from mlrecog.data import ClassBatches, ClassImages
 from mlrecog.folders import read_class_folders
+from mlrecog.runtime import RecogRuntime
 from mlrecog.transforms import EvalTransform, TrainTransform
 
 LABELS = [0] * 5 + [1] * 4 + [2] * 6 + [3] * 4
@@ -102,3 +103,17 @@ def test_items(tmp_path):
     assert not torch.equal(item["image"], again["image"])
     evaluated = ClassImages(folders.samples, EvalTransform((32, 32), normalize))
     assert torch.equal(evaluated[1]["image"], evaluated[1]["image"])
+
+
+def test_kept_pictures_are_the_same(make_spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("fiducial.data.kept.SETTLED_NS", 0)
+    plain, kept = (RecogRuntime(make_spec(tmp_path, dataset__cache=kind)) for kind in ("off", "ram"))
+    for one, other in zip(
+        (plain.datamodule().train_set, *plain.images("val"), *plain.images("infer")),
+        (kept.datamodule().train_set, *kept.images("val"), *kept.images("infer")),
+        strict=True,
+    ):
+        for place in [*range(len(one))] * 2:
+            assert torch.equal(one[Draw(3, place)]["image"], other[Draw(3, place)]["image"])
+        assert other.pictures.shared.hits >= len(one)
+        assert one.pictures.shared is None

@@ -16,6 +16,7 @@ from mlrecog_shelves import make_folders
 
 import mlrecog
 from fiducial.run.status import read_status
+from mlrecog import folders
 from mlrecog.lightning import RecogModule
 
 torch.set_num_threads(1)
@@ -427,3 +428,10 @@ def test_the_loss_sees_what_other_ranks_embed(make_spec, tmp_path, monkeypatch):
     embeddings, labels = module._across_ranks(halves[0], torch.tensor([0, 0, 1, 1]))
     assert torch.equal(embeddings, halves.flatten(0, 1))
     assert labels.tolist() == [0, 0, 1, 1] * 2
+
+
+def test_folders_are_listed_once(trained, act, tmp_path, monkeypatch):
+    listed, read = [], folders._read_class_folders
+    monkeypatch.setattr(folders, "_read_class_folders", lambda *given: listed.append(given[1]) or read(*given))
+    assert act(trained, "evaluate", "evaluate.checkpoint=latest", f"evaluate.results_dir={tmp_path}") == 0
+    assert sorted(listed) == ["dataset.val_dataset.query", "dataset.val_dataset.reference"]

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from changenet.classify.data import PairDataset, PairReader, collate_pairs, shared_goldens
 from changenet.classify.datamodule import PairData
 from changenet.classify.rows import read_pairs
+from changenet.classify.runtime import ClassifyRuntime
 from changenet.classify.transform import IMAGENET, PairAugment
 from fiducial.data.loaders import ordered_loader
 from fiducial.data.normalization import Normalization
@@ -242,3 +243,17 @@ class TestCollate:
         items = self.items(dataset, [0, 4])
         assert [int(item["golden_id"]) for item in items] == [-1, -1]
         assert "golden_rows" not in collate_pairs(items)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_kept_pictures_are_the_same(make_spec, augment, monkeypatch):
+    monkeypatch.setattr("fiducial.data.kept.SETTLED_NS", 0)
+    changes = {f"{AUGMENT}__augment": augment}
+    plain, kept = (
+        ClassifyRuntime(make_spec(**changes, dataset__classify__cache=kind)).dataset("train") for kind in ("off", "ram")
+    )
+    for index in [*range(len(plain))] * 2:
+        assert same(plain[Draw(3, index)], kept[Draw(3, index)])
+    shared = kept.reader.goldens.shared
+    assert shared.hits > shared.misses > 0
+    assert plain.reader.goldens.shared is None

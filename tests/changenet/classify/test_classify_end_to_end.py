@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from changenet.__main__ import TASKS
+from changenet.classify import rows
 from fiducial import cli
 from fiducial.run.status import read_status
 
@@ -202,6 +203,27 @@ class TestEvaluate:
             assert run("evaluate", trained[0], "evaluate.checkpoint=latest", *overrides) == 0
         cached, plain = (scores_of(tmp_path / name / "evaluate.csv") for name in ("cached", "plain"))
         assert cached == pytest.approx(plain, abs=1e-6)
+
+    def test_kept_pictures_change_nothing(self, trained, tmp_path, monkeypatch):
+        monkeypatch.setenv("FIDUCIAL_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("fiducial.data.kept.SETTLED_NS", 0)
+        for name, cache in (("off", "off"), ("disk", "disk"), ("again", "disk")):
+            overrides = (
+                f"dataset.classify.cache={cache}",
+                "dataset.classify.cache_mb=16",
+                "dataset.classify.workers=1",
+            )
+            where = f"evaluate.results_dir={tmp_path / name}"
+            assert run("evaluate", trained[0], "evaluate.checkpoint=latest", *overrides, where) == 0
+        plain, *kept = ((tmp_path / name / "evaluate.csv").read_text() for name in ("off", "disk", "again"))
+        assert kept == [plain, plain]
+        assert (tmp_path / "cache" / "pictures.bin").stat().st_size > 16 * 2**20
+
+    def test_the_csv_is_read_once(self, trained, tmp_path, monkeypatch):
+        paths, read = [], rows.read_csv
+        monkeypatch.setattr(rows, "read_csv", lambda path, **options: paths.append(path) or read(path, **options))
+        assert run("evaluate", trained[0], "evaluate.checkpoint=latest", f"evaluate.results_dir={tmp_path}") == 0
+        assert len(paths) == 1
 
     @pytest.mark.slow
     def test_foreign_checkpoints(self, trained, tmp_path):

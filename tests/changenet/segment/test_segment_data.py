@@ -10,6 +10,7 @@ from changenet.segment.reading import LabelEncoding, SceneReader
 from changenet.segment.runtime import SegmentRuntime
 from changenet.segment.tiles import windows
 from fiducial.data.normalization import Normalization
+from fiducial.data.picture_cache import PictureCache
 from fiducial.data.samplers import Draw
 
 
@@ -138,3 +139,32 @@ class TestRandomness:
         assert ours.dataset("test")[0]["A"].min() >= 0
         assert taos.dataset("test")[0]["A"].min() < 0
         assert taos.dataset("train").normalize == ours.dataset("train").normalize
+
+
+OPTIONS = {
+    "resized": {},
+    "windows": {"dataset__segment__windows": {"enable": True, "cache_mb": 0}, "dataset__segment__img_size": 32},
+    "original size": {"dataset__segment__outputs": {"original_size": True}, "dataset__segment__img_size": 32},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_kept_pictures_are_the_same(make_spec, options, monkeypatch):
+    monkeypatch.setattr("fiducial.data.kept.SETTLED_NS", 0)
+    runtimes = [SegmentRuntime(make_spec(**options, dataset__segment__cache=kind)) for kind in ("off", "ram")]
+    for name in ("train", "test"):
+        plain, kept = (runtime.dataset(name) for runtime in runtimes)
+        for number in [*range(len(plain))] * 2:
+            one, other = plain[Draw(3, number)], kept[Draw(3, number)]
+            assert all(torch.equal(one[key], other[key]) for key in one)
+        shared = kept.reader._pictures.shared
+        assert shared.hits >= shared.misses > 0
+
+
+def test_a_mask_that_changed_is_read_anew(large, monkeypatch, make_image):
+    monkeypatch.setattr("fiducial.data.kept.SETTLED_NS", 0)
+    reader = SceneReader(LabelEncoding(True, 2), shared=PictureCache(2**20))
+    path = large.pairs[0].label
+    assert reader.label(path, 32).sum() > 0
+    make_image(path, np.zeros((70, 50)))
+    assert reader.label(path, 32).sum() == reader.label(path).sum() == 0

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from changenet.__main__ import TASKS
+from changenet.segment import files
 from fiducial import cli
 from fiducial.run.status import read_status
 
@@ -189,6 +190,12 @@ class TestEvaluate:
         assert "val_loss" in page  # the curves of the training
 
     @pytest.mark.slow
+    def test_the_list_is_read_once(self, trained, tmp_path, monkeypatch):
+        paths, read = [], files.read_list
+        monkeypatch.setattr(files, "read_list", lambda path, folder: paths.append(path) or read(path, folder))
+        assert run("evaluate", trained[0], "evaluate.checkpoint=latest", f"evaluate.results_dir={tmp_path}") == 0
+        assert len(paths) == 1
+
     def test_windows_of_large_images(self, trained, exported, tmp_path, make_scenes):
         make_scenes(tmp_path / "large", "test", 2, size=(70, 50))
         places = (f"dataset.segment.root_dir={tmp_path / 'large'}", LARGE)

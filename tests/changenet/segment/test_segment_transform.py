@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from changenet.segment.config import SegmentAugmentation
-from changenet.segment.reading import Scene
-from changenet.segment.transform import TAO_NORMALIZATION, SceneAugment, _zoomed, resized
+from changenet.segment.reading import Scene, resized
+from changenet.segment.transform import TAO_NORMALIZATION, SceneAugment, _zoomed
 from fiducial.data.normalization import Normalization
 
 SIDE = 48
