@@ -7,7 +7,8 @@ with masks (1024 × 1024 PNG to 256 × 256), photos of classes (1000 × 750 JPEG
 photo (640 × 480 JPEG). Batches are equal bit for bit, which is asserted first. The loader as a whole also composes and
 normalises, and is to be five times faster; MAL's resizes every crop, so that only its reading can be. Opening and
 resizing alone is shown, too. ``--cpu`` counts what this process computes instead of the clock's time, for a busy
-machine. The exit code is 1 when a target is missed.
+machine. With ``--workers`` the start of the loader processes counts in both: few rows then show little else. The exit
+code is 1 when a target is missed.
 """
 
 from __future__ import annotations
