@@ -39,6 +39,7 @@ class Command:
     verb: str = ""
     spec_file: Path | None = None
     spec_only: bool = False
+    gpu_memory_gb: float | None = None
     overrides: tuple[str, ...] = ()
     path_map: dict[str, str] = field(default_factory=dict)
 
@@ -101,7 +102,10 @@ def _execute(tasks: Sequence[Task[Any]], command: Command) -> int:
     if command.checked is not None:
         from fiducial.actions.check import check
 
-        return int(check(task, command.checked, composed, spec_only=command.spec_only) > 0)
+        errors = check(
+            task, command.checked, composed, spec_only=command.spec_only, gpu_memory_gb=command.gpu_memory_gb
+        )
+        return int(errors > 0)
     run_action(task, command.action, composed, verb=command.verb)
     return 0
 
@@ -170,6 +174,7 @@ def _parse(tasks: Sequence[Task[Any]], argv: list[str], prog: str) -> Command:
         verb=getattr(known, "verb", ""),
         spec_file=_spec_file(known, action.name),
         spec_only=getattr(known, "spec_only", False),
+        gpu_memory_gb=getattr(known, "gpu_memory_gb", None),
         overrides=overrides,
         path_map=parse_path_map([entry for entry in entries if entry]),
     )
@@ -197,6 +202,12 @@ def _add_command(
     if action.name == "check":
         command.add_argument("checked", choices=[run.name for run in runs], help="the action that the spec is for")
         command.add_argument("--spec-only", action="store_true", help="look at the spec alone and print it resolved")
+        command.add_argument(
+            "--gpu-memory-gb",
+            type=_gigabytes,
+            metavar="GB",
+            help="of train: estimate the memory of a step, and the largest batch for a GPU of this memory (24, 80)",
+        )
     if action.verbs:
         command.usage = f"{command.prog} {'|'.join(action.verbs)} [options] [key=value ...]"
         command.add_argument("verb", choices=action.verbs, help="what to do")
@@ -219,6 +230,13 @@ class _ActionParser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         return super().format_help() + (self.spec_help() if self.spec_help else "")
+
+
+def _gigabytes(text: str) -> float:
+    found = float(text)  # argparse says what is wrong with a text that is none
+    if not 0 < found < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no memory of a GPU, in GB")
+    return found
 
 
 def _spec_help(tasks: Sequence[Task[Any]], action: Action, meant: Sequence[Task[Any]]) -> str:

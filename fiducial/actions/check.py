@@ -14,10 +14,18 @@ from fiducial.spec.compose import Composed, to_yaml
 from fiducial.task import Task
 
 
-def check(task: Task[Any], action: Action, composed: Composed[Any], *, spec_only: bool) -> int:
+def check(
+    task: Task[Any],
+    action: Action,
+    composed: Composed[Any],
+    *,
+    spec_only: bool,
+    gpu_memory_gb: float | None = None,
+) -> int:
     """Print what was found; returns the number of errors. Writes no files.
 
     ``spec_only`` looks at the spec alone, prints it resolved on stdout, and lists keys that are still ``???``.
+    ``gpu_memory_gb``: where all is well with a training, also say what its steps take of such a GPU.
     """
     spec = composed.spec
     if spec_only:
@@ -32,8 +40,33 @@ def check(task: Task[Any], action: Action, composed: Composed[Any], *, spec_only
         models = (not_trained_yet(problem, spec, action) for problem in found.models)
         problems = [*found.spec, *models, *found.data.problems]
     problems += [Problem(key, "still ???", "fill it in") for key in composed.missing if not spec_only]
+    if gpu_memory_gb is not None:
+        problems += _check_memory(task, action, composed, gpu_memory_gb, problems, spec_only=spec_only)
     for problem in shortened(problems):
         (LOGGER.error if problem.level == "error" else LOGGER.warning)("%s", problem)
     errors = sum(problem.level == "error" for problem in problems)
     LOGGER.info("%d error(s), %d warning(s)", errors, len(problems) - errors + len(composed.warnings))
     return errors
+
+
+def _check_memory(
+    task: Task[Any], action: Action, composed: Composed[Any], wanted: float, found: list[Problem], *, spec_only: bool
+) -> list[Problem]:
+    """Say what a training step takes; a warning where that is too much for a GPU of so many GB."""
+    where = "--gpu-memory-gb"
+    if action.name != "train" or spec_only:
+        return [Problem(where, "nothing is trained here", "use it with: check train, without --spec-only")]
+    if any(problem.level == "error" for problem in found):
+        LOGGER.info("%s: not estimated before the errors are mended", where)
+        return []
+    from fiducial.training.memory import RESERVED, StepMemory  # needs torch
+
+    memory = StepMemory(task.runtime(composed.spec), task.policy(composed.spec))
+    size, peak = memory.batch_size, memory.peak(memory.batch_size) / 1e9
+    largest = memory.largest(wanted * 1e9 * (1 - RESERVED))
+    LOGGER.info("a training step with a batch of %d takes about %.1f GB of a GPU", size, peak)
+    LOGGER.info("the largest batch that should fit into %g GB: %s", wanted, largest or "none")
+    if largest >= size:
+        return []
+    fix = ", ".join((f"a batch of {largest}" if largest else "a smaller network or input", *task.memory_savers))
+    return [Problem(where, f"{wanted:g}, and a batch of {size} takes about {peak:.1f} GB", fix, "warning")]
