@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from fiducial.spec.common import CompileMode
 
-__all__ = ["Batch", "Evaluator", "Graph", "GraphInput", "Kpis", "Outputs", "Predictor"]
+__all__ = ["Batch", "Evaluator", "Graph", "GraphInput", "Kpis", "Outputs", "Predictor", "split"]
 
 ResultT = TypeVar("ResultT")
 
@@ -24,6 +24,11 @@ Outputs = Mapping[str, "Tensor"]
 """A network's raw output for one batch, by name: the names of :attr:`Graph.outputs`."""
 Kpis = dict[str, "float | str | None"]
 """Numbers (or short texts) by their names in status.json. NaN and None: there is nothing to compute it from."""
+
+
+def split(batch: Batch, names: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of a batch with other names, and those with these."""
+    return {k: v for k, v in batch.items() if k not in names}, {k: v for k, v in batch.items() if k in names}
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,11 @@ class Evaluator(ABC, Generic[ResultT]):
     """Collects outputs with the items they belong to, on every rank, and turns them into numbers and files.
 
     One class serves validation in training, ``evaluate`` and ``inference``, whatever ran the model: what the numbers
-    mean cannot differ between them.
+    mean cannot differ between them. A step must not wait for its device: what :meth:`update` can leave there it leaves.
     """
+
+    on_host: frozenset[str] = frozenset()
+    """Entries of a batch that are read one by one: they stay on the CPU, where nobody waits for them."""
 
     @abstractmethod
     def update(self, outputs: Outputs, batch: Batch, *, source: int = 0) -> None:

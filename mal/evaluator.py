@@ -67,6 +67,8 @@ class BoxEvaluator(Evaluator[Results]):
     ``measured``: compare them with the true ones. ``per_batch``: TAO's numbers by size, which depend on the batches.
     """
 
+    on_host = frozenset({"place", "area"})
+
     def __init__(
         self,
         stage: Stage,
@@ -89,16 +91,20 @@ class BoxEvaluator(Evaluator[Results]):
         return self.selection.boxes
 
     def update(self, outputs: Outputs, batch: Batch, *, source: int = 0) -> None:
-        """Take a batch of probabilities ``(B, 1, S, S)``; ``source`` 1 are the same boxes again, a little larger."""
+        """Take a batch of probabilities ``(B, 1, S, S)``; ``source`` 1 are the same boxes again, a little larger.
+
+        Masks are made and measured on the CPU: a GPU is waited for once, where the outputs are fetched.
+        """
+        outputs = {name: output.detach().float().cpu() for name, output in outputs.items()}
         places = batch["place"].tolist()
         classes = tuple(sorted({self.boxes[number].category for number in places})) if self.per_batch else ()
         nothing = [None] * len(places)
         second, features = outputs.get("second", nothing), outputs.get("feature", nothing)
         for number, prob, other, feature in zip(places, outputs["prob"], second, features, strict=True):
             if source == 0:
-                self._found[number] = self._labelled(number, prob[0].float(), other, feature, classes)
+                self._found[number] = self._labelled(number, prob[0], other, feature, classes)
             else:
-                self._see_stability(number, prob[0].float())
+                self._see_stability(number, prob[0])
 
     def finish(self) -> Results:
         parts = {number: found for rank in gather(self._found) for number, found in rank.items()}
@@ -157,13 +163,13 @@ class BoxEvaluator(Evaluator[Results]):
             found = replace(found, iou=mask.iou(true))
             if feature is not None:
                 inside = on_grid(self.decoding.crop(box).pixels(true), *feature.shape[1:])
-                found = replace(found, cluster=cluster_score(feature.cpu(), inside))
+                found = replace(found, cluster=cluster_score(feature, inside))
             if self.stage == "test":
                 x0, y0, x1, y1 = box.corners
                 diagonal = float(np.hypot(x1 - x0, y1 - y0))
                 found = replace(found, boundary=boundary_f(mask.mask, mask.window_of(true), diagonal=diagonal))
         if self.stage == "infer":
-            agreement = None if second is None else rle_iou(found.rle, self._mask(second[0].float(), box).rle())
+            agreement = None if second is None else rle_iou(found.rle, self._mask(second[0], box).rle())
             found = replace(found, quality=Judgement(box_fit(box, found.bounds), agreement))
         return found
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Outputs
 from fiducial.training.module import TrainingModule, TrainingPlan
+from fiducial.training.optim import fused
 from mal.data import IMAGENET
 from mal.evaluator import BoxEvaluator
 from mal.model import MaskNetwork
@@ -29,6 +30,7 @@ class MalModule(TrainingModule):
     """
 
     tao_model = "mal"
+    on_host = BoxEvaluator.on_host
     loss_name = "train/loss"
     compiled_calls = {"student": "forward", "teacher": "forward"}
 
@@ -73,7 +75,9 @@ class MalModule(TrainingModule):
         return self._labeler[0].outputs(batch), None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.student.parameters(), lr=self.schedule.peak, **self.optimizer_arguments)
+        trained = list(self.student.parameters())
+        kind = torch.optim.AdamW
+        return kind(trained, lr=self.schedule.peak, **self.optimizer_arguments, **fused(kind, trained))
 
     def train(self, mode: bool = True) -> MalModule:
         super().train(mode)

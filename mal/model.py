@@ -105,6 +105,8 @@ class MaskNetwork(nn.Module):
     def forward(self, image: Tensor, area: Tensor) -> Tensor:
         """Crops ``(B, 3, S, S)`` and the areas of their boxes ``(B,)``, in pixels of the whole picture, to logits.
 
+        The areas are best left on the CPU, whatever the device of the crops.
+
         Logits: float32 ``(B, 1, 4S/p, 4S/p)`` with patches of p; twice as fine without ``adjust_scale``.
         """
         feature = self.backbone(image)
@@ -114,16 +116,16 @@ class MaskNetwork(nn.Module):
             logits = self._at_scale(feature, kernel, self.scale_before)
             return _resized(logits, 4 * logits.shape[2], 4 * logits.shape[3])
         size = (4 * height, 4 * width)
-        bucket = size_bucket(area)
+        bucket = size_bucket(area)  # where the areas are: on the CPU, looking at them makes no step wait
         if (
             torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
         ):  # no shape may depend on values: all scales for all, then a choice
             low, middle, high = (_resized(self._at_scale(feature, kernel, scale), *size) for scale in _FEATURE_SCALES)
-            which = bucket[:, None, None, None]
+            which = bucket.to(feature.device, non_blocking=True)[:, None, None, None]
             return torch.where(which == 0, low, torch.where(which == 1, middle, high))
         out: Tensor = kernel.new_zeros(len(bucket), 1, *size, dtype=torch.float32)
         for number, scale in enumerate(_FEATURE_SCALES):
-            here = (bucket == number).nonzero().flatten()
+            here = (bucket == number).nonzero().flatten().to(feature.device, non_blocking=True)
             if len(here):
                 out = out.index_copy(0, here, _resized(self._at_scale(feature[here], kernel[here], scale), *size))
         return out

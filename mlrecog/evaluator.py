@@ -58,6 +58,8 @@ class RecogEvaluator(Evaluator[Embedded]):
     searches, where it is no folder of pictures. ``engine`` finds the neighbours.
     """
 
+    on_host = frozenset({"place"})
+
     def __init__(
         self,
         stage: Stage,
@@ -78,22 +80,32 @@ class RecogEvaluator(Evaluator[Embedded]):
         """What was measured of a result, which the numbers and the files are made of."""
 
     def update(self, outputs: Outputs, batch: Batch, *, source: int = 0) -> None:
-        """Raises: MetricError naming a picture whose embedding is no number."""
-        x_BD, places = outputs[EMBEDDING].detach().float(), batch["place"].tolist()
-        if not bool(x_BD.isfinite().all()):
-            row = int(torch.nonzero(~x_BD.isfinite().all(1))[0])
-            path = self.sides[source].samples[places[row]].path
+        """In training the embeddings stay on their device until :meth:`finish`; else they are fetched, and looked at.
+
+        Raises: MetricError naming a picture whose embedding is no number, in ``evaluate`` and ``inference``.
+        """
+        x_BD, places = unit(outputs[EMBEDDING].detach()), batch["place"].tolist()
+        if self.stage != "val":  # which may be too many for a GPU, and of which the first bad one should end the run
+            x_BD = x_BD.cpu()
+            self._check(x_BD, places, source)
+        self._found.setdefault(source, []).append((places, x_BD))
+
+    def _check(self, x_BD: Tensor, places: Sequence[int], source: int) -> None:
+        if bad := torch.nonzero(~x_BD.isfinite().all(1)).flatten().tolist():
+            path = self.sides[source].samples[places[bad[0]]].path
             raise MetricError(str(path), "the model's output is not a number", "look at its training")
-        self._found.setdefault(source, []).append((places, unit(x_BD).cpu()))
 
     def finish(self) -> Embedded:
-        ranks, self._found = gather(self._found), {}
+        """Raises: MetricError naming a picture whose embedding is no number."""
+        found, self._found = self._found, {}
+        ranks = gather({source: [(places, x.cpu()) for places, x in parts] for source, parts in found.items()})
         embeddings = []
         for source, side in enumerate(self.sides):
             parts = [part for rank in ranks for part in rank.get(source, ())]
             width = parts[0][1].shape[1] if parts else 0
             x_ND = torch.zeros(len(side.samples), width)
             for places, rows in parts:
+                self._check(rows, places, source)
                 x_ND[places] = rows
             embeddings.append(x_ND)
         return Embedded(self.sides, tuple(embeddings), self.same, self.engine)

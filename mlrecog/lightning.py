@@ -32,6 +32,7 @@ class RecogModule(TrainingModule):
     """
 
     tao_model = "ml_recog"
+    on_host = RecogEvaluator.on_host
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The objective of ML Recog: a triplet loss on the triplets that are hard enough to teach something.
 
-Miner and loss are pytorch-metric-learning's, run in float32: similarities of half precision would tie.
+Miner and loss are pytorch-metric-learning's, run in float32: similarities of half precision would tie. Which pairs
+are kept is a question of their values: a step on a GPU waits here for what it has computed, in this place alone.
 
 Dims: B images of a batch (of all ranks, where embeddings are gathered), D numbers of an embedding, T triplets.
 """

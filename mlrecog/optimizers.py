@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fiducial.training.optim import fused
+
 __all__ = ["PartOptimizer"]
 
 
@@ -27,7 +29,8 @@ class PartOptimizer:
         """The optimizer. A tensor that is not trained has its group all the same, as in TAO's checkpoints."""
         groups = [{"params": [tensor], **self._group(name)} for name, tensor in part.named_parameters()]
         arguments: dict[str, Any] = {"momentum": self.momentum} if self.name == "SGD" else {}
-        made: torch.optim.Optimizer = getattr(torch.optim, self.name)(groups, lr=self.base_lr, **arguments)
+        kind: type[torch.optim.Optimizer] = getattr(torch.optim, self.name)
+        made: torch.optim.Optimizer = kind(groups, lr=self.base_lr, **arguments, **fused(kind, groups))  # type: ignore[call-arg]
         return made
 
     def _group(self, name: str) -> dict[str, float]:

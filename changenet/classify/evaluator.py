@@ -53,6 +53,8 @@ class PairEvaluator(Evaluator[PairResults]):
     ``where`` tells messages where a row stands.
     """
 
+    on_host = frozenset({"row", "golden_id"})
+
     def __init__(
         self,
         stage: Stage,

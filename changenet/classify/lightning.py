@@ -31,6 +31,7 @@ class ClassifyModule(TrainingModule):
     """
 
     tao_model = "visual_changenet_classify"
+    on_host = PairEvaluator.on_host
 
     def __init__(
         self,

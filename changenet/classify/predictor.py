@@ -66,7 +66,7 @@ class PairPredictor(Predictor):
         size = 1 if golden.device.type == "cpu" else max(1, len(new))
         for start in range(0, len(new), size):
             part_of_new = new[start : start + size]
-            parts = network.encode_golden(golden[[place for _, place in part_of_new]])
+            parts = network.encode_golden(torch.stack([golden[place] for _, place in part_of_new]))
             for number, (key, _) in enumerate(part_of_new):
                 found[key] = tuple(part[number].clone() for part in parts)  # a slice would keep all of them alive
                 if key >= 0:

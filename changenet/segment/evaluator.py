@@ -39,14 +39,19 @@ _MAX_PENDING = 16
 class SegmentEvaluator(Evaluator[SegmentResults]):
     """Turns the logits of every batch into masks and counts, whatever ran the model.
 
-    Without ``files``, pixels are counted where the logits are. With them, each image is handed over as soon as it is
-    finished, to be written in threads, so that the network need not wait. Windows of an image must come one after the
-    other, on one rank; their probabilities are blended (not in training, whose windows are drawn at random).
+    Without ``files``, pixels are counted where the logits are, and no step waits. With them, each image is fetched and
+    handed over as soon as it is finished, to be written in threads, so that the network need not wait for those.
+    Windows of an image must come one after the other, on one rank; their probabilities are blended (not in training,
+    whose windows are drawn at random).
 
     Outputs that are not numbers end ``evaluate`` and ``inference``; in training they make the metrics NaN.
     """
 
+    on_host = frozenset({"index", "size", "corner"})
+
     def __init__(self, stage: Stage, num_classes: int, *, files: ImageFiles | None = None) -> None:
+        if files is not None:  # which are made on the CPU
+            self.on_host = self.on_host | {"L"}
         self.stage, self.num_classes, self.files = stage, num_classes, files
         self.keep_prob = files is not None and files.data.outputs.probabilities
         self._pool: ThreadPoolExecutor | None = None
@@ -132,8 +137,8 @@ class SegmentEvaluator(Evaluator[SegmentResults]):
     def _look(self, is_bad_B: Tensor, batch: Batch) -> None:
         if self.stage in ("train", "val"):  # not asked for yet: the device need not wait
             self._num_unsound = self._num_unsound + is_bad_B.sum()
-        elif is_bad_B.any():
-            indices = batch["index"][is_bad_B.to(batch["index"].device)].tolist()
+        elif (is_bad_B := is_bad_B.cpu()).any():
+            indices = batch["index"].cpu()[is_bad_B].tolist()
             raise unsound(
                 self.files.where(index) if self.files else f"image {index}" for index in dict.fromkeys(indices)
             )

@@ -33,6 +33,7 @@ class SegmentModule(TrainingModule):
     """
 
     tao_model = "visual_changenet_segment"
+    on_host = SegmentEvaluator.on_host
     compiled_calls = {"model": "predictions"}
 
     def __init__(

@@ -28,7 +28,7 @@ def cross_entropy(logit_BKhw: Tensor, label_BHW: Tensor, *, weight_K: Tensor | N
     Logits of another size are first resized to the label, bilinear with ``align_corners=True``, as in TAO.
     """
     logit_BKHW, label_BHW = _fitted(logit_BKhw, label_BHW)
-    weight_K = None if weight_K is None else weight_K.to(logit_BKHW)
+    weight_K = None if weight_K is None else weight_K.to(logit_BKHW, non_blocking=True)
     total = F.cross_entropy(logit_BKHW, label_BHW, weight_K, ignore_index=IGNORED, reduction="sum")
     counted_BHW = label_BHW != IGNORED
     if weight_K is None:
@@ -47,7 +47,7 @@ def focal(logit_BKhw: Tensor, label_BHW: Tensor, *, gamma: float = 2.0, weight_K
     log_p_BHW = logit_BKHW.log_softmax(1).gather(1, safe_BHW[:, None])[:, 0]
     loss_BHW = -((1 - log_p_BHW.exp()) ** gamma) * log_p_BHW
     if weight_K is not None:
-        loss_BHW = loss_BHW * weight_K.to(loss_BHW)[safe_BHW]
+        loss_BHW = loss_BHW * weight_K.to(loss_BHW, non_blocking=True)[safe_BHW]
     return (loss_BHW * counted_BHW).sum() / counted_BHW.sum().clamp(min=1)
 
 
@@ -58,7 +58,7 @@ def dice(logit_BKhw: Tensor, label_BHW: Tensor, *, weight_K: Tensor | None = Non
     p_KP, y_KP = _soft_and_hard(logit_BKhw, label_BHW, per_image=False)
     overlap_K, total_K = (p_KP * y_KP).sum(1), (p_KP + y_KP).sum(1)
     present_K = (y_KP.sum(1) > 0).to(p_KP)
-    weight = present_K if weight_K is None else present_K * weight_K.to(p_KP)
+    weight = present_K if weight_K is None else present_K * weight_K.to(p_KP, non_blocking=True)
     score_K = 2 * overlap_K / total_K.clamp(min=torch.finfo(p_KP.dtype).tiny)
     return ((1 - score_K) * weight).sum() / weight.sum().clamp(min=torch.finfo(p_KP.dtype).tiny)
 

@@ -31,13 +31,28 @@ def confusion(prediction_BHW: Tensor, label_BHW: Tensor, num_classes: int) -> Te
         raise ValueError(f"masks of {tuple(prediction_BHW.shape)} and {tuple(label_BHW.shape)}")
     counts_BHW = (label_BHW >= 0) & (label_BHW < num_classes)
     image_B = torch.arange(len(label_BHW), dtype=torch.int32, device=label_BHW.device)
+    num_cells = len(label_BHW) * num_classes**2
+    if label_BHW.device.type != "cpu":
+        return _confusion_without_waiting(prediction_BHW, label_BHW, counts_BHW, image_B, num_classes)
     image_N = image_B.view(-1, 1, 1).expand(label_BHW.shape)[counts_BHW]
     label_N, prediction_N = label_BHW[counts_BHW].int(), prediction_BHW[counts_BHW].int()
-    if prediction_N.device.type == "cpu" and not ((prediction_N >= 0) & (prediction_N < num_classes)).all():
+    if not ((prediction_N >= 0) & (prediction_N < num_classes)).all():
         raise ValueError(f"predictions must be class numbers below {num_classes}")
     cell_N = (image_N * num_classes + label_N) * num_classes + prediction_N
-    num_cells = len(label_BHW) * num_classes**2
     return torch.bincount(cell_N, minlength=num_cells).view(-1, num_classes, num_classes)
+
+
+def _confusion_without_waiting(
+    prediction_BHW: Tensor, label_BHW: Tensor, counts_BHW: Tensor, image_B: Tensor, num_classes: int
+) -> Tensor:
+    """:func:`confusion` with no shape that depends on values, for which a GPU would be waited: what does not count
+    goes into a cell of its own."""
+    num_cells = len(label_BHW) * num_classes**2
+    cell_BHW = (image_B.view(-1, 1, 1) * num_classes + label_BHW) * num_classes + prediction_BHW
+    cell_N = torch.where(counts_BHW, cell_BHW, num_cells).long().flatten()
+    one_N = cell_N.new_ones(()).expand(cell_N.shape)
+    found = cell_N.new_zeros(num_cells + 1).scatter_add_(0, cell_N, one_N)
+    return found[:-1].view(-1, num_classes, num_classes)
 
 
 def per_class(matrix_KK: Counts) -> dict[str, NDArray[np.float64]]:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -23,6 +24,8 @@ from fiducial.run.interrupt import install, restore
 from fiducial.run.status import StatusWriter
 from fiducial.training.module import TrainingModule
 
+_DRAWN_EVERY = 20
+"""Batches between two pictures of the progress bar, with a GPU."""
 SHM_PER_WORKER_MIB = 64
 """Shared memory that a loader process should find."""
 
@@ -259,8 +262,16 @@ def on_terminal() -> bool:
 
 def progress() -> Callback:
     """A bar on a terminal, plain lines elsewhere."""
-    if on_terminal():
-        from pytorch_lightning.callbacks import RichProgressBar
+    if not on_terminal():
+        return ProgressLines()
+    from pytorch_lightning.callbacks import RichProgressBar
 
-        return RichProgressBar()
-    return ProgressLines()
+    class Bar(RichProgressBar):
+        """Shows the loss, which is read when the bar is drawn: on a GPU seldom, as the step then waits for it."""
+
+        def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Any:
+            shown = super().get_metrics(trainer, pl_module)
+            last = pl_module.last_loss if isinstance(pl_module, TrainingModule) else None
+            return shown if last is None else {**shown, "loss": float(last)}
+
+    return Bar(refresh_rate=_DRAWN_EVERY if torch.cuda.is_available() else 1)

@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import nn
 
 from fiducial.ops.linear import LINEARS
-from fiducial.prediction import Batch, Evaluator, Predictor
+from fiducial.prediction import Batch, Evaluator, Predictor, split
 from fiducial.run.console import LOGGER
 
 
@@ -26,6 +27,12 @@ class EvaluationModule(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.evaluator.update(self.predictor.predict(batch), batch, source=dataloader_idx)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        if not self.evaluator.on_host:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved, kept = split(batch, self.evaluator.on_host)
+        return {**super().transfer_batch_to_device(moved, device, dataloader_idx), **kept}
 
     def on_test_start(self) -> None:
         self._start = time.monotonic()

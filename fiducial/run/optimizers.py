@@ -10,10 +10,14 @@ from pytorch_lightning.callbacks import Callback
 from fiducial.errors import CheckpointError
 from fiducial.run.resume import check_finite
 from fiducial.training.module import TrainingModule
+from fiducial.training.optim import settle
 
 
 class SameOptimizer(Callback):
-    """Stops before the first batch when the state that was restored is that of another kind of optimizer."""
+    """Stops before the first batch when the state that was restored is that of another kind of optimizer.
+
+    Of the same kind, whether it was fused does not matter.
+    """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raises: CheckpointError."""
@@ -21,6 +25,7 @@ class SameOptimizer(Callback):
             if missing := optimizer.defaults.keys() - optimizer.param_groups[0].keys():
                 found = f"the state of another optimizer: {type(optimizer).__name__} needs {', '.join(sorted(missing))}"
                 raise CheckpointError("the checkpoint to continue from", found, "use the optimizer of that run")
+            settle(optimizer)
 
 
 class StopDiverged(Callback):

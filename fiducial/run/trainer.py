@@ -163,6 +163,7 @@ def _quiet() -> None:
         ".*Trying to infer the `batch_size`.*",
         ".*It is recommended to use `self.log.*",
         ".*treespec, LeafSpec.*",
+        ".*You have overridden `transfer_batch_to_device`.*",
         ".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", pattern)

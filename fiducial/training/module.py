@@ -17,7 +17,7 @@ from fiducial.checkpoints.finite import GRADIENTS
 from fiducial.deploy.card import ENTRY, ModelCard
 from fiducial.errors import CheckpointError, Problem, TrainingError
 from fiducial.metric_table import Stage
-from fiducial.prediction import Batch, Evaluator, Kpis, Outputs
+from fiducial.prediction import Batch, Evaluator, Kpis, Outputs, split
 from fiducial.redact import redact
 from fiducial.run.console import LOGGER
 from fiducial.spec.common import CompileMode
@@ -60,6 +60,8 @@ class TrainingModule(pl.LightningModule):
     """What TAO calls the network in a checkpoint; empty where it writes nothing."""
     loss_name: ClassVar[str] = "train_loss"
     """Name of the loss of training among the logged scalars."""
+    on_host: ClassVar[frozenset[str]] = frozenset()
+    """Entries of a batch that stay on the CPU, as :attr:`fiducial.prediction.Evaluator.on_host`."""
     compiled_calls: ClassVar[Mapping[str, str]] = {"model": "forward"}
     """For ``train.compile``: the method that steps call of each network, by the networks' names in the module."""
 
@@ -100,7 +102,8 @@ class TrainingModule(pl.LightningModule):
     def track(self, loss: Tensor, *, size: int, outputs: Outputs | None = None, batch: Batch | None = None) -> None:
         """Take the loss of a training batch of ``size`` items; the outputs, where training has metrics of its own."""
         self.last_loss = loss.detach()
-        self.log(self.loss_name, self.last_loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=size)
+        # not for Lightning's bar, which would read it in every step; ours asks for `last_loss` when it is drawn
+        self.log(self.loss_name, self.last_loss, on_step=True, on_epoch=True, batch_size=size)
         self._losses["train"].update(self.last_loss, size)
         if outputs is not None and batch is not None and "train" in self.evaluators:
             self.evaluators["train"].update(outputs, batch)
@@ -111,6 +114,12 @@ class TrainingModule(pl.LightningModule):
             self._losses["val"].update(loss.detach(), len(next(iter(outputs.values()))))
         if "val" in self.evaluators:
             self.evaluators["val"].update(outputs, batch, source=dataloader_idx)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        if not self.on_host:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved, kept = split(batch, self.on_host)
+        return {**super().transfer_batch_to_device(moved, device, dataloader_idx), **kept}
 
     def compile_networks(self, mode: CompileMode | bool = True) -> None:
         """Let ``torch.compile`` compile what steps call; see :mod:`fiducial.training.compiled`."""
@@ -160,7 +169,8 @@ class TrainingModule(pl.LightningModule):
     def _clip_and_step(self, optimizers: list[Any]) -> bool:
         scale, limit = self._gradient_scale(), self.policy.gradient_clip
         norms = [_clip(optimizer, None if limit is None else limit * scale) for optimizer in optimizers]
-        if self._scaler() is None and not all(norm.isfinite() for norm in norms):
+        # whether the weights change decides what comes next: the one value that a step waits for
+        if self._scaler() is None and not torch.stack(norms).isfinite().all():
             return False
         for optimizer in optimizers:
             optimizer.step()  # under 16-mixed the scaler looks for itself, and lowers the scale where it does not step

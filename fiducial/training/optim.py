@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["POLICIES", "OptimizerRecipe", "build_optimizer", "build_schedule", "lr_factor"]
+__all__ = [
+    "POLICIES",
+    "OptimizerRecipe",
+    "build_optimizer",
+    "build_schedule",
+    "fused",
+    "lr_factor",
+    "settle",
+]
 
 
 def _linear(epoch: int, num_epochs: int) -> float:
@@ -51,14 +61,39 @@ def build_optimizer(
 
     Raises: ValueError for another name.
     """
+    groups: list[Any] = list(parameters)
+    options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
     match name:
         case "adamw":
-            return AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=betas)
+            return AdamW(groups, betas=betas, **options, **fused(AdamW, groups))
         case "adam":
-            return Adam(parameters, lr=lr, weight_decay=weight_decay, betas=betas)
+            return Adam(groups, betas=betas, **options, **fused(Adam, groups))
         case "sgd":
-            return SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum)
+            return SGD(groups, momentum=momentum, **options, **fused(SGD, groups))
     raise ValueError(f"unknown optimizer {name!r}; known: adamw, adam, sgd")
+
+
+def fused(kind: type[Optimizer], parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The argument that makes one kernel of a step, where the kind of optimizer has it and all tensors are on a GPU."""
+    groups = (item["params"] if isinstance(item, dict) else [item] for item in parameters)
+    devices = {parameter.device.type for group in groups for parameter in group}
+    return {"fused": True} if devices == {"cuda"} and "fused" in signature(kind).parameters else {}
+
+
+def settle(optimizer: Optimizer) -> None:
+    """Let an optimizer step as it was made to, after it took the state of one that was fused, or was not.
+
+    What a checkpoint holds is the same for both, but for the switch, and for where the steps are counted.
+    """
+    if "fused" not in optimizer.defaults:
+        return
+    is_fused = bool(optimizer.defaults["fused"])
+    for group in optimizer.param_groups:
+        group["fused"] = optimizer.defaults["fused"]
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].to(parameter.device if is_fused else "cpu", torch.float32)
 
 
 def build_schedule(optimizer: Optimizer, policy: str, num_epochs: int) -> LambdaLR:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from changenet.segment.metric_names import METRICS
-from changenet.segment.metrics import class_order, confusion, per_class, summary
+from changenet.segment.metrics import _confusion_without_waiting, class_order, confusion, per_class, summary
 from changenet.segment.rates import EPSILON
 
 
@@ -31,6 +31,14 @@ class TestConfusion:
     def test_all_ignored(self):
         matrix = confusion(torch.ones(2, 3, 3).long(), torch.full((2, 3, 3), 255), 3)
         assert torch.equal(matrix, torch.zeros(2, 3, 3).long())
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+    def test_as_it_is_counted_on_a_gpu(self, dtype):  # without shapes that depend on values
+        label, said = torch.randint(0, 4, (2, 3, 5, 5))
+        label[0, 0], label[1, 1, 1] = 255, 4
+        counts, image = label < 4, torch.arange(3, dtype=torch.int32)
+        found = _confusion_without_waiting(said, label.to(dtype), counts, image, 4)
+        assert torch.equal(found, confusion(said, label, 4))
 
     def test_wrong_use(self):
         masks = torch.tensor([[[0, 1, 2]]])

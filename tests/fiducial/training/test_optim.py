@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fiducial.training.optim import build_optimizer, build_schedule, lr_factor
+from fiducial.training.optim import build_optimizer, build_schedule, fused, lr_factor, settle
 
 
 def parameters() -> list[nn.Parameter]:
@@ -71,3 +72,43 @@ def test_schedule_steps_once_per_epoch():
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([0.5, 0.4, 0.3, 0.2])
+
+
+class TestFused:
+    KINDS = [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD]
+
+    def test_where_all_is_on_a_gpu(self):
+        with FakeTensorMode():
+            on_cpu, on_gpu = (torch.empty(2, device=device) for device in ("cpu", "cuda"))
+        assert fused(torch.optim.AdamW, [on_gpu, on_gpu]) == {"fused": True}
+        assert fused(torch.optim.SGD, [{"params": [on_gpu]}]) == {"fused": True}
+        assert fused(torch.optim.Adam, [on_cpu]) == fused(torch.optim.AdamW, [on_gpu, on_cpu]) == {}
+        assert fused(torch.optim.Rprop, [on_gpu]) == {}, "which has no such kernel"
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("first", [True, False])
+    def test_goes_on_as_it_was_made(self, kind, first):
+        """Fused or not, on the CPU: the same weights, also where the state is the other's."""
+        options = {"lr": 0.1, "weight_decay": 0.01} | ({"momentum": 0.9} if kind is torch.optim.SGD else {})
+        gradients = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+
+        def steps(weight, optimizer, some):
+            for gradient in some:
+                weight.grad = gradient.clone()
+                optimizer.step()
+
+        plain = nn.Parameter(torch.ones(5))
+        steps(plain, kind([plain], **options), gradients)
+        weight = nn.Parameter(torch.ones(5))
+        before = kind([weight], fused=first or None, **options)
+        steps(weight, before, gradients[:3])
+        after = kind([weight], fused=None if first else True, **options)
+        after.load_state_dict(before.state_dict())
+        assert bool(after.param_groups[0]["fused"]) == first, "torch takes the other's switch"
+        settle(after)
+        assert bool(after.param_groups[0]["fused"]) != first
+        steps(weight, after, gradients[3:])
+        torch.testing.assert_close(weight, plain, rtol=1e-6, atol=1e-6)
+
+    def test_optimizers_without_the_switch(self):
+        settle(torch.optim.Rprop(parameters()))
