@@ -16,7 +16,7 @@ from fiducial.actions.perform import perform
 from fiducial.actions.result import Result
 from fiducial.checkpoints.reading import read
 from fiducial.deploy.card import ModelCard
-from fiducial.deploy.onnx_predictor import OnnxPredictor
+from fiducial.deploy.kinds import open_predictor, runtime_of
 from fiducial.errors import CheckpointError
 from fiducial.library import Where, foreign, model_file, ready, spec_of_export, stored_tree
 from fiducial.spec.compose import Source, compose
@@ -58,7 +58,7 @@ def load(
 ) -> Inspector | ChangeDetector:
     """Load a trained model: an ``Inspector`` for task classify, a ``ChangeDetector`` for task segment.
 
-    ``path``: a run's results folder, a checkpoint (this project's or TAO's), or an exported ``.onnx`` file. ``task``:
+    ``path``: a run's results folder, a checkpoint (this project's or TAO's), or an exported model. ``task``:
     what it must be; None takes either. ``spec``: the training's YAML; only needed for TAO checkpoints that have no
     ``experiment.yaml`` beside them. ``device``: where torch runs it, a GPU when there is one. ``compile``:
     a checkpoint's network for this machine, at its first use: it takes minutes once, and seconds at later starts.
@@ -68,7 +68,7 @@ def load(
     """
     prefix = _TASKS[task].prefix if task else _prefix_in(Path(path))
     found = model_file(path, prefix)
-    loaded = _exported(found) if found.suffix.lower() == ".onnx" else _checkpoint(found, spec, device, compile)
+    loaded = _exported(found) if runtime_of(found).name != "torch" else _checkpoint(found, spec, device, compile)
     if task and loaded.spec.task != task:
         raise CheckpointError(str(found), f"a model of task {loaded.spec.task}", f"give a model of task {task}")
     return loaded
@@ -121,9 +121,9 @@ def _exported(path: Path) -> Inspector | ChangeDetector:
     spec, card = spec_of_export(ExperimentSpec, path, _TASKS, tree_of, "export it with `changenet export`")
     if card.task == "classify":
         inspecting = CLASSIFY.runtime(spec)
-        return Inspector(inspecting, OnnxPredictor(path, inspecting))
+        return Inspector(inspecting, open_predictor(path, inspecting))
     detecting = SEGMENT.runtime(spec)
-    return ChangeDetector(detecting, OnnxPredictor(path, detecting))
+    return ChangeDetector(detecting, open_predictor(path, detecting))
 
 
 def _prefix_in(folder: Path) -> str:

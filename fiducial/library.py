@@ -10,8 +10,9 @@ import torch
 
 from fiducial.checkpoints.keys import family_of
 from fiducial.checkpoints.reading import Checkpoint
-from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES, resolve_model_file
+from fiducial.checkpoints.resolving import resolve_model_file
 from fiducial.deploy.card import ENTRY, ModelCard
+from fiducial.deploy.kinds import suffixes
 from fiducial.errors import CheckpointError, SpecError, one_line
 from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose, read_source
@@ -39,9 +40,8 @@ def ready(predictor: PredictorT, device: Where, compile: bool) -> PredictorT:
 
 
 def model_file(path: str | Path, prefix: str) -> Path:
-    """A checkpoint or ``.onnx`` file, also of a run's folder. Raises: CheckpointError when there is none."""
-    suffixes = (*CHECKPOINT_SUFFIXES, ".onnx")
-    return resolve_model_file(path, results_dir=None, prefix=prefix, key="path", suffixes=suffixes).path
+    """A checkpoint or an exported model, also of a run's folder. Raises: CheckpointError when there is none."""
+    return resolve_model_file(path, results_dir=None, prefix=prefix, key="path", suffixes=suffixes()).path
 
 
 def foreign(checkpoint: Checkpoint, title: str, fix: str) -> CheckpointError:

@@ -17,7 +17,7 @@ from fiducial.actions.result import Result
 from fiducial.checkpoints.reading import read
 from fiducial.data.pictures import Picture, as_rgb
 from fiducial.deploy.card import ModelCard
-from fiducial.deploy.onnx_predictor import OnnxPredictor
+from fiducial.deploy.kinds import open_predictor, runtime_of
 from fiducial.errors import DatasetError, one_line
 from fiducial.library import Where, foreign, model_file, ready, spec_of_export, stored_tree
 from fiducial.prediction import Predictor
@@ -147,7 +147,7 @@ def _labelled(mask: PlacedMask, box: Box) -> LabelledBox:
 def load(path: str | Path, *, spec: str | Path | None = None, device: Where = None, compile: bool = False) -> Labeler:
     """Load a trained labeller.
 
-    ``path``: a run's results folder, a checkpoint (this project's or TAO's), or an exported ``.onnx`` file. ``spec``:
+    ``path``: a run's results folder, a checkpoint (this project's or TAO's), or an exported model. ``spec``:
     the training's YAML; only needed for TAO checkpoints that have no ``experiment.yaml`` beside them. ``device``: where
     torch runs it, a GPU when there is one. ``compile``: a checkpoint's network for this machine, at its first use: it
     takes minutes once, and seconds at later starts.
@@ -155,10 +155,10 @@ def load(path: str | Path, *, spec: str | Path | None = None, device: Where = No
     Raises: CheckpointError when there is no such model, it is damaged or unsafe, or what it is cannot be told.
     """
     found = model_file(path, MAL.prefix)
-    if found.suffix.lower() == ".onnx":
+    if runtime_of(found).name != "torch":
         spec_of_file, _ = spec_of_export(ExperimentSpec, found, (MAL.name,), _tree_of, "export it with `mal export`")
         runtime = MAL.runtime(spec_of_file)
-        return Labeler(runtime, OnnxPredictor(found, runtime))
+        return Labeler(runtime, open_predictor(found, runtime))
     checkpoint = read(found)
     if not is_mal(checkpoint.state_dict):
         raise foreign(checkpoint, "MAL", "give what `mal train` wrote")

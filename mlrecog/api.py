@@ -17,7 +17,7 @@ from fiducial.actions.result import Result
 from fiducial.checkpoints.reading import read
 from fiducial.data.pictures import Picture, as_rgb
 from fiducial.deploy.card import ModelCard
-from fiducial.deploy.onnx_predictor import OnnxPredictor
+from fiducial.deploy.kinds import open_predictor, runtime_of
 from fiducial.errors import SpecError
 from fiducial.library import Where, foreign, model_file, ready, spec_of_export, stored_tree
 from fiducial.prediction import Predictor
@@ -149,7 +149,7 @@ def load(
 ) -> TrainedRecognizer:
     """Load a trained recognizer.
 
-    ``path``: a run's results folder, a checkpoint (this project's or TAO's), or an exported ``.onnx`` file. ``spec``:
+    ``path``: a run's results folder, a checkpoint (this project's or TAO's), or an exported model. ``spec``:
     the training's YAML; only needed for TAO checkpoints that have no ``experiment.yaml`` beside them. ``device``: where
     torch runs it, a GPU when there is one. ``compile``: a checkpoint's network for this machine, at its first use: it
     takes minutes once, and seconds at later starts.
@@ -158,11 +158,11 @@ def load(
         SpecError for a spec of no network.
     """
     found = model_file(path, ML_RECOG.prefix)
-    if found.suffix.lower() == ".onnx":
+    if runtime_of(found).name != "torch":
         fix = "export it with `mlrecog export`"
         spec_of_file, _ = spec_of_export(ExperimentSpec, found, (ML_RECOG.name,), _tree_of, fix)
         runtime = ML_RECOG.runtime(spec_of_file)
-        return TrainedRecognizer(runtime, OnnxPredictor(found, runtime), found)
+        return TrainedRecognizer(runtime, open_predictor(found, runtime), found)
     checkpoint = read(found)
     if embedding_dim_of(checkpoint) is None:
         raise foreign(checkpoint, "ML Recog", "give what `mlrecog train` wrote")

@@ -19,8 +19,8 @@ from fiducial.data.loaders import ordered_loader
 from fiducial.data.remote import is_remote
 from fiducial.data.sources import local_path
 from fiducial.deploy.card import ModelCard, weights_hash
-from fiducial.deploy.kinds import runtime_of
-from fiducial.deploy.onnx_predictor import OnnxPredictor
+from fiducial.deploy.graph_predictor import GraphPredictor
+from fiducial.deploy.kinds import open_predictor
 from fiducial.errors import CheckpointError, DatasetError, Problem, UserError
 from fiducial.prediction import Predictor
 from fiducial.progress import followed
@@ -150,10 +150,8 @@ class EmbeddingModel:
 def open_embedder(task: Task[Any], run: Run) -> EmbeddingModel:
     """The model of ``gallery.checkpoint``: a checkpoint, or an ONNX file. Raises: CheckpointError."""
     file = open_model(task, run)
-    kind = runtime_of(file)
     runtime: Any = task.runtime(run.spec)
-    assert kind.open is not None
-    return EmbeddingModel.of(kind.open(file, runtime, run.spec.encryption_key), runtime, file)
+    return EmbeddingModel.of(open_predictor(file, runtime, run.spec.encryption_key), runtime, file)
 
 
 def model_facts(predictor: Predictor, runtime: Any, file: Path) -> ModelFacts:
@@ -165,9 +163,8 @@ def model_facts(predictor: Predictor, runtime: Any, file: Path) -> ModelFacts:
     backbone = card.backbone
     if predictor.network is not None:
         weights = weights_hash(predictor.network.state_dict())
-    elif isinstance(predictor, OnnxPredictor):
-        own = ModelCard.of_onnx(predictor.file)
-        backbone, weights = own.backbone, own.weights or predictor.file.digest
+    elif isinstance(predictor, GraphPredictor):
+        backbone, weights = predictor.card.backbone, predictor.card.weights or predictor.digest
     else:
         weights = digest(file)
     return ModelFacts(weights, runtime.size, card.mean, card.std, backbone=backbone, file=file.name)

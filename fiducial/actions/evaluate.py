@@ -12,7 +12,7 @@ from fiducial import __version__
 from fiducial.actions.models import open_model
 from fiducial.actions.preflight import preflight
 from fiducial.actions.result import Result
-from fiducial.deploy.kinds import runtime_of
+from fiducial.deploy.kinds import open_predictor, runtime_of
 from fiducial.metric_table import Stage
 from fiducial.prediction import Predictor
 from fiducial.run.console import LOGGER
@@ -43,8 +43,7 @@ def _run(task: Task[Any], run: Run, stage: Stage, message: str) -> Result:
         devices = single(devices)
     runtime = task.runtime(run.spec)
     runtime.action = run.action.name
-    assert kind.open is not None
-    predictor = kind.open(model_file, runtime, run.spec.encryption_key)
+    predictor = open_predictor(model_file, runtime, run.spec.encryption_key)
     if run.section.compile:
         if predictor.network is None:
             LOGGER.warning("%s.compile: %s runs the model as it is", run.action.name, predictor.runtime)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fiducial.prediction import Predictor
     from fiducial.task import TaskRuntime
 
-__all__ = ["RUNTIMES", "ModelRuntime", "register", "runs_an_engine", "runtime_of", "suffixes"]
+__all__ = ["RUNTIMES", "ModelRuntime", "open_predictor", "register", "runs_an_engine", "runtime_of", "suffixes"]
 
 ENGINE_SUFFIXES = (".engine", ".trt", ".plan")
 
@@ -89,6 +89,16 @@ def runtime_of(path: Path) -> ModelRuntime:
     if found.open is None:
         raise CheckpointError(str(path), *found.refusal)
     return found
+
+
+def open_predictor(path: Path, runtime: TaskRuntime, key: str | None = None) -> Predictor:
+    """What runs a model file, whatever its kind, and has let the task's runtime adopt its card.
+
+    Raises: CheckpointError when nothing runs it, it cannot be loaded, or it is no model of this task.
+    """
+    kind = runtime_of(path)
+    assert kind.open is not None
+    return kind.open(path, runtime, key)
 
 
 def refuse_engine(key: str) -> None:

@@ -74,9 +74,9 @@ class TestInterface:
             ({"inputs": [value("x", ())], "nodes": [helper.make_node("Identity", ["x"], ["y"])],
               "outputs": [value("y", ())]}, "input x is [], the spec composes [3]"),
             ({"inputs": [value("x", kind=TensorProto.INT64)], "outputs": [value("y", ("b",), TensorProto.INT64)]},
-             "input x takes a tensor(int64), and float32 is what it gets"),
+             "input x takes a int64, and float32 is what it gets"),
             ({"nodes": [helper.make_node("ArgMax", ["x"], ["y"], axis=1, keepdims=0)],
-              "outputs": [value("y", ("b",), TensorProto.INT64)]}, "output y is a tensor(int64)"),
+              "outputs": [value("y", ("b",), TensorProto.INT64)]}, "output y is a int64"),
             ({"inputs": [value("x", (0, 3))], "outputs": [value("y", (0,))]}, "batches of 0"),
         ],
     )  # fmt: skip
