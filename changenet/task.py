@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fiducial.spec.shorthands import COMMON
 from fiducial.task import ResumeRules, Task
 from fiducial.training.policy import TrainerPolicy
 
@@ -15,7 +16,23 @@ if TYPE_CHECKING:
     from changenet.runtime import ChangeNetRuntime
     from fiducial.errors import Problem
 
-__all__ = ["ChangeNetTask"]
+__all__ = ["SHORTHANDS", "ChangeNetTask"]
+
+SHORTHANDS = {
+    **COMMON,
+    "learning_rate": ("train.optim.lr",),
+    "lr": ("train.optim.lr",),
+    "weight_decay": ("train.optim.weight_decay",),
+    "momentum": ("train.optim.momentum",),
+    "optimizer": ("train.optim.optim",),
+    "lr_policy": ("train.optim.policy",),
+    "precision": ("train.precision",),
+    "pretrained_model": ("train.pretrained_model_path",),
+    "pretrained_backbone": ("model.backbone.pretrained_backbone_path",),
+    "backbone": ("model.backbone.type",),
+    "freeze_backbone": ("model.backbone.freeze_backbone",),
+}
+"""Of both tasks."""
 
 
 class ChangeNetTask(Task["ExperimentSpec"]):

@@ -28,6 +28,8 @@ from fiducial.spec.path_map import parse_path_map
 from fiducial.task import Task
 
 PATH_MAP_VARIABLE = "FIDUCIAL_MAP_PATH"
+NEEDS_NO_SPEC = ("default_specs", "schema")
+"""Actions that are about keys, whatever a spec says."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,11 @@ def _is_shared_memory(error: Exception) -> bool:
 
 
 def _execute(tasks: Sequence[Task[Any]], command: Command) -> int:
-    if command.action.name == "default_specs":
-        return _default_specs(tasks, command)
+    if command.action.name in NEEDS_NO_SPEC:
+        from fiducial.actions import schema
+
+        getattr(schema, command.action.name)(tasks, command.overrides, command.path_map)
+        return 0
     source = read_spec(tasks, command.spec_file, command.overrides)
     is_run = command.checked is None
     task, composed = compose_for(tasks, command.target, source, command.path_map, record=is_run)
@@ -107,28 +112,6 @@ def _execute(tasks: Sequence[Task[Any]], command: Command) -> int:
         )
         return int(errors > 0)
     run_action(task, command.action, composed, verb=command.verb)
-    return 0
-
-
-def _default_specs(tasks: Sequence[Task[Any]], command: Command) -> int:
-    """Print the run-time defaults, or write them to ``results_dir=DIR`` as TAO does."""
-    from fiducial.run.run import writable_folder, write_spec
-    from fiducial.spec.compose import compose, to_yaml
-    from fiducial.spec.knob import plain
-
-    kind = tasks[0].spec_model()
-    text = to_yaml(plain(kind()))
-    source = read_spec(tasks, None, command.overrides)
-    target = compose(kind, source, path_map=command.path_map).spec.results_dir  # also says what is wrong
-    if ignored := sorted(key for key in source.given if key != "results_dir"):
-        LOGGER.warning("%s: ignored; default_specs shows the defaults", ", ".join(ignored))
-    if not target:
-        print(text, end="")
-        return 0
-    folder = writable_folder(target, "results_dir", "set results_dir=./results")
-    if (folder / "experiment.yaml").exists():
-        LOGGER.warning("overwriting %s", folder / "experiment.yaml")
-    LOGGER.info("defaults written to %s", write_spec(folder, text))
     return 0
 
 
@@ -197,7 +180,7 @@ def _add_command(
         allow_abbrev=False,
     )
     command.usage = f"{command.prog} [options] [key=value ...]"
-    if action.name == "default_specs":
+    if action.name in NEEDS_NO_SPEC:
         return
     if action.name == "check":
         command.add_argument("checked", choices=[run.name for run in runs], help="the action that the spec is for")
@@ -251,13 +234,13 @@ def _spec_help(tasks: Sequence[Task[Any]], action: Action, meant: Sequence[Task[
 
 
 def _spec_file(known: argparse.Namespace, action: str) -> Path | None:
-    if action == "default_specs":
+    if action in NEEDS_NO_SPEC:
         return None
     if known.config:
         from fiducial.resources import resource_dir
 
         folder = resource_dir("configs")
-        curated = {str(p.relative_to(folder).with_suffix("")): p for p in sorted(folder.rglob("*.yaml"))}
+        curated = {str(p.relative_to(folder).with_suffix("")): p for p in sorted(folder.glob("*/*.yaml"))}
         found = curated.get(known.config.removesuffix(".yaml"))
         if found is None:
             raise SpecError("--config", f"no curated spec {known.config!r}", f"use one of: {', '.join(curated)}")

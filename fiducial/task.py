@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from fiducial.actions.action import Action
 from fiducial.errors import Problem
 from fiducial.metric_table import MetricTable, Stage
+from fiducial.spec.shorthands import COMMON, Shorthands
 from fiducial.training.policy import TrainerPolicy
 
 if TYPE_CHECKING:
@@ -166,6 +167,11 @@ class Task(ABC, Generic[SpecT]):
     """Where an exported file goes that the spec does not name: beside the checkpoint, else into the results folder."""
     memory_savers: ClassVar[tuple[str, ...]] = ()
     """What a user can do, beside a smaller batch, when memory runs out."""
+
+    shorthands: ClassVar[Shorthands] = COMMON
+    """Short names that overrides may have, and the keys that each sets."""
+    template: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """By action, values of keys that its template shows in place of the knobs'; below ``""`` those of every action."""
 
     @abstractmethod
     def spec_model(self) -> type[SpecT]:

@@ -172,6 +172,7 @@ class TrainSection(common.TrainSection):
         "Learning rate per sample: multiplied by batch_size and the GPUs of a node.",
         ge=0,
         usual=(1e-7, 1e-5),
+        elsewhere=(0, inf),
         automl=True,
         shown=True,
     )
@@ -180,7 +181,14 @@ class TrainSection(common.TrainSection):
     )
     min_lr_rate: float = knob(0.2, "Lowest learning rate, as a share of the highest.", template=0.02, ge=0, le=1)
     num_wave: float = knob(1, "Half waves of the cosine after the warm-up.", gt=0, schema_range=(None, None))
-    wd: float = knob(5e-4, "How strongly weights are pulled towards zero.", ge=0, usual=(1e-5, 1e-2), automl=True)
+    wd: float = knob(
+        5e-4,
+        "How strongly weights are pulled towards zero.",
+        ge=0,
+        usual=(1e-5, 1e-2),
+        elsewhere=(None, None),
+        automl=True,
+    )
     optim_eps: float = knob(1e-8, "Added to the optimiser's denominator.", gt=0, schema_range=(None, None))
     optim_betas: Betas = knob([0.9, 0.9], "Averaging factors of adamw.")
     warmup_epochs: int = knob(1, "Epochs over which the learning rate grows from 0.", ge=0, schema_range=(0, inf))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fiducial.actions.action import Action
+from fiducial.spec.shorthands import COMMON
 from fiducial.task import ResumeRules, Task
 from fiducial.training.policy import TrainerPolicy
 from mal.metric_names import METRICS
@@ -30,6 +31,22 @@ class MalTask(Task["ExperimentSpec"]):
     title = "MAL"
     prefix = "mal_model"
     metrics = METRICS
+    shorthands = {
+        **COMMON,
+        "batch_size": ("train.batch_size",),
+        "train_batch_size": ("train.batch_size",),
+        "learning_rate": ("train.lr",),
+        "lr": ("train.lr",),
+        "weight_decay": ("train.wd",),
+        "warmup_epochs": ("train.warmup_epochs",),
+        "arch": ("model.arch",),
+        "backbone": ("model.arch",),
+        "crop_size": ("dataset.crop_size",),
+        "num_workers": ("dataset.num_workers_per_gpu",),
+        "pretrained_model": ("train.pretrained_model_path",),
+        "label_dump_path": ("inference.label_dump_path",),
+    }
+    template = {"": {"wandb.enable": False}}
     memory_savers = (
         "a smaller dataset.crop_size (384, 256)",
         "model.activation_checkpointing=true",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fiducial.actions.action import Action
+from fiducial.spec.shorthands import COMMON
 from fiducial.task import ResumeRules, Task
 from fiducial.training.policy import TrainerPolicy
 from mlrecog.metric_names import METRICS
@@ -31,6 +32,29 @@ class RecogTask(Task["ExperimentSpec"]):
     title = "Metric Learning Recognition"
     prefix = "ml_model"
     metrics = METRICS
+    shorthands = {
+        **COMMON,
+        "batch_size": ("train.batch_size",),
+        "train_batch_size": ("train.batch_size",),
+        "val_batch_size": ("train.val_batch_size",),
+        "learning_rate": ("train.optim.trunk.base_lr", "train.optim.embedder.base_lr"),
+        "lr": ("train.optim.trunk.base_lr", "train.optim.embedder.base_lr"),
+        "weight_decay": ("train.optim.trunk.weight_decay", "train.optim.embedder.weight_decay"),
+        "optimizer": ("train.optim.name",),
+        "precision": ("train.precision",),
+        "backbone": ("model.backbone",),
+        "feat_dim": ("model.feat_dim",),
+        "image_width": ("model.input_width",),
+        "image_height": ("model.input_height",),
+        "pretrained_model": ("model.pretrained_model_path",),
+        "num_workers": ("dataset.workers",),
+        "num_instance": ("dataset.num_instance",),
+        "topk": ("evaluate.topk", "inference.topk"),
+    }
+    template = {
+        "": {"wandb.enable": False},
+        "train": {"train.batch_size": 64, "train.num_epochs": 80, "train.val_batch_size": 64},
+    }
     onnx_beside_checkpoint = False
     memory_savers = ("a smaller model.input_width and input_height", "or model.activation_checkpointing=true")
     resume = ResumeRules(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from changenet.classify.metric_names import METRICS
-from changenet.task import ChangeNetTask
+from changenet.task import SHORTHANDS, ChangeNetTask
 
 if TYPE_CHECKING:
     from changenet.classify.runtime import ClassifyRuntime
@@ -23,6 +23,49 @@ class ClassifyTask(ChangeNetTask):
     name = "classify"
     prefix = "changenet_model_classify"
     metrics = METRICS
+    shorthands = {
+        **SHORTHANDS,
+        "batch_size": ("dataset.classify.batch_size",),
+        "train_batch_size": ("dataset.classify.batch_size",),
+        "num_workers": ("dataset.classify.workers",),
+        "num_classes": ("dataset.classify.num_classes",),
+        "image_width": ("dataset.classify.image_width",),
+        "image_height": ("dataset.classify.image_height",),
+        "num_input": ("dataset.classify.num_input",),
+        "num_golden": ("dataset.classify.num_golden",),
+        "loss": ("train.classify.loss",),
+        "difference_module": ("model.classify.difference_module",),
+        "eval_margin": ("model.classify.eval_margin",),
+    }
+    template = {
+        "": {
+            "wandb.enable": False,
+            "model.backbone.type": "c_radio_v2_vit_base_patch16_224",
+            "model.decode_head.feature_strides": [4, 8, 16, 32],
+            "model.decode_head.use_summary_token": True,
+            "model.classify.eval_margin": 0.3,
+            "model.classify.embed_dec": 30,
+            "model.classify.difference_module": "learnable",
+            "dataset.classify.num_input": 1,
+            "dataset.classify.input_map": {"SolderLight": 0},
+            "train.classify.loss": "ce",
+            "train.classify.cls_weight": [1.0, 10.0],
+        },
+        "train": {
+            "dataset.classify.batch_size": 16,
+            "dataset.classify.workers": 2,
+            "dataset.classify.fpratio_sampling": 0.25,
+            "dataset.classify.augmentation_config.augment": True,
+            "train.num_epochs": 100,
+            "train.validation_interval": 50,
+            "train.checkpoint_interval": 50,
+            "train.optim.lr": 1e-5,
+            "train.tensorboard.enabled": True,
+            "train.tensorboard.infrequent_logging_frequency": 1,
+        },
+        "evaluate": {"evaluate.batch_size": 1},
+        "inference": {"inference.batch_size": 1},
+    }
 
     def check_spec(self, spec: ExperimentSpec, action: str) -> Iterator[Problem]:
         from changenet.classify.checks import check_spec

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from changenet.segment.metric_names import METRICS
-from changenet.task import ChangeNetTask
+from changenet.task import SHORTHANDS, ChangeNetTask
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
@@ -23,6 +23,17 @@ class SegmentTask(ChangeNetTask):
     name = "segment"
     prefix = "changenet_model_segment"
     metrics = METRICS
+    shorthands = {
+        **SHORTHANDS,
+        "batch_size": ("dataset.segment.batch_size",),
+        "train_batch_size": ("dataset.segment.batch_size",),
+        "num_workers": ("dataset.segment.workers",),
+        "num_classes": ("dataset.segment.num_classes",),
+        "image_size": ("dataset.segment.img_size",),
+        "root_dir": ("dataset.segment.root_dir",),
+        "loss": ("train.segment.loss",),
+    }
+    template = {"": {"wandb.enable": False}}
 
     def check_spec(self, spec: ExperimentSpec, action: str) -> Iterator[Problem]:
         from changenet.segment.checks import check_spec

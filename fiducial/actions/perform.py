@@ -14,6 +14,7 @@ from fiducial.errors import SHOWN, SpecError, UserError
 from fiducial.run.console import LOGGER
 from fiducial.run.ranks import global_rank, leave_group
 from fiducial.spec.path_map import use_path_map
+from fiducial.spec.shorthands import Shorthands
 from fiducial.task import Task, dispatch
 
 if TYPE_CHECKING:
@@ -60,7 +61,13 @@ def read_spec(tasks: Sequence[Task[Any]], spec: Path | Mapping[str, Any] | None,
     """The spec as it is written, not validated. Raises: SpecError when it cannot be read."""
     from fiducial.spec.compose import read_source  # brings pydantic, which --help does without
 
-    return read_source(tasks[0].spec_model(), spec, overrides, unwrap=tasks[0].unwrap)
+    kind = tasks[0].spec_model()
+
+    def shorthands(name: str) -> Shorthands:
+        named = name or getattr(kind.model_fields.get("task"), "default", "")
+        return next((task for task in tasks if task.name == named), tasks[0]).shorthands
+
+    return read_source(kind, spec, overrides, unwrap=tasks[0].unwrap, shorthands=shorthands)
 
 
 def compose_for(

@@ -27,6 +27,7 @@ class KnobMeta:
         usual: Outside it the run works but is odd: a warning.
         schema_range: What generated schemas show as minimum and maximum; ``inf`` is shown as TAO's Infinity, None is
             not shown. Left out: the ends of ``usual``, and where it has none the hard bounds.
+        elsewhere: The ``schema_range`` in schemas of other actions than the key's own; there it is not searched.
         value_type: TAO's word for the kind of value, where the type and the options do not say it.
         options: Values that are documented, where they are not those of a ``Literal``.
         option_weights: How often a search draws each of the options.
@@ -52,6 +53,7 @@ class KnobMeta:
     template: Any = _UNSET
     usual: Range | None = None
     schema_range: Range | None = None
+    elsewhere: Range | None = None
     value_type: ValueType | None = None
     options: tuple[Any, ...] | None = None
     option_weights: tuple[float, ...] | None = None
@@ -73,7 +75,7 @@ class KnobMeta:
     def __post_init__(self) -> None:
         if self.value_type is not None and self.value_type not in VALUE_TYPES:
             raise ValueError(f"value_type {self.value_type!r} is none of {', '.join(sorted(VALUE_TYPES))}")
-        for name in ("usual", "schema_range"):
+        for name in ("usual", "schema_range", "elsewhere"):
             low, high = getattr(self, name) or (None, None)
             if low is not None and high is not None and low > high:
                 raise ValueError(f"{name} ends before it begins: {low:g} … {high:g}")

@@ -17,6 +17,7 @@ from fiducial.spec.items import fold_items, set_item
 from fiducial.spec.knob import MISSING, Section, meta_of, section_of
 from fiducial.spec.overrides import apply_overrides
 from fiducial.spec.path_map import map_path
+from fiducial.spec.shorthands import Shorthands, expand, task_of
 from fiducial.spec.yaml_file import read_yaml
 
 _MAX_SECRETS = 500
@@ -55,12 +56,14 @@ def read_source(
     spec: Path | Mapping[str, Any] | None,
     overrides: Sequence[str],
     unwrap: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    shorthands: Callable[[str], Shorthands] | None = None,
 ) -> Source:
     """Read a spec file (or take its content) and overrides.
 
     Aliases get their key's name, keys of list items go into their lists.
 
-    ``unwrap`` is given the file's tree, exactly as written, and returns the spec in it.
+    ``unwrap`` is given the file's tree, exactly as written, and returns the spec in it; ``shorthands`` the name of the
+    spec's task (empty where it has none), and returns the short names that overrides may have.
 
     Raises: SpecError when the file cannot be read as one YAML mapping, or holds more than a spec can.
     """
@@ -70,6 +73,10 @@ def read_source(
         tree = unwrap(tree)
     notices = list(_rename_aliases(kind, tree))  # before the overrides, which then win under either spelling
     problems = list(fold_items(kind, tree))
+    if shorthands:
+        expanded = list(expand(overrides, shorthands(task_of(overrides, tree))))
+        overrides = [text for text, _ in expanded]
+        notices += [notice for _, notice in expanded if notice]
     problems += apply_overrides(tree, overrides, rename=partial(_real_path, kind), set_item=partial(set_item, kind))
     _keep_secrets(tree)
     notices.extend(_rename_aliases(kind, tree))  # those inside an override's {...}
