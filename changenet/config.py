@@ -84,7 +84,11 @@ class TrainSection(common.TrainSection):
     tensorboard: TensorboardSection = section(TensorboardSection, "Pictures and histograms for TensorBoard.")
     precision: str = precision_knob()
     pretrained_model_path: OptionalText = knob(
-        None, "Checkpoint of a whole ChangeNet to start from; its optimiser state is not used.", template="", shown=True
+        None,
+        "Checkpoint of a whole ChangeNet to start from, or a run's folder; its optimiser state is not used.",
+        template="",
+        shown=True,
+        weights=True,
     )
     sync_batchnorm: bool = sync_batchnorm_knob()
     feature_cache: common.CacheKind = knob(

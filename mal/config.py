@@ -161,6 +161,7 @@ class TrainSection(common.TrainSection):
         "run is continued.",
         template="",
         shown=True,
+        weights=True,
     )
     pretrained_strict: bool = knob(
         True, "Refuse weights that fill less than nine tenths of the backbone.", schema=False

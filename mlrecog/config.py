@@ -49,9 +49,12 @@ class ModelSection(Section):
         "Weights of trunk and embedder to begin with: a checkpoint; file, URL or hub id. Comes after the other two.",
         template="",
         shown=True,
+        weights=True,
     )
-    pretrained_trunk_path: OptionalText = knob(None, "Weights of the trunk to begin with.", template="")
-    pretrained_embedder_path: OptionalText = knob(None, "Weights of the embedder to begin with.", template="")
+    pretrained_trunk_path: OptionalText = knob(None, "Weights of the trunk to begin with.", template="", weights=True)
+    pretrained_embedder_path: OptionalText = knob(
+        None, "Weights of the embedder to begin with.", template="", weights=True
+    )
     input_width: int = knob(224, "Width of what the network sees, pixels.", ge=16, le=common.MAX_SIDE, **_SIDE)
     input_height: int = knob(224, "Height of what the network sees, pixels.", ge=16, le=common.MAX_SIDE, **_SIDE)
     input_channels: int = knob(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from fiducial.checkpoints.resolving import ResolvedFile, newest_first, real_file
 from fiducial.deploy.kinds import refuse_engine, runs_an_engine, suffixes
 from fiducial.errors import Problem, UserError
 from fiducial.spec.compose import Composed
-from fiducial.spec.knob import plain
+from fiducial.spec.knob import plain, replaced, walk
 from fiducial.task import Task
 
 if TYPE_CHECKING:
@@ -65,17 +66,33 @@ def find_resume(task: Task[Any], composed: Composed[Any]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def with_start_weights(task: Task[Any], composed: Composed[Any]) -> Any:
-    """The spec, with the file in place of the folder or word (``best``) that ``train.pretrained_model_path`` names.
+def with_start_weights(task: Task[Any], composed: Composed[Any], note: Callable[[str], object] = lambda _: None) -> Any:
+    """The spec, with a file where a key of weights to begin with names a run's folder, or ``best``, ``latest`` …
 
-    Raises: CheckpointError.
+    ``note`` is told what was taken, and why. Raises: CheckpointError.
     """
-    spec, key = composed.spec, "train.pretrained_model_path"
-    named: str = getattr(spec.train, "pretrained_model_path", None) or ""
-    if not (_is_choice(named) or (named and Path(named).expanduser().is_dir())):
-        return spec
-    found = _resolve(task, composed, named, key).path
-    return spec.model_copy(update={"train": spec.train.model_copy(update={"pretrained_model_path": str(found)})})
+    spec = composed.spec
+    for key in walk(type(spec)):
+        if not key.meta.weights:
+            continue
+        named = str(reduce(getattr, key.path.split("."), spec) or "")
+        if _is_choice(named) or (named and _is_run(Path(named))):
+            found = _resolve(task, composed, named, key.path)
+            note(f"{key.path}: {found.path} ({found.how})")
+            spec = replaced(spec, key.path, str(found.path))
+    return spec
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a folder is not one of a hub's repository, whose weights have a name of their own."""
+    from fiducial.backbones.hub import DEFAULT_FILE
+
+    try:
+        folder = path.expanduser()
+        has_weights = (folder / DEFAULT_FILE).is_file() or (folder / f"{DEFAULT_FILE}.index.json").is_file()
+        return folder.is_dir() and not has_weights
+    except (OSError, RuntimeError):  # too long a name, the home of nobody: said by what reads it
+        return False
 
 
 def _resolve(task: Task[Any], composed: Composed[Any], named: str | None, key: str, **how: Any) -> ResolvedFile:

@@ -34,7 +34,7 @@ def train(task: Task[Any], run: Run) -> Result:
         rate = compare(task.resume, resume, run.spec)
     devices = resolve_devices(settings, "train")
     seed_run(settings)
-    runtime = task.runtime(run.spec if resume else with_start_weights(task, run.composed))
+    runtime = task.runtime(run.spec if resume else with_start_weights(task, run.composed, run.note))
     datamodule = runtime.datamodule()
     module = runtime.module(pretrained=resume is None)
     module.policy = task.policy(run.spec)

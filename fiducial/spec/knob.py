@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -37,11 +37,14 @@ __all__ = [
     "knob",
     "meta_of",
     "plain",
+    "replaced",
     "section",
     "section_of",
     "union_members",
     "walk",
 ]
+
+SectionT = TypeVar("SectionT", bound="Section")
 
 MISSING = "???"
 """OmegaConf's spelling of "to be filled in"."""
@@ -206,6 +209,13 @@ def walk(kind: type[Section], prefix: str = "") -> Iterator[Key]:
         yield Key(path, info, meta_of(info), nested)
         if nested is not None:
             yield from walk(nested, f"{path}.")
+
+
+def replaced(spec: SectionT, path: str, value: Any) -> SectionT:
+    """A copy of a spec with another, valid value at a dotted key."""
+    name, _, rest = path.partition(".")
+    inner = replaced(getattr(spec, name), rest, value) if rest else value
+    return spec.model_copy(update={name: inner})
 
 
 def plain(value: Any) -> Any:

@@ -41,6 +41,7 @@ class KnobMeta:
         popular: TAO's flag of the keys that user interfaces show first.
         shown: Among what people set: ``--help`` of an action shows it.
         actions: The actions that use the key, or those below it; empty: all, and below an action's name that one.
+        weights: It names weights to begin with: also a run's folder, or a word that chooses among its checkpoints.
         required: The action cannot run without it.
         title: Short name for user interfaces.
         schema: False keeps the key out of generated schemas (accepted, not advertised).
@@ -67,6 +68,7 @@ class KnobMeta:
     popular: bool = False
     shown: bool = False
     actions: tuple[str, ...] = ()
+    weights: bool = False
     required: bool = False
     title: str = ""
     schema: bool = True

@@ -22,9 +22,10 @@ class BackboneSection(Section):
     feat_downsample: bool = knob(False, "Halve the last feature map once more (FAN only).")
     pretrained_backbone_path: OptionalText = knob(
         None,
-        "File with backbone weights to start from (.pth, .ckpt, .pt or .safetensors).",
+        "Backbone weights to start from: a file (.pth, .ckpt, .pt, .safetensors), a URL, a hub id, or a run's folder.",
         template="",
         shown=True,
+        weights=True,
         actions=("train",),
     )
     freeze_backbone: bool = knob(
