@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiducial import __version__
+from fiducial.deploy.digest import file_digest
 from fiducial.deploy.onnx_file import OnnxFile, read_onnx
 from fiducial.errors import CheckpointError
 
@@ -23,14 +24,26 @@ __all__ = ["ENTRY", "ModelCard", "TensorCard", "sidecar", "weights_hash"]
 
 ENTRY = "fiducial"
 """Where the card stands in a checkpoint (a key) and in an ONNX file (an entry of its metadata, as JSON)."""
+_TEXTS = ("network", "task", "backbone", "colours", "weights", "file")
 
 
 @dataclass(frozen=True)
 class TensorCard:
-    """One input or output of a model: the shape of one item, its type."""
+    """One input or output of a model: the shape of one item, its type, what its axes are."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
+    layout: str = ""
+    """Of an image, the order of its axes with the batch: ``NCHW``, ``NHWC``; several images have an axis N more."""
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"shape": list(self.shape), "dtype": self.dtype, **({"layout": self.layout} if self.layout else {})}
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> TensorCard:
+        """The card of plain data. Raises: as :meth:`ModelCard.of`."""
+        return cls(tuple(map(int, said["shape"])), str(said["dtype"]), str(said.get("layout", "")))
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,8 @@ class ModelCard:
     """Programs that made the file."""
     weights: str = ""
     """SHA-256 of the weights (:func:`weights_hash`)."""
+    file: str = ""
+    """SHA-256 of the file that a card stands beside (:func:`file_digest`); in a card inside of one there is none."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """What only the task itself understands, as plain data."""
 
@@ -66,13 +81,10 @@ class ModelCard:
     def plain(self) -> dict[str, Any]:
         """As plain data; ``details`` stand beside the rest, parts that are empty are left out."""
         tensors = {
-            name: {key: {"shape": list(t.shape), "dtype": t.dtype} for key, t in getattr(self, name).items()}
-            for name in ("inputs", "outputs")
+            name: {key: tensor.plain() for key, tensor in getattr(self, name).items()} for name in ("inputs", "outputs")
         }
         lists = {name: list(getattr(self, name)) for name in ("mean", "std", "classes")}
-        rest = {
-            name: getattr(self, name) for name in ("network", "task", "backbone", "colours", "threshold", "weights")
-        }
+        rest = {name: getattr(self, name) for name in (*_TEXTS, "threshold")}
         said = {**rest, **tensors, **lists, "versions": dict(self.versions)}
         return {**{name: value for name, value in said.items() if value not in (None, "", [], {})}, **self.details}
 
@@ -82,15 +94,14 @@ class ModelCard:
         known = {item.name for item in fields(cls)} - {"details"}
         parts: dict[str, Any] = {name: said[name] for name in said if name in known}
         for name in ("inputs", "outputs"):
-            tensors = parts.get(name) or {}
-            parts[name] = {k: TensorCard(tuple(map(int, v["shape"])), str(v["dtype"])) for k, v in tensors.items()}
+            parts[name] = {key: TensorCard.of(tensor) for key, tensor in (parts.get(name) or {}).items()}
         for name in ("mean", "std"):
             parts[name] = tuple(_number(value) for value in parts.get(name) or ())
         if 0 in parts["std"]:
             raise ValueError("a std of 0")
         if parts.get("threshold") is not None:
             parts["threshold"] = _number(parts["threshold"])
-        for name in ("network", "task", "backbone", "colours", "weights"):
+        for name in _TEXTS:
             if not isinstance(parts.get(name, ""), str):
                 raise TypeError(f"{name} is no text")
         parts["classes"] = tuple(map(str, parts.get("classes") or ()))
@@ -109,17 +120,37 @@ class ModelCard:
     def read(cls, path: Path) -> ModelCard:
         """The card of a model file that is no checkpoint: inside an ONNX file, else beside the file; else empty.
 
-        Raises: CheckpointError when the card, or the ONNX file, cannot be read.
+        Raises: CheckpointError when the card, or the ONNX file, cannot be read, or the card is of another file.
         """
-        if path.suffix.lower() == ".onnx":
-            return cls.of_onnx(read_onnx(path))
-        beside = sidecar(path)
-        return cls._parsed(beside.read_bytes() if beside.is_file() else b"{}", path)
+        return cls.of_onnx(read_onnx(path)) if path.suffix.lower() == ".onnx" else cls.beside(path)
 
     @classmethod
     def of_onnx(cls, file: OnnxFile) -> ModelCard:
-        """The card inside an ONNX file. Raises: CheckpointError when it cannot be read."""
-        return cls._parsed(file.metadata.get(ENTRY, "{}"), file.path)
+        """The card inside an ONNX file, else beside it. Raises: as :meth:`read`."""
+        inside = file.metadata.get(ENTRY)
+        return cls.beside(file.path) if inside is None else cls._parsed(inside, file.path)
+
+    @classmethod
+    def beside(cls, path: Path) -> ModelCard:
+        """The card that stands beside a file; empty where there is none. Raises: as :meth:`read`."""
+        place = sidecar(path)
+        if not place.is_file():
+            return cls()
+        try:
+            card = cls._parsed(place.read_bytes(), place)
+        except OSError as error:
+            raise CheckpointError(str(place), f"cannot be read ({error.strerror})", "check the file") from None
+        if card.file and card.file != file_digest(path):
+            fix = f"copy the card of this {path.name} beside it, or export the model again"
+            raise CheckpointError(str(place), f"the card of another {path.name}", fix)
+        return card
+
+    def write_beside(self, path: Path) -> Path:
+        """Write the card beside a file that is there, to stay with just this file; returns where. Raises: OSError."""
+        place = sidecar(path)
+        text = json.dumps(replace(self, file=file_digest(path)).plain(), indent=2, ensure_ascii=False)
+        place.write_text(f"{text}\n", encoding="utf-8")
+        return place
 
     @classmethod
     def _parsed(cls, text: str | bytes, path: Path) -> ModelCard:
@@ -156,7 +187,7 @@ def _number(value: Any) -> float:
 
 
 def sidecar(path: Path) -> Path:
-    """Where the card of a file stands whose format cannot hold it."""
+    """Where the card of a file stands beside it."""
     return path.with_name(f"{path.name}.card.json")
 
 

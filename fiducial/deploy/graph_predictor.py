@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ import torch
 from torch import Tensor
 
 from fiducial.deploy.card import ModelCard
+from fiducial.deploy.digest import file_digest
 from fiducial.deploy.onnx_file import AGAIN
 from fiducial.errors import CheckpointError, Problem
 from fiducial.prediction import Batch, Graph, GraphInput, Outputs, Predictor
 from fiducial.task import TaskRuntime
 
-__all__ = ["GraphPredictor", "Port", "file_digest"]
+__all__ = ["GraphPredictor", "Port"]
 
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
 _OTHERS = ("bool", "uint8", "int32", "int64")
@@ -118,15 +118,6 @@ class GraphPredictor(Predictor):
                 found = f"output {name} is {list(output.shape)} instead of {list(wanted)}"
                 raise CheckpointError(str(self.path), found, AGAIN)
         return [output[:size] for output in outputs]
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file. Raises: CheckpointError when it cannot be read."""
-    try:
-        with path.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", "check the file") from None
 
 
 def _check_interface(graph: Graph, inputs: Sequence[Port], outputs: Sequence[Port]) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES
+from fiducial.deploy.digest import IR_SUFFIX
 from fiducial.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ def _onnx(path: Path, runtime: TaskRuntime, key: str | None) -> Predictor:
     return OnnxPredictor(path, runtime)
 
 
+def _openvino(path: Path, runtime: TaskRuntime, key: str | None) -> Predictor:
+    from fiducial.deploy.openvino_predictor import OpenVinoPredictor
+
+    return OpenVinoPredictor(path, runtime)
+
+
 RUNTIMES: list[ModelRuntime] = [
     ModelRuntime("torch", CHECKPOINT_SUFFIXES, _torch, many_processes=True),
     ModelRuntime("onnxruntime", (".onnx",), _onnx),
@@ -70,7 +77,7 @@ RUNTIMES: list[ModelRuntime] = [
             "set checkpoint to the checkpoint or the .onnx file that it was built from",
         ),
     ),
-    ModelRuntime("openvino", (".xml",), refusal=("an OpenVINO model", "evaluate the .onnx file it was made from")),
+    ModelRuntime("openvino", (IR_SUFFIX,), _openvino),
 ]
 """In the order in which they are asked."""
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from fiducial.errors import CheckpointError, Problem
 
-__all__ = ["OnnxFile", "one_line", "read_onnx"]
+__all__ = ["AGAIN", "RANDOM", "OnnxFile", "one_line", "read_onnx"]
 
 AGAIN = "export the model again"
 MAX_BYTES = 2**31
 """Where protobuf ends; larger weights stand beside the file."""
 _TENSORRT = ("nvidia", "trt", "trt.plugins")
 _ENDLESS = ("Loop", "Scan")
-_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _inside(message: Any) -> Iterator[Any]:
 
 def _unfit(path: Path, nodes: list[Any]) -> Iterator[Problem]:
     """Nodes that onnxruntime cannot run, or that no measurement can be made of; some of these end the process."""
-    drawn = sorted({node.op_type for node in nodes if node.op_type in _RANDOM})
+    drawn = sorted({node.op_type for node in nodes if node.op_type in RANDOM})
     if drawn:
         yield Problem(str(path), f"draws random numbers ({', '.join(drawn)}): it has no one result", AGAIN)
     needed = sorted({node.op_type for node in nodes if node.domain in _TENSORRT})

@@ -24,7 +24,13 @@ def registry(monkeypatch):
 class TestRuntimeOf:
     @pytest.mark.parametrize(
         ("name", "runtime"),
-        [("m.pth", "torch"), ("m.safetensors", "torch"), ("M.PTH", "torch"), ("m.onnx", "onnxruntime")],
+        [
+            ("m.pth", "torch"),
+            ("m.safetensors", "torch"),
+            ("M.PTH", "torch"),
+            ("m.onnx", "onnxruntime"),
+            ("m.xml", "openvino"),
+        ],
     )
     def test_by_suffix(self, name, runtime):
         assert runtime_of(Path(name)).name == runtime
@@ -33,7 +39,6 @@ class TestRuntimeOf:
         ("name", "why"),
         [
             *((f"m.{suffix}", "a TensorRT engine") for suffix in ("engine", "trt", "plan")),
-            ("m.xml", "an OpenVINO model"),
             ("m.bin", "of a kind that nothing here runs"),  # OpenVINO keeps weights under this name
         ],
     )

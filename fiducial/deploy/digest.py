@@ -1,0 +1,42 @@
+"""What a model file is told by: the SHA-256 of its content."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from fiducial.errors import CheckpointError
+
+__all__ = ["IR_SUFFIX", "file_digest", "weights_beside"]
+
+IR_SUFFIX = ".xml"
+"""Of OpenVINO's graphs, whose weights stand in a file of the same name beside them."""
+
+
+def weights_beside(path: Path) -> Path | None:
+    """The file that holds the weights of a graph of OpenVINO; None for every other kind."""
+    return path.with_suffix(".bin") if path.suffix.lower() == IR_SUFFIX else None
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a model file, with the weights of OpenVINO's that stand beside it.
+
+    Raises: CheckpointError when it cannot be read.
+    """
+    total = hashlib.sha256()
+    for part in (path, weights_beside(path)):
+        if part is None:
+            continue
+        if not part.is_file():
+            raise CheckpointError(str(part), "no such file", _lacking(part, path))
+        try:
+            with part.open("rb") as content:
+                while piece := content.read(1 << 20):
+                    total.update(piece)
+        except OSError as error:
+            raise CheckpointError(str(part), f"cannot be read ({error.strerror or error})", "check the file") from None
+    return total.hexdigest()
+
+
+def _lacking(part: Path, path: Path) -> str:
+    return "name a model file that is there" if part == path else f"copy it beside {path.name}: it holds the weights"
