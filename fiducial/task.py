@@ -11,10 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from fiducial.actions.action import Action
-from fiducial.errors import Problem
+from fiducial.errors import DatasetError, Problem
 from fiducial.metric_table import MetricTable, Stage
 from fiducial.spec.shorthands import COMMON, Shorthands
 from fiducial.training.policy import TrainerPolicy
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from fiducial.training.data import TrainingData
     from fiducial.training.module import TrainingModule
 
-__all__ = ["DataReport", "ResumeRules", "SplitFacts", "Task", "TaskRuntime", "dispatch"]
+__all__ = ["CalibrationData", "DataReport", "Items", "ResumeRules", "SplitFacts", "Task", "TaskRuntime", "dispatch"]
 
+MOST_SAMPLES = 512
+"""Items that a quantization observes of a task without calibration data."""
 SpecT = TypeVar("SpecT", bound="ExperimentBase")
 
 
@@ -89,6 +91,24 @@ class DataReport:
     problems: list[Problem] = field(default_factory=list)
 
 
+class Items(Protocol):
+    """Items of a dataset, not batched, by their place."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Real items whose values a static quantization observes."""
+
+    items: Items
+    """As evaluation prepares them: nothing about them is random."""
+    source: str
+    """What they are, in words."""
+
+
 class TaskRuntime(ABC):
     """The part of a task that needs torch. One instance serves one spec."""
 
@@ -140,6 +160,18 @@ class TaskRuntime(ABC):
     def samples(self, count: int) -> Sequence[Batch]:
         """At most so many real items, not batched, to compare an exported model on; empty where no data is there."""
         return ()
+
+    def calibration(self, folders: Sequence[str] = (), key: str = "") -> CalibrationData:
+        """What a static quantization observes: the data of the task's calibration key, else those of training.
+
+        ``folders``: instead of what that key names, what another one, ``key``, does. A task that has no such data of
+        its own gives its samples.
+
+        Raises: UserError naming the key, for data that are not there, or are of another kind.
+        """
+        if folders:
+            raise DatasetError(key, f"{', '.join(folders)}: the task reads no folders", "leave it empty")
+        return CalibrationData(self.samples(MOST_SAMPLES), "the spec's dataset")
 
     def formulation(self, given: frozenset[str]) -> Formulation:
         """How deformable attention is exported; ``given`` are the spec keys that the user set."""

@@ -279,6 +279,12 @@ class ExportSection(common.ExportSection):
     use_teacher: bool = knob(False, "Export the teacher in place of the student.", schema=False)
 
 
+class QuantizeSection(common.QuantizeSection):
+    """``quantize``: post-training quantization."""
+
+    use_teacher: bool = knob(False, "Quantize the teacher in place of the student.", schema=False)
+
+
 class ExperimentSpec(common.ExperimentBase):
     """A whole spec."""
 
@@ -288,3 +294,4 @@ class ExperimentSpec(common.ExperimentBase):
     evaluate: EvaluateSection = section(EvaluateSection, "Masks against ground truth.")
     inference: InferenceSection = section(InferenceSection, "Masks for boxes.")
     export: ExportSection = section(ExportSection, "Checkpoint to ONNX.")
+    quantize: QuantizeSection = section(QuantizeSection, "Post-training quantization.", schema=False)

@@ -15,13 +15,13 @@ from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.data.loaders import ordered_loader
 from fiducial.data.picture_cache import picture_cache
 from fiducial.deploy.card import ModelCard, TensorCard
-from fiducial.errors import CheckpointError, Problem, UserError
+from fiducial.errors import CheckpointError, DatasetError, Problem, UserError
 from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Graph, GraphInput
 from fiducial.run.console import LOGGER
 from fiducial.run.devices import resolve_devices
 from fiducial.spec.knob import plain
-from fiducial.task import TaskRuntime
+from fiducial.task import CalibrationData, TaskRuntime
 from fiducial.training.module import TrainingPlan
 from mal.augment import BoxAugment
 from mal.checks import WEIGHTS_KEY
@@ -34,7 +34,7 @@ from mal.model import MaskNetwork, build_labeler
 from mal.predictor import BoxLabeler, BoxPredictor
 from mal.quality import jittered
 from mal.schedule import CosineSchedule, peak_lr
-from mal.splits import Split, read_split
+from mal.splits import KEYS, Split, read_split, values_of
 from mal.training import Objective
 from mal.weights import load_networks, start_from
 
@@ -52,6 +52,7 @@ _USES = {
     },
     "inference": {"teacher": "use_teacher", "both": "use_mixed_model", "flip": "use_flip"},
     "export": {"teacher": "use_teacher"},
+    "quantize": {"teacher": "use_teacher"},
 }
 """What an action may be asked to look at beside the student, and by which key of its section."""
 
@@ -237,6 +238,18 @@ class MalRuntime(TaskRuntime):
             except UserError:
                 continue
         return []
+
+    def calibration(self, folders: Sequence[str] = (), key: str = "") -> CalibrationData:
+        if folders:
+            fix = "leave it empty: the boxes to train on, or to evaluate with, are taken"
+            raise DatasetError(key, f"{', '.join(folders)}: pictures alone have no boxes, which MAL takes, too", fix)
+        for name in ("train", "val", "infer"):
+            if all(values_of(self.spec, name)):
+                data = self.dataset(name)
+                LOGGER.info("calibrating with the boxes of %s", KEYS[name][0])
+                return CalibrationData(BoxDataset(data.reader, data.boxes), values_of(self.spec, name)[0])
+        found = "not set, and neither validation's nor inference's: there is nothing to calibrate with"
+        raise DatasetError(" and ".join(KEYS["train"]), found, "name annotations and the folder of their pictures")
 
     # --- files ----------------------------------------------------------------------------------------------------
 

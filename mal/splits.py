@@ -16,7 +16,7 @@ from mal.annotations import Annotations, Picture, Rules, Selection, read_annotat
 if TYPE_CHECKING:
     from mal.config import ExperimentSpec
 
-__all__ = ["KEYS", "Split", "read_split", "rules_of"]
+__all__ = ["KEYS", "Split", "read_split", "rules_of", "values_of"]
 
 KEYS = {
     "train": ("dataset.train_ann_path", "dataset.train_img_dir"),

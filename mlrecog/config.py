@@ -114,6 +114,14 @@ class ValidationSets(Section):
     )
 
 
+class CalibrationPictures(Section):
+    """``dataset.quant_calibration_dataset``: pictures that a static quantization observes."""
+
+    images_dir: Text = knob(
+        "", "Folder, archive or URL of pictures, also in folders of it; empty takes those to train on."
+    )
+
+
 class DatasetSection(Section):
     """``dataset``: folders of classes."""
 
@@ -121,6 +129,9 @@ class DatasetSection(Section):
         None, "Class folders to train on: folder, archive or URL.", shown=True, actions=("train",)
     )
     val_dataset: ValidationSets = section(ValidationSets, "Gallery and queries of validation and evaluate.")
+    quant_calibration_dataset: CalibrationPictures = section(
+        CalibrationPictures, "Pictures for static quantization.", schema=False
+    )
     workers: int = knob(
         8,
         "Processes that load data; 0 loads in the main process.",
@@ -343,4 +354,5 @@ class ExperimentSpec(common.ExperimentBase):
     inference: InferenceSection = section(InferenceSection, "The nearest classes of pictures.")
     export: ExportSection = section(ExportSection, "Checkpoint to ONNX.")
     gen_trt_engine: common.GenTrtEngineSection = section(common.GenTrtEngineSection, "ONNX to a TensorRT engine.")
+    quantize: common.QuantizeSection = section(common.QuantizeSection, "Post-training quantization.", schema=False)
     gallery: GallerySection = section(GallerySection, "Reference embeddings that are kept.", schema=False)

@@ -21,7 +21,7 @@ from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Graph, GraphInput
 from fiducial.run.console import LOGGER
 from fiducial.spec.knob import plain
-from fiducial.task import TaskRuntime
+from fiducial.task import CalibrationData, TaskRuntime
 from fiducial.training.module import TrainingPlan
 from mlrecog.checks import PRETRAINED
 from mlrecog.data import ClassImages
@@ -35,7 +35,16 @@ from mlrecog.optimizers import PartOptimizer
 from mlrecog.predictor import EMBEDDING, Embedder
 from mlrecog.results import Labelled
 from mlrecog.schedule import warmup_steps_factor
-from mlrecog.splits import Sides, cached_as, named, read_inputs, read_reference, read_sides, read_train
+from mlrecog.splits import (
+    Sides,
+    cached_as,
+    named,
+    read_calibration,
+    read_inputs,
+    read_reference,
+    read_sides,
+    read_train,
+)
 from mlrecog.transforms import Blur, EvalTransform, TrainTransform
 from mlrecog.trunks import TRUNKS
 from mlrecog.weights import embedding_dim_of, load_network, start_from
@@ -242,6 +251,10 @@ class RecogRuntime(TaskRuntime):
             except UserError:
                 continue
         return []
+
+    def calibration(self, folders: Sequence[str] = (), key: str = "") -> CalibrationData:
+        found = read_calibration(self.spec, folders, key)
+        return CalibrationData(ClassImages(found.samples, EvalTransform(self.size, self.normalize)), str(found.root))
 
     # --- files ----------------------------------------------------------------------------------------------------
 

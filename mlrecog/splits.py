@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fiducial.data.cache import default_cache_dir
 from fiducial.data.remote import is_remote
-from fiducial.errors import DatasetError
+from fiducial.data.sources import local_path, unwrapped
+from fiducial.errors import DatasetError, UserError
 from fiducial.redact import public_url
-from mlrecog.folders import ClassFolders, Sample, read_class_folders, read_class_map, read_flat
+from fiducial.run.console import LOGGER
+from mlrecog.folders import SUFFIXES, ClassFolders, Sample, is_image, read_class_folders, read_class_map, read_flat
 
 if TYPE_CHECKING:
     from mlrecog.config import ExperimentSpec
 
 __all__ = ["CLASS_MAP", "QUERY", "REFERENCE", "TRAIN", "Inputs", "Sides"]
-__all__ += ["cached_as", "named", "read_inputs", "read_queries", "read_reference", "read_sides", "read_train"]
+__all__ += [
+    "cached_as",
+    "named",
+    "read_calibration",
+    "read_inputs",
+    "read_queries",
+    "read_reference",
+    "read_sides",
+    "read_train",
+]
 
 TRAIN = "dataset.train_dataset"
 REFERENCE, QUERY = "dataset.val_dataset.reference", "dataset.val_dataset.query"
 INPUT = "inference.input_path"
+CALIBRATION = "dataset.quant_calibration_dataset.images_dir"
 CLASS_MAP = "dataset.class_map"
 
 
@@ -81,6 +94,30 @@ def read_inputs(spec: ExperimentSpec) -> Inputs:
         fix = "set inference.inference_input_type=image_folder"
         raise DatasetError(INPUT, f"{value} is a folder of {len(paths)} pictures, not a picture", fix)
     return Inputs(paths[0].parent, tuple(Sample(path, -1) for path in paths))
+
+
+def read_calibration(spec: ExperimentSpec, folders: Sequence[str] = (), key: str = "") -> Inputs:
+    """The pictures that a static quantization observes: of the calibration key's folder, and the folders in it; of
+    ``folders``, which ``key`` names; else those to train on, or to evaluate with.
+
+    Raises: UserError naming the key, where there are none.
+    """
+    given = [folder for folder in folders or (spec.dataset.quant_calibration_dataset.images_dir,) if folder]
+    if given:
+        roots = [unwrapped(local_path(folder, key=key or CALIBRATION), key=key or CALIBRATION) for folder in given]
+        paths = [path for root in roots for path in sorted(root.rglob("*")) if is_image(path.name) and path.is_file()]
+        if not paths:
+            fix = f"name a folder that holds some; they end in {', '.join(SUFFIXES)}"
+            raise DatasetError(key or CALIBRATION, f"no picture in {', '.join(given)}", fix)
+        return Inputs(roots[0], tuple(Sample(path, -1) for path in paths))
+    for read in (read_train, read_queries, read_reference):
+        try:
+            found = read(spec)
+        except UserError:
+            continue
+        LOGGER.info("%s is not set: calibrating with the pictures in %s", CALIBRATION, found.root)
+        return Inputs(found.root, found.samples)
+    raise DatasetError(CALIBRATION, f"not set, and {TRAIN} is not there either", "name a folder of pictures")
 
 
 def cached_as(value: str | None, root: Path) -> tuple[str, str]:

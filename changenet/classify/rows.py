@@ -148,7 +148,7 @@ class PairTable:
 
     def golden_names(self, row: PairRow) -> tuple[str, ...]:
         """With several goldens: the names of the candidates in the row's folder, sorted."""
-        return _names_in(self.images_dir / row.golden_path, self.layout)
+        return names_in(self.images_dir / row.golden_path, self.layout)
 
     def golden_key(self, row: PairRow) -> tuple[str, str]:
         """Equal for rows that are compared with the same golden (with several: the same folder of them)."""
@@ -162,7 +162,7 @@ class PairTable:
 _LISTINGS: dict[tuple[Path, Layout], tuple[str, ...]] = {}
 
 
-def _names_in(folder: Path, layout: Layout) -> tuple[str, ...]:
+def names_in(folder: Path, layout: Layout) -> tuple[str, ...]:
     """Images in a folder of goldens without light suffix and extension, sorted; listed once per process."""
     key = (folder, layout)
     if key not in _LISTINGS:

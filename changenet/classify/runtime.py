@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import astuple
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 
+from changenet.classify.calibration import calibration_tables
 from changenet.classify.checks import effective_margin, validates
 from changenet.classify.data import PairDataset
 from changenet.classify.datamodule import PairData
@@ -36,6 +38,7 @@ from fiducial.metric_table import Stage
 from fiducial.prediction import Graph, GraphInput
 from fiducial.run.console import LOGGER
 from fiducial.spec.knob import plain
+from fiducial.task import CalibrationData
 from fiducial.training.module import TrainingPlan
 from fiducial.training.weights import load_network
 
@@ -144,6 +147,12 @@ class ClassifyRuntime(ChangeNetRuntime):
             workers=self.data.workers,
             fpratio=self.data.fpratio_sampling,
         )
+
+    def calibration(self, folders: Sequence[str] = (), key: str = "") -> CalibrationData:
+        tables = calibration_tables(self.data, folders, key)
+        align = self.data.align == "shift"
+        pairs = [PairDataset(table, self.normalization, align=align) for table in tables]
+        return CalibrationData(ConcatDataset(pairs), ", ".join(str(table.csv_path) for table in tables))
 
     def dataset(self, split: str, *, keys: PictureKeys | None = None) -> PairDataset:
         """The pairs of a split, augmented in training when the spec says so. ``keys`` name pictures that are kept."""

@@ -25,10 +25,11 @@ from fiducial.spec.path_map import mapped
 if TYPE_CHECKING:
     from changenet.segment.config import SegmentDataset
 
-__all__ = ["SPLITS", "ScenePair", "Split", "read_list", "read_split"]
+__all__ = ["CALIBRATION_KEY", "SPLITS", "ScenePair", "Split", "read_list", "read_split"]
 
 SPLITS = {"train": "train_split", "val": "validation_split", "test": "test_split", "infer": "predict_split"}
 """Split to the key of ``dataset.segment`` that names its list."""
+CALIBRATION_KEY = "dataset.segment.quant_calibration_dataset.images_dir"
 CALIBRATION_LIST = "predict"
 _ROOT_KEY = "dataset.segment.root_dir"
 _MAX_DEPTH = 3
@@ -89,7 +90,7 @@ def read_split(data: SegmentDataset, split: str) -> Split:
 def _read_split(data: SegmentDataset, split: str) -> Split:
     if split == "calibration":
         key, list_name, root_dir = (
-            "dataset.segment.quant_calibration_dataset.images_dir",
+            CALIBRATION_KEY,
             CALIBRATION_LIST,
             data.quant_calibration_dataset.images_dir,
         )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 
 from changenet.kept_features import is_kept, makes_new
 from changenet.runtime import ChangeNetRuntime
+from changenet.segment.calibration import calibration_splits
 from changenet.segment.checks import multi_scale_infer, multi_scale_train
 from changenet.segment.data import SceneDataset, Windowing, ordered_loader
 from changenet.segment.datamodule import SceneData
@@ -33,6 +35,7 @@ from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Graph, GraphInput, Outputs, Predictor
 from fiducial.run.console import LOGGER
 from fiducial.spec.knob import plain
+from fiducial.task import CalibrationData
 from fiducial.training.module import TrainingPlan
 from fiducial.training.weights import load_network
 
@@ -144,6 +147,14 @@ class SegmentRuntime(ChangeNetRuntime):
 
     def dataset(self, name: str, *, keyed: bool = False) -> SceneDataset:
         """The pairs of a split, or the windows of them; changed at random in training. ``keyed``: images have keys."""
+        return self._scenes(self.split(name), name, keyed=keyed)
+
+    def calibration(self, folders: Sequence[str] = (), key: str = "") -> CalibrationData:
+        splits = calibration_splits(self.data, folders, key)
+        scenes = [self._scenes(split, "calibration") for split in splits]
+        return CalibrationData(ConcatDataset(scenes), ", ".join(str(split.list_path) for split in splits))
+
+    def _scenes(self, split: Split, name: str, *, keyed: bool = False) -> SceneDataset:
         data, tao = self.data, self.spec.compat == "tao"
         training = name == "train"
         cut = data.windows
@@ -151,7 +162,6 @@ class SegmentRuntime(ChangeNetRuntime):
         if cut.enable:
             overlap = 0 if name == "val" else round(cut.overlap * data.img_size)
             windowing = Windowing(overlap, cut.per_image, cut.on_change)
-        split = self.split(name)
         return SceneDataset(
             split,
             SceneReader.of(data, shared=picture_cache(data.cache, data.cache_mb), root=split.root),
