@@ -21,7 +21,6 @@ from fiducial.training.policy import TrainerPolicy
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.utils.data import DataLoader
 
     from fiducial.checkpoints.reading import Checkpoint
     from fiducial.deploy.card import ModelCard
@@ -128,7 +127,7 @@ class TaskRuntime(ABC):
         """The LightningDataModule of ``train``."""
 
     @abstractmethod
-    def loaders(self, stage: Stage, *, rank: int = 0, world_size: int = 1) -> Sequence[DataLoader[Any]]:
+    def loaders(self, stage: Stage, *, rank: int = 0, world_size: int = 1) -> Sequence[Iterable[Any]]:
         """Everything that ``val``, ``test`` or ``infer`` goes through, in the order of the dataset.
 
         Several where the sides differ (a gallery and its queries). Ranks share whole batches of one list.

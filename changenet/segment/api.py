@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ from changenet.segment.model import FINAL
 from changenet.segment.rasters import TIFF, read_info
 from changenet.segment.reading import Pixels, Scene, SceneReader, resized
 from changenet.segment.runtime import SegmentRuntime
+from changenet.segment.sliding import window_of
 from changenet.segment.soundness import is_unsound, unsound
-from changenet.segment.tiles import Window, blend, cut, windows
+from changenet.segment.tiles import Window, blend, windows
 from fiducial.data.pictures import Picture, as_rgb
+from fiducial.data.prefetch import Prefetched
 from fiducial.deploy.card import ModelCard
 from fiducial.errors import DatasetError
-from fiducial.prediction import Predictor
+from fiducial.prediction import Batch, Predictor
 from fiducial.run.console import LOGGER
 
 __all__ = ["Change", "ChangeDetector"]
@@ -147,7 +150,7 @@ class ChangeDetector:
 
     def _resized(self, scene: Scene, where: str) -> NDArray[np.float32]:
         size = scene.before.shape[:2]
-        logit_1KSS = self._predict([resized(scene, self._data.img_size)], where)
+        logit_1KSS = self._predict(self._batch([resized(scene, self._data.img_size)]), where)
         prob: NDArray[np.float32] = resize(logit_1KSS, size)[0].softmax(0).cpu().numpy()
         return prob
 
@@ -164,21 +167,27 @@ class ChangeDetector:
             self._warned = True
         cover = windows(height, width, side, round(self._data.windows.overlap * side))
 
-        def parts() -> Iterator[tuple[Window, NDArray[np.float32]]]:
+        def batches() -> Iterator[tuple[Sequence[Window], Batch]]:
             for start in range(0, len(cover), batch_size):
                 some = cover[start : start + batch_size]
-                logit_BKSS = self._predict([_window_of(scene, window) for window in some], where)
-                yield from zip(some, logit_BKSS.softmax(1).cpu().numpy(), strict=True)
+                yield some, self._batch([window_of(scene, window) for window in some])
+
+        def parts() -> Iterator[tuple[Window, NDArray[np.float32]]]:
+            with closing(Prefetched(batches)) as ahead:
+                for some, batch in ahead:
+                    yield from zip(some, self._predict(batch, where).softmax(1).cpu().numpy(), strict=True)
 
         return blend(parts(), self._data.num_classes, height, width)
 
-    def _predict(self, scenes: Sequence[Scene], where: str) -> Tensor:
-        device = self._predictor.device
-        batch = {
-            "A": torch.stack([self._normalize(scene.before) for scene in scenes]).to(device),
-            "B": torch.stack([self._normalize(scene.after) for scene in scenes]).to(device),
+    def _batch(self, scenes: Sequence[Scene]) -> Batch:
+        return {
+            "A": torch.stack([self._normalize(scene.before) for scene in scenes]),
+            "B": torch.stack([self._normalize(scene.after) for scene in scenes]),
         }
-        logit_BKSS = self._predictor.predict(batch)[FINAL].float()
+
+    def _predict(self, batch: Batch, where: str) -> Tensor:
+        moved = {name: part.to(self._predictor.device) for name, part in batch.items()}
+        logit_BKSS = self._predictor.predict(moved)[FINAL].float()
         if is_unsound(logit_BKSS).any():
             raise unsound([where])
         return logit_BKSS
@@ -186,11 +195,6 @@ class ChangeDetector:
 
 def _name(picture: Picture) -> str:
     return str(picture) if isinstance(picture, (str, Path)) else type(picture).__name__
-
-
-def _window_of(scene: Scene, window: Window) -> Scene:
-    before, after = (cut(pixels, window) for pixels in (scene.before, scene.after))
-    return Scene(before, after, None)  # type: ignore[arg-type]
 
 
 def _common_frame(before: Picture, after: Picture) -> GeoFrame | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -14,16 +15,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from changenet.segment.counts import IGNORED
 from changenet.segment.files import Split
 from changenet.segment.reading import Pixels, Scene, SceneReader, resized
-from changenet.segment.tiles import Window, cut, draw_window, windows
+from changenet.segment.sliding import scenes, window_of
+from changenet.segment.tiles import Window, draw_window, windows
 from changenet.segment.transform import SceneAugment
 from fiducial.data.loaders import loader
 from fiducial.data.normalization import Normalization
 from fiducial.data.picture_keys import content_key
+from fiducial.data.prefetch import Prefetched
 from fiducial.data.samplers import Draw
 from fiducial.data.sharding import BatchShards
 from fiducial.training.features import collate_keyed
 
-__all__ = ["ImageShards", "SceneBatch", "SceneDataset", "Windowing", "scene_loader"]
+__all__ = ["ImageShards", "SceneBatch", "SceneDataset", "WindowBatches", "Windowing", "ordered_loader", "scene_loader"]
 
 
 class SceneBatch(TypedDict):
@@ -32,7 +35,8 @@ class SceneBatch(TypedDict):
     ``A`` (earlier) and ``B`` (later) float32 ``(B, 3, S, S)``, normalised. ``L`` class numbers uint8, 255 where pixels
     do not count: ``(B, S, S)``, or a list of ``(H, W)`` where masks keep their size; absent in inference. ``index``
     int64 ``(B,)``: place in the list. ``size`` int64 ``(B, 2)``: height and width of the whole mask. ``corner`` int64
-    ``(B, 2)``: row and column of the window in the image, where images are cut into windows.
+    ``(B, 2)``: row and column of the window in the image, where images are cut into windows; ``valid`` bool
+    ``(B, S, S)`` where both images have data, where windows go over the whole image.
 
     Where features are kept, images are named: :data:`fiducial.training.features.KeyedBatch` with the roles ``A`` and
     ``B`` instead of them.
@@ -44,6 +48,7 @@ class SceneBatch(TypedDict):
     index: Tensor
     size: Tensor
     corner: NotRequired[Tensor]
+    valid: NotRequired[Tensor]
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,26 @@ class SceneDataset(Dataset[dict[str, Any]]):
         else:
             if self.windowing and self.drawn:
                 window = self._draw(whole, rng)
-            scene = resized(whole, self.side) if window is None else _cut(whole, window)
+            scene = resized(whole, self.side) if window is None else window_of(whole, window)
         if self.augment:
             scene = self.augment(scene, rng)
+        size = whole.before.shape[:2] if whole is not None else (self.side, self.side)
+        label = whole.label if whole is not None and window is None else scene.label
+        return self._item(index, scene, label, size, window)
+
+    def windows_of(self, index: int, cover: Sequence[Window]) -> Iterator[dict[str, Any]]:
+        """The items of an image's windows, in turn, while it is read once from top to bottom.
+
+        Raises: DatasetError naming the file, when the part that cannot be read comes.
+        """
+        pair = self.split.pairs[index]
+        size = self.reader.size(pair.before)
+        for window, scene in scenes(self.reader, pair, cover, size):
+            yield self._item(index, scene, scene.label, size, window)
+
+    def _item(
+        self, index: int, scene: Scene, label: Pixels | None, size: tuple[int, int], window: Window | None
+    ) -> dict[str, Any]:
         item: dict[str, Any] = {
             "A": self.normalize(scene.before),
             "B": self.normalize(scene.after),
@@ -114,11 +136,12 @@ class SceneDataset(Dataset[dict[str, Any]]):
         }
         if self.keyed:
             item |= {"A_key": self._key(scene.before), "B_key": self._key(scene.after)}
-        height, width = whole.before.shape[:2] if whole is not None else (self.side, self.side)
-        item["size"] = torch.tensor([height, width])
+        item["size"] = torch.tensor(size)
         if window is not None:
             item["corner"] = torch.tensor([window.top, window.left])
-        label = whole.label if whole is not None and window is None else scene.label
+            if not self.drawn:
+                known = np.ones(scene.before.shape[:2], bool) if scene.valid is None else np.array(scene.valid)
+                item["valid"] = torch.from_numpy(known)
         if label is not None:
             item["L"] = torch.from_numpy(np.array(label))
         return item
@@ -160,12 +183,6 @@ class SceneDataset(Dataset[dict[str, Any]]):
         return Window(top, left, self.side, self.side)
 
 
-def _cut(scene: Scene, window: Window) -> Scene:
-    """The window of every part; what lies beyond the border mirrors the image, and is ignored in the mask."""
-    label = None if scene.label is None else cut(scene.label, window, fill=IGNORED)
-    return Scene(cut(scene.before, window), cut(scene.after, window), label)  # type: ignore[arg-type]
-
-
 class ImageShards(Sampler[list[int]]):
     """Batches of items in order; rank r takes the items of images ``r, r + world_size, …``, so that the windows of an
     image stay together."""
@@ -197,13 +214,48 @@ def scene_loader(dataset: SceneDataset, *, workers: int, **order: Any) -> DataLo
     return loader(dataset, workers=workers, collate_fn=_collate, **order)
 
 
+class WindowBatches:
+    """The windows of all images in turn, as batches. Each image is read once, in a thread, ahead of what is asked for.
+
+    Loader processes would each read every image. In memory are three batches, and what
+    :func:`~changenet.segment.sliding.scenes` holds.
+    """
+
+    ahead = 2
+    """Batches that are made beyond the one that is used."""
+
+    def __init__(self, dataset: SceneDataset, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.dataset, self.batch_size = dataset, batch_size
+        self.order = ImageShards(dataset.image_of_items, batch_size, rank=rank, world_size=world_size)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return Prefetched(self._batches, ahead=self.ahead)
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        items = self._items()
+        while some := list(islice(items, self.batch_size)):
+            yield _pinned(_collate(some))
+
+    def _items(self) -> Iterator[dict[str, Any]]:
+        mine = (self.dataset.items[number] for number in self.order.mine)
+        for index, group in groupby(mine, key=lambda item: item[0]):
+            yield from self.dataset.windows_of(index, [window for _, window in group if window is not None])
+
+
+def _pinned(batch: dict[str, Any]) -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        return batch
+    return {key: value.pin_memory() if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
 def ordered_loader(
     dataset: SceneDataset, *, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
-) -> DataLoader[Any]:
+) -> Iterable[dict[str, Any]]:
     """Batches in the order of the list. Ranks take whole batches of it in turn; of windows, whole images."""
-    order: Any
-    if dataset.windowing is None:
-        order = BatchShards(len(dataset), batch_size, rank=rank, world_size=world_size)
-    else:
-        order = ImageShards(dataset.image_of_items, batch_size, rank=rank, world_size=world_size)
+    if dataset.windowing is not None:
+        return WindowBatches(dataset, batch_size, rank=rank, world_size=world_size)
+    order = BatchShards(len(dataset), batch_size, rank=rank, world_size=world_size)
     return scene_loader(dataset, workers=workers, batch_sampler=order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -41,7 +42,7 @@ class SceneData(TrainingData):
             self.train_set, workers=self.workers, batch_size=self.batch_size, sampler=sampler, drop_last=True
         )
 
-    def val_dataloader(self) -> list[DataLoader[Any]]:
+    def val_dataloader(self) -> list[Iterable[Any]]:
         if self.val_set is None:
             return []
         rank, world_size = self.ranks()

@@ -47,7 +47,7 @@ class SegmentEvaluator(Evaluator[SegmentResults]):
     Outputs that are not numbers end ``evaluate`` and ``inference``; in training they make the metrics NaN.
     """
 
-    on_host = frozenset({"index", "size", "corner"})
+    on_host = frozenset({"index", "size", "corner", "valid"})
 
     def __init__(self, stage: Stage, num_classes: int, *, files: ImageFiles | None = None) -> None:
         if files is not None:  # which are made on the CPU
@@ -79,7 +79,8 @@ class SegmentEvaluator(Evaluator[SegmentResults]):
             logit_KHW = logit_BKSS[i].float()
             label = None if labels is None else labels[i].cpu().numpy()
             if in_windows:
-                self._add_window(index, sizes[i], batch["corner"][i].tolist(), logit_KHW, label)
+                valid = batch["valid"][i].numpy() if "valid" in batch else None
+                self._add_window(index, sizes[i], batch["corner"][i].tolist(), logit_KHW, label, valid)
                 continue
             logit_KHW = resize(logit_KHW[None], sizes[i])[0]
             mask = logit_KHW.argmax(0).to(torch.uint8).cpu().numpy()
@@ -162,12 +163,18 @@ class SegmentEvaluator(Evaluator[SegmentResults]):
             self._records.append(self._pending.popleft().result())
 
     def _add_window(
-        self, index: int, size: tuple[int, int], corner: Sequence[int], logit_KSS: Tensor, label: Pixels | None
+        self,
+        index: int,
+        size: tuple[int, int],
+        corner: Sequence[int],
+        logit_KSS: Tensor,
+        label: Pixels | None,
+        valid: NDArray[np.bool_] | None,
     ) -> None:
         if self._open is None:
             self._open = _OpenImage(index, size, self.num_classes, keep_prob=self.keep_prob)
         window = Window(corner[0], corner[1], *logit_KSS.shape[-2:])
-        if self._open.add(window, logit_KSS.softmax(0).cpu().numpy(), label):
+        if self._open.add(window, logit_KSS.softmax(0).cpu().numpy(), label, valid):
             done, self._open = self._open.finish(), None
             self._hand_over(done)
 
@@ -181,8 +188,15 @@ class _OpenImage:
         self.mask_rows: list[Pixels] = []
         self.prob_rows: list[NDArray[np.float32]] = []
         self.label: Pixels | None = None
+        self.valid: NDArray[np.bool_] | None = None
 
-    def add(self, window: Window, prob_KSS: NDArray[np.float32], label: Pixels | None) -> bool:
+    def add(
+        self,
+        window: Window,
+        prob_KSS: NDArray[np.float32],
+        label: Pixels | None,
+        valid: NDArray[np.bool_] | None,
+    ) -> bool:
         """Take a window; whether it was the last one."""
         self._rows(self.blend.add(window, prob_KSS))
         height, width = self.size
@@ -190,12 +204,16 @@ class _OpenImage:
             if self.label is None:
                 self.label = np.full(self.size, IGNORED, dtype=np.uint8)
             self.label[window.slices] = label[: height - window.top, : width - window.left]
+        if valid is not None:
+            if self.valid is None:
+                self.valid = np.zeros(self.size, dtype=bool)
+            self.valid[window.slices] = valid[: height - window.top, : width - window.left]
         return window.top + window.height >= height and window.left + window.width >= width
 
     def finish(self) -> Predicted:
         self._rows(self.blend.finish())
         prob = np.concatenate(self.prob_rows, axis=1) if self.keep_prob else None
-        return Predicted(self.index, np.concatenate(self.mask_rows), prob, self.label)
+        return Predicted(self.index, np.concatenate(self.mask_rows), prob, self.label, self.valid)
 
     def _rows(self, prob_KhW: NDArray[np.float32]) -> None:
         self.mask_rows.append(prob_KhW.argmax(0).astype(np.uint8))

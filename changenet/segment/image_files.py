@@ -46,12 +46,14 @@ _LARGEST_PICTURE = 1024
 @dataclass(frozen=True)
 class Predicted:
     """The result for one image: class numbers uint8 ``(H, W)``; probabilities float32 ``(K, H, W)`` where kept; the
-    true class numbers uint8 ``(H, W)`` where known."""
+    true class numbers uint8 ``(H, W)`` where known; where both images have data, bool ``(H, W)``, None where that
+    is not known."""
 
     index: int
     mask: Pixels
     prob: NDArray[np.float32] | None
     label: Pixels | None
+    valid: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class ImageFiles:
         pair, outputs = self.split.pairs[image.index], self.data.outputs
         mask = image.mask
         if is_raster(pair.before):
-            valid = self.reader.valid(pair)
-            if valid is not None and valid.shape == mask.shape:
+            valid = self.reader.valid(pair, mask.shape) if image.valid is None else image.valid
+            if valid is not None:
                 mask = np.where(valid, mask, np.uint8(IGNORED))
         write_mask(self.mask_path(image.index), mask, self.colours)
         if image.prob is not None:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from fiducial.data.files import is_file
 from fiducial.errors import DatasetError
 
-__all__ = ["sources_of"]
+__all__ = ["is_unscaled", "sources_of"]
 
 _MAX_BYTES = 1 << 26
 _PLAIN = """
@@ -22,6 +22,7 @@ _PLAIN = """
     UseMaskBand ScaleOffset ScaleRatio ColorTableComponent Exponent SrcMin SrcMax DstMin DstMax Clamp LUT
 """
 """Elements of a mosaic of plain rasters. Others compute, open raw bytes, or name files in ways of their own."""
+_RECTANGLE = ("xOff", "yOff", "xSize", "ySize")
 _ODD_ATTRIBUTES = ("subclass", "sourcefilename", "sourcedataset")
 _FIX = "make a GeoTIFF of it: `gdal_translate in.vrt out.tif`, which you should only do if you trust it"
 
@@ -48,6 +49,29 @@ def _sources(path: Path, root: Path | None, changed: int, size: int) -> tuple[Pa
             found = f"made of {name}, which lies outside of {allowed[-1]}"
             raise DatasetError(str(path), found, "keep the files of a data set in one folder")
     return tuple(map(Path, sources))
+
+
+def is_unscaled(path: Path) -> bool:
+    """Whether a VRT takes each pixel from one pixel of its files, so that a part of it is the same as of the whole."""
+    found = path.stat()
+    return _is_unscaled(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _is_unscaled(path: Path, changed: int, size: int) -> bool:
+    sources = [element for element in _parsed(path, size).iter() if element.find("SourceFilename") is not None]
+    return all(map(_on_the_grid, sources))
+
+
+def _on_the_grid(source: ElementTree.Element) -> bool:
+    places = [source.findall(tag) for tag in ("SrcRect", "DstRect")]
+    if [len(found) for found in places] != [1, 1]:
+        return False
+    try:
+        inside, target = ([float(place[0].attrib[key]) for key in _RECTANGLE] for place in places)
+    except (KeyError, ValueError):
+        return False
+    return inside[2:] == target[2:] and all(number.is_integer() for number in (*inside, *target))
 
 
 def _parsed(path: Path, size: int) -> ElementTree.Element:

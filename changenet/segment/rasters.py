@@ -6,7 +6,7 @@ Needs rasterio (extra ``geo``) for all but plain 8-bit pictures, which :mod:`fid
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import ImageMode
 
 from changenet.segment.frames import GeoFrame, RasterInfo, load_rasterio, place_of
+from changenet.segment.mosaics import is_unscaled
 from changenet.segment.raster_files import TIFF, is_raster, opened
 from changenet.segment.tiff import BITS_PER_SAMPLE, GEO_TAGS, directories, missing_bytes
 from changenet.segment.tiles import Window
@@ -36,6 +37,7 @@ __all__ = [
     "read_info",
     "read_numbers",
     "read_raster",
+    "read_rows",
     "resolve_scaling",
     "wants_rasterio",
 ]
@@ -49,6 +51,7 @@ MASK_FIX = "write one channel of 8 bits: 0 and 255, or class numbers"
 _MOST_BANDS = 4
 _SAMPLE_SIDE = 2048  # percentiles come from at most this many pixels squared
 _AT_ONCE = 1 << 24  # pixels that a check decodes at a time
+_FEWEST_ROWS = 256  # that are worth a call of their own
 
 
 @dataclass(frozen=True)
@@ -105,28 +108,67 @@ def read_raster(
     the chosen bands; of unsigned numbers in all of them, because one band may well be 0 or saturated. They are 0.
     Raises: DatasetError naming the file; MissingDependencyError for deep or multi-band TIFFs without rasterio.
     """
-    frame = None
     if wants_rasterio(path):
         with opened(path, root=root) as file:
-            chosen = _bands(file, bands, path)
-            box = window and _inside(window, file.height, file.width)
-            values, valid = file.read(chosen, window=box), _has_data(file, chosen, window=box)
-            if _has_palette(file):
-                values = _looked_up(values[0], file.colormap(1))
-            elif scaling is None and values.dtype == np.uint8:
-                values = _as_shown(file, values)
-            frame = place_of(file)[0]
-    else:
-        values, valid = _read_plain(path)
-        if window:
-            values, valid = values[:, *window.slices], valid[window.slices]
+            return _part(file, path, scaling, _bands(file, bands, path), window)
+    values, valid = _read_plain(path)
+    if window:
+        values, valid = values[:, *window.slices], valid[window.slices]
+    return _as_rgb(path, values, valid, scaling)
+
+
+def read_rows(
+    path: Path,
+    *,
+    root: Path | None = None,
+    scaling: tuple[float, float] | None = None,
+    bands: Sequence[int] | None = None,
+) -> Iterator[Raster]:
+    """A raster from top to bottom, in parts of its width: together they are :func:`read_raster`.
+
+    A part ends where a row of the file's blocks (tiles, strips) ends and has no more rows than that takes, 256 at
+    least, so that no block is decoded twice. What is not stored in such blocks is one part: plain pictures, and
+    mosaics that scale their files.
+    Raises: as :func:`read_raster`, when the part comes.
+    """
+    if not wants_rasterio(path) or (path.suffix.lower() == ".vrt" and not is_unscaled(path)):
+        yield read_raster(path, root=root, scaling=scaling, bands=bands)
+        return
+    with opened(path, root=root) as file:
+        chosen = _bands(file, bands, path)
+        block = max(file.block_shapes[band - 1][0] for band in chosen)
+        step = -(-_FEWEST_ROWS // block) * block
+        for top in range(0, file.height, step):
+            yield _part(file, path, scaling, chosen, Window(top, 0, step, file.width))
+
+
+def _part(
+    file: Any, path: Path, scaling: tuple[float, float] | None, chosen: Sequence[int], window: Window | None
+) -> Raster:
+    box = window and _inside(window, file.height, file.width)
+    values, valid = file.read(chosen, window=box), _has_data(file, chosen, window=box)
+    if _has_palette(file):
+        values = _looked_up(values[0], file.colormap(1))
+    elif scaling is None and values.dtype == np.uint8:
+        values = _as_shown(file, values)
+    frame = place_of(file)[0]
+    return _as_rgb(path, values, valid, scaling, frame.moved(window) if frame and window else frame)
+
+
+def _as_rgb(
+    path: Path,
+    values: NDArray[Any],
+    valid: NDArray[np.bool_],
+    scaling: tuple[float, float] | None,
+    frame: GeoFrame | None = None,
+) -> Raster:
     valid &= np.isfinite(values).all(axis=0)
     if scaling is None and values.dtype != np.uint8:
         raise _unscaled(path, values, valid)
     pixels = values if scaling is None else _scaled(values, scaling)
     pixels = np.where(valid, pixels, np.uint8(0))
     rgb = np.ascontiguousarray(np.broadcast_to(pixels.transpose(1, 2, 0), (*valid.shape, 3)))
-    return Raster(rgb, valid, frame.moved(window) if frame and window else frame)
+    return Raster(rgb, valid, frame)
 
 
 def resolve_scaling(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from changenet.segment.rasters import (
     read_info,
     read_numbers,
     read_raster,
+    read_rows,
     resolve_scaling,
     wants_rasterio,
 )
@@ -34,7 +35,7 @@ from fiducial.data.picture_cache import PictureCache
 if TYPE_CHECKING:
     from changenet.segment.config import SegmentDataset
 
-__all__ = ["LabelEncoding", "Mask", "Pixels", "Scene", "SceneReader", "mask_values", "resized"]
+__all__ = ["LabelEncoding", "Mask", "Part", "Pixels", "Scene", "SceneReader", "mask_values", "resized", "scene_of"]
 
 _BICUBIC, _NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 MASK_AS = f"classes 1, Pillow {PIL.__version__}"
@@ -45,17 +46,37 @@ MASK_AS = f"classes 1, Pillow {PIL.__version__}"
 class Scene:
     """A pair, decoded: uint8 RGB ``(H, W, 3)`` twice; class numbers uint8 ``(H, W)``, None where masks are not read.
 
-    Pixels without data in either image are 255 in the mask.
+    Pixels without data in either image are 255 in the mask, and False in ``valid``, bool ``(H, W)``: None where files
+    cannot say that there is none.
     """
 
     before: Pixels
     after: Pixels
     label: Pixels | None
+    valid: NDArray[np.bool_] | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory that the pixels take."""
-        return sum(part.nbytes for part in (self.before, self.after, self.label) if part is not None)
+        return sum(part.nbytes for part in (self.before, self.after, self.label, self.valid) if part is not None)
+
+
+Part = tuple[Pixels, NDArray[np.bool_] | None]
+"""Pixels of an image, uint8 RGB ``(H, W, 3)``, and where it has data, bool ``(H, W)``; None where it cannot say."""
+_BYTES_OF_A_PAIR = 3 + 3 + 1 + 1
+
+
+def scene_of(before: Part, after: Part, label: Pixels | None) -> Scene:
+    """The scene of two images, or of the same part of them."""
+    for _, known in (before, after):
+        if known is not None and label is not None and known.shape == label.shape:
+            label = np.where(known, label, np.uint8(IGNORED))
+    return Scene(before[0], after[0], label, _both([before[1], after[1]]))
+
+
+def _both(known: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_] | None:
+    masks = [mask for mask in known if mask is not None]
+    return np.logical_and.reduce(masks) if masks and masks[0].shape == masks[-1].shape else None
 
 
 def resized(scene: Scene, side: int) -> Scene:
@@ -120,13 +141,8 @@ class SceneReader:
         kept = self._cache.get(pair)
         if kept is not None:
             return kept
-        before, valid = self.picture(pair.before)
-        after, also_valid = self.picture(pair.after)
-        label = self.label(pair.label) if pair.label else None
-        for known in (valid, also_valid):
-            if known is not None and label is not None and known.shape == label.shape:
-                label = np.where(known, label, np.uint8(IGNORED))
-        scene = Scene(before, after, label)
+        before, after = self.picture(pair.before), self.picture(pair.after)
+        scene = scene_of(before, after, self.label(pair.label) if pair.label else None)
         self._cache.put(pair, scene, scene.nbytes)
         return scene
 
@@ -155,12 +171,29 @@ class SceneReader:
         values = mask_values(read_image(path), where=str(path))
         return Mask(values, np.ones(values.shape, dtype=bool))
 
-    def valid(self, pair: ScenePair) -> NDArray[np.bool_] | None:
-        """Where both images have data; None where files cannot say that there is none."""
-        masks = [mask for path in (pair.before, pair.after) if (mask := self.picture(path)[1]) is not None]
-        return np.logical_and.reduce(masks) if masks and masks[0].shape == masks[-1].shape else None
+    def valid(self, pair: ScenePair, size: tuple[int, ...]) -> NDArray[np.bool_] | None:
+        """Where both images of ``size`` have data; None where they have another, or cannot say that there is none."""
+        if any(self.size(path) != size for path in (pair.before, pair.after)):
+            return None
+        return _both([self.picture(path)[1] for path in (pair.before, pair.after)])
 
-    def picture(self, path: Path) -> tuple[Pixels, NDArray[np.bool_] | None]:
+    def keeps(self, height: int, width: int) -> bool:
+        """Whether pairs of this size find room in the cache, with their mask and where they have data."""
+        return height * width * _BYTES_OF_A_PAIR <= self._cache.max_bytes
+
+    def parts(self, path: Path) -> Iterator[Part]:
+        """:meth:`picture` from top to bottom, in parts of whole rows; see :func:`changenet.segment.rasters.read_rows`.
+
+        No block of a raster is decoded twice, and one part at a time is in memory.
+        """
+        if not is_raster(path):
+            yield self.picture(path)
+            return
+        scaling = resolve_scaling(path, self.scaling, self.bands, root=self.root)
+        for raster in read_rows(path, scaling=scaling, bands=self.bands, root=self.root):
+            yield raster.rgb, raster.valid
+
+    def picture(self, path: Path) -> Part:
         """One image as uint8 RGB ``(H, W, 3)``, and where it has data, ``(H, W)``; None where its file cannot say."""
         if not is_raster(path) and self.scaling is None:
             return self._pictures.rgb(path), None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import ConcatDataset
 
 from changenet.kept_features import is_kept, makes_new
 from changenet.runtime import ChangeNetRuntime
@@ -180,7 +180,7 @@ class SegmentRuntime(ChangeNetRuntime):
         # TAO-compat: mean and std of the spec count in training only
         return TAO_NORMALIZATION if self.spec.compat == "tao" and not training else self.normalization
 
-    def loaders(self, stage: Stage, *, rank: int = 0, world_size: int = 1) -> list[DataLoader[Any]]:
+    def loaders(self, stage: Stage, *, rank: int = 0, world_size: int = 1) -> list[Iterable[Any]]:
         size, workers = self._batch_size(stage), self.data.workers
         return [ordered_loader(self.dataset(stage), batch_size=size, workers=workers, rank=rank, world_size=world_size)]
 

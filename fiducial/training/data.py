@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -30,7 +30,7 @@ class TrainingData(pl.LightningDataModule):
         """Begins at :meth:`position`; its sampler has ``set_epoch``."""
 
     @abstractmethod
-    def val_dataloader(self) -> Sequence[DataLoader[Any]]:
+    def val_dataloader(self) -> Sequence[Iterable[Any]]:
         """Everything that a validation goes through; empty when nothing is validated."""
 
     def ranks(self) -> tuple[int, int]:

@@ -72,7 +72,8 @@ class TestRasters:
         assert scene.after[2, 2].tolist() == [128] * 3
         assert (scene.label == 255).sum() == 1
         assert scene.label[0, 0] == 255
-        assert (~reader.valid(pair)).sum() == 1
+        assert (~reader.valid(pair, (4, 4))).sum() == 1
+        assert reader.valid(pair, (2, 2)) is None
 
     def test_masks_keep_what_has_no_data(self, tmp_path):
         values = np.zeros((1, 4, 4), np.float32)
