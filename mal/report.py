@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fiducial.data.images import read_rgb
+from fiducial.data.images import read_pixels
 from fiducial.errors import UserError
 from fiducial.prediction import Kpis
 from fiducial.report import (
@@ -168,7 +168,7 @@ def _views(images: Path, results: Results, found: Labelled) -> dict[str, Any]:
     """Close up: the object, its mask, and the true one where it was compared, else where the object is."""
     box = results.box(found)
     picture = results.annotations.pictures[box.picture]
-    pixels = np.asarray(read_rgb(images / picture.file))
+    pixels = read_pixels(images / picture.file)
     view = View.around(box.corners, picture.width, picture.height)
     views = {
         "in the box": close_up(pixels, view, box.corners),

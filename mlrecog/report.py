@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fiducial.data.images import read_rgb
+from fiducial.data.images import read_pixels
 from fiducial.prediction import Kpis
 from fiducial.report import (
     Line,
@@ -142,7 +142,7 @@ def _shown(path: Path) -> str:
 def _uri(path: Path) -> str:
     """Empty where the picture is not there: a kept gallery has the names of its pictures alone."""
     try:
-        return data_uri(np.asarray(read_rgb(path)), max_side=_SIDE)
+        return data_uri(read_pixels(path), max_side=_SIDE)
     except Exception:  # whatever is wrong with it, the report is of other things
         return ""
 

@@ -13,6 +13,7 @@ import PIL
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from fiducial.data.files import HEAD, nearby, what_bytes_are, why_unreadable
+from fiducial.data.jpeg import decoded
 from fiducial.data.kept import stamp_of
 from fiducial.data.lru import ByteLRU
 from fiducial.data.picture_cache import PictureCache
@@ -33,6 +34,7 @@ __all__ = [
     "nearby",
     "open_image",
     "read_image",
+    "read_pixels",
     "read_rgb",
     "to_rgb",
 ]
@@ -43,7 +45,7 @@ MAX_PIXELS = 1 << 29
 """Pixels (0.5 gigapixel; 1.5 GiB as RGB) above which a file is taken for a decompression bomb and refused."""
 
 READ_AS = f"rgb 1, Pillow {PIL.__version__}"
-"""What a kept picture is kept as: it changes when :func:`read_rgb` makes other pixels of the same file."""
+"""What a kept picture is kept as: it changes when :func:`read_pixels` makes other pixels of the same file."""
 _LAST_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 """What stands at the end of a whole file, unless something is attached to it."""
 _TAIL = 4096
@@ -97,6 +99,30 @@ def read_image(path: Path | str) -> Image.Image:
 def read_rgb(path: Path | str) -> Image.Image:
     """The image at ``path`` as 8-bit RGB; see :func:`read_image` and :func:`to_rgb`."""
     return to_rgb(read_image(path), where=str(path))
+
+
+def read_pixels(
+    path: Path | str,
+    size: tuple[int, int] | None = None,
+    interpolation: Image.Resampling = Image.Resampling.BILINEAR,
+) -> npt.NDArray[np.uint8]:
+    """:func:`read_rgb`, resized to ``size`` = (height, width) if given, as an array ``(H, W, 3)``.
+
+    Faster for most JPEG files than making an array of an image (see :mod:`fiducial.data.jpeg`), and never other pixels.
+    """
+    with open_image(path) as image:
+        wanted = None if size is None or size == (image.height, image.width) else (size[1], size[0])
+        pixels = decoded(image, "RGB" if wanted is None else "RGBX")
+        if pixels is None:
+            image.load()
+    if pixels is None:
+        found = to_rgb(image, where=str(path))
+        return np.asarray(found if wanted is None else found.resize(wanted, interpolation))
+    if wanted is None:
+        return pixels
+    # four bytes a pixel are how Pillow holds RGB, too: it takes them as they are
+    found = Image.frombuffer("RGBX", image.size, pixels, "raw", "RGBX", 0, 1).resize(wanted, interpolation)
+    return np.asarray(found.convert("RGB"))
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
@@ -165,7 +191,8 @@ def image_facts(path: Path | str) -> ImageFacts:
     """Decode an image and look at it. Raises: DatasetError as :func:`read_image` and :func:`to_rgb`."""
     with open_image(path) as image:
         has_high_bytes = _has_high_bytes(image)
-        image.load()
+        if decoded(image, "RGB") is None:
+            image.load()
         if image.mode not in _SURELY_RGB:
             to_rgb(image, where=str(path))
         return ImageFacts(image.size, _brightest(image, has_high_bytes), _has_more_pages(image))
@@ -261,7 +288,7 @@ class ImageCache(ByteLRU[tuple[object, ...], npt.NDArray[np.uint8]]):
         size: tuple[int, int] | None = None,
         interpolation: Image.Resampling = Image.Resampling.BILINEAR,
     ) -> npt.NDArray[np.uint8]:
-        """:func:`read_rgb` of ``path``, resized to ``size`` = (height, width) if given.
+        """:func:`read_pixels`, kept.
 
         Returns a read-only array (H, W, 3), 0..255, that other callers share: copy it before changing it.
 
@@ -269,10 +296,7 @@ class ImageCache(ByteLRU[tuple[object, ...], npt.NDArray[np.uint8]]):
         """
 
         def from_file() -> npt.NDArray[np.uint8]:
-            image = read_rgb(path)
-            if size is not None and (image.height, image.width) != size:
-                image = image.resize((size[1], size[0]), interpolation)
-            pixels = np.asarray(image)
+            pixels = read_pixels(path, size, interpolation)
             pixels.setflags(write=False)
             return pixels
 

@@ -214,12 +214,11 @@ class TestBrokenBlocks:
             file.seek(int(place))
             file.write(b"\xa5" * int(length))
         loader = iter(ordered_loader(dataset([pair], tmp_path), batch_size=4, workers=2))
-        tops = []
+        tops: list[int] = []
         with pytest.raises(DatasetError, match=r"b\.tif · a raster that cannot be read"):
-            for batch in loader:
-                tops += batch["corner"][:, 0].tolist()
+            tops.extend(top for batch in loader for top in batch["corner"][:, 0].tolist())
         assert 500 < max(tops) < 1024  # the rows above the broken block, which begins at 1024
-        del loader, batch
+        del loader
         assert prefetching() == []
 
     def test_a_missing_image(self, tmp_path):

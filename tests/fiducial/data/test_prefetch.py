@@ -117,9 +117,8 @@ class TestPrefetched:
                 Item.alive -= 1
 
         items = Prefetched(lambda: (Item() for _ in range(50)), ahead=2)
-        for item in items:
+        for _ in items:
             assert Item.alive <= 4  # this one, the last one until now, and two ahead
-        del item, items
 
     def test_nothing_ahead_is_no_prefetching(self):
         with pytest.raises(ValueError, match="ahead"):
