@@ -35,7 +35,7 @@ from changenet.segment.sliding import window_of
 from changenet.segment.tiles import Window
 from fiducial.data.normalization import Normalization
 
-TARGET = 1.5
+TARGET = 1.0
 BATCH = 8
 NETWORK_S = 0.02
 STORAGE: dict[str, dict[str, Any]] = {
