@@ -15,11 +15,12 @@ from fiducial.metric_table import Stage
 from fiducial.prediction import Batch, Evaluator, Kpis, Outputs
 from fiducial.run.ranks import gather
 from mal.annotations import Annotations, Box, Selection
+from mal.average_precision import average_precision
 from mal.boundary import boundary_f
 from mal.clustering import cluster_score, on_grid
 from mal.crop import Crop, crop_around
 from mal.decode import PlacedMask, place, threshold_of
-from mal.metrics import ClassIou, average_precision
+from mal.metrics import ClassIou
 from mal.model import LIMITS
 from mal.outputs import write_evaluation, write_inference
 from mal.quality import Judgement, box_fit, jittered, rle_iou

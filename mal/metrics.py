@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
 from mal.model import LIMITS
-from mal.results import Results
-from mal.segmentation import numbers_of
 
-__all__ = ["SIZES", "ClassIou", "average_precision"]
+__all__ = ["SIZES", "ClassIou"]
 
 SIZES = ("small", "medium", "large")
 
@@ -60,44 +55,3 @@ class ClassIou:
             count = int(self._count[""][place])
             found[int(place)] = (count, float(self._sum[""][place] / count))
         return found
-
-
-_COCO = ("AP", "AP50", "AP75", "APs", "APm", "APl", "ARmax1", "ARmax10", "ARmax100", "ARs", "ARm", "ARl")
-
-
-def average_precision(results: Results) -> dict[str, float]:
-    """COCO's twelve numbers of the masks, by its own code; NaN where a size does not occur.
-
-    A mask is ranked by the score of its box where the annotation has one, else by its mean probability.
-    """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    annotations, truth, detections = results.annotations, [], []
-    for number, found in enumerate(results.measured, 1):
-        box = results.box(found)
-        common = {"image_id": box.picture + 1, "category_id": box.category + 1}
-        row = annotations.rows[box.row]
-        true = annotations.rle(box)
-        truth.append({**common, "id": number, "segmentation": true, "area": _area(true), "iscrowd": int(box.crowd)})
-        scores = numbers_of([row.get("score", found.confidence)]) or [found.confidence]
-        detections.append({**common, "segmentation": dict(found.rle), "score": scores[0]})
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
-        gold = COCO()
-        gold.dataset = {
-            "images": [{"id": i + 1, "width": p.width, "height": p.height} for i, p in enumerate(annotations.pictures)],
-            "annotations": truth,
-            "categories": [{"id": i + 1} for i in range(len(annotations.class_names))],
-        }
-        gold.createIndex()
-        judged = COCOeval(gold, gold.loadRes(detections), "segm")
-        judged.evaluate()
-        judged.accumulate()
-        judged.summarize()
-    return {f"{name}_segm": float("nan") if v < 0 else float(v) for name, v in zip(_COCO, judged.stats, strict=True)}
-
-
-def _area(rle: dict[str, Any]) -> float:
-    from pycocotools import mask as coco_mask
-
-    return float(coco_mask.area(rle))
