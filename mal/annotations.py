@@ -23,7 +23,7 @@ from fiducial.data.images import MAX_PIXELS
 from fiducial.errors import DatasetError, Problem, one_line
 from mal.crop import Corners
 from mal.formats import read_folder
-from mal.segmentation import checked, checked_rle, numbers_of
+from mal.segmentation import checked, checked_rle, numbers_of, packed
 
 __all__ = ["Annotations", "Box", "Picture", "Rules", "Selection", "read_annotations", "select"]
 
@@ -74,7 +74,7 @@ class Annotations:
 
     @property
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        """The annotations as they stand in the file."""
+        """The annotations as they stand in the file; each ``segmentation`` as :func:`mal.segmentation.packed` has it."""
         rows: Sequence[Mapping[str, Any]] = self.tree["annotations"]
         return rows
 
@@ -232,11 +232,14 @@ def _read_coco(path: Path) -> dict[str, Any]:
         raise DatasetError(str(path), f"cannot be read: {wrong[0]}", wrong[1])
     try:
         data = path.read_bytes()
-        tree = json.loads(data)  # it tells UTF-8, UTF-16 and byte order marks apart
+        head = data[:HEAD]
+        text = data.decode(json.detect_encoding(data), "surrogatepass")  # UTF-8, UTF-16, with byte order marks or not
+        del data  # large files are not held twice
+        tree = json.loads(text, object_hook=packed)
     except OSError as error:
         raise DatasetError(str(path), f"cannot be read ({error.strerror or error})", "check the path") from None
     except (ValueError, RecursionError) as error:
-        found, fix = what_bytes_are(data[:HEAD]) or (one_line(error), "export the annotations as COCO's JSON again")
+        found, fix = what_bytes_are(head) or (one_line(error), "export the annotations as COCO's JSON again")
         raise DatasetError(str(path), f"no JSON ({found})", fix) from None
     if not isinstance(tree, dict):
         raise DatasetError(str(path), f"a JSON {type(tree).__name__}, no object", _COCO)

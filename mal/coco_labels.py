@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fiducial.checkpoints.atomic import save_atomically
 from mal.annotations import Box
 from mal.results import Labelled, Results
 
-__all__ = ["EMPTY", "REASON", "labelled_tree", "write_json"]
+__all__ = ["EMPTY", "REASON", "labelled_rows", "write_json", "write_labels"]
 
 REASON = "mal_reason"
 """Field of an annotation without a mask: why it has none."""
@@ -24,10 +25,10 @@ def _as_found(found: Labelled) -> Any:
     return dict(found.rle)
 
 
-def labelled_tree(
+def labelled_rows(
     results: Results, *, area: str = "box", segmentation: Callable[[Labelled], Any] = _as_found
-) -> dict[str, Any]:
-    """The input's own tree with a mask in every annotation that has one now, and the reason in those that have none.
+) -> Iterator[dict[str, Any]]:
+    """The input's own annotations with a mask in every one that has one now, and the reason in those that have none.
 
     ``segmentation``: a mask as it is written; by default run lengths.
 
@@ -35,14 +36,31 @@ def labelled_tree(
     """
     annotations = results.annotations
     found = {results.box(item).row: item for item in results.labelled}
-    rows = []
     for place, row in enumerate(annotations.rows):
         if place in found:
             item = found[place]
-            rows.append({**row, **_label(results.box(item), item, area), "segmentation": segmentation(item)})
+            yield {**row, **_label(results.box(item), item, area), "segmentation": segmentation(item)}
         else:
-            rows.append({**row, REASON: results.selection.left_out.get(place, "not looked at")})
-    return {**annotations.tree, "annotations": rows}
+            yield {**row, REASON: results.selection.left_out.get(place, "not looked at")}
+
+
+def write_labels(
+    path: Path, results: Results, *, area: str = "box", segmentation: Callable[[Labelled], Any] = _as_found
+) -> None:
+    """The input's own tree with :func:`labelled_rows`, of which one at a time is in memory; see :func:`write_json`."""
+
+    def write(file: IO[bytes]) -> None:
+        for place, (name, value) in enumerate(results.annotations.tree.items()):
+            file.write(f"{', ' if place else '{'}{json.dumps(name)}: ".encode("ascii"))
+            if name != "annotations":
+                file.write(_text(value))
+                continue
+            for number, row in enumerate(labelled_rows(results, area=area, segmentation=segmentation)):
+                file.write((b", " if number else b"[") + _text(row))
+            file.write(b"]" if results.annotations.rows else b"[]")
+        file.write(b"}")
+
+    save_atomically(path, write)
 
 
 def _label(box: Box, found: Labelled, area: str) -> dict[str, Any]:
@@ -65,16 +83,27 @@ def _label(box: Box, found: Labelled, area: str) -> dict[str, Any]:
 
 def write_json(path: Path, tree: Any) -> None:
     """In ASCII, as names need not be valid Unicode; numbers that are none, which JSON does not have, are null."""
+    save_atomically(path, lambda file: file.write(_text(tree)))
+
+
+def _text(tree: Any) -> bytes:
     try:
-        text = json.dumps(tree, allow_nan=False)
+        text = json.dumps(tree, allow_nan=False, default=_listed)
     except ValueError:
         text = json.dumps(_finite(tree))
-    save_atomically(path, lambda file: file.write(text.encode("ascii")))
+    return text.encode("ascii")
+
+
+def _listed(value: Any) -> list[Any]:
+    """Numbers that :func:`mal.segmentation.packed` keeps."""
+    if isinstance(value, array):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not written as JSON")
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, array)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

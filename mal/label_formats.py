@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fiducial.errors import one_line
 from fiducial.run.console import LOGGER
 from mal.annotations import Box, Picture
-from mal.coco_labels import labelled_tree, write_json
+from mal.coco_labels import write_json, write_labels
 from mal.results import Labelled, Results
 
 __all__ = ["WRITERS", "decoded", "label_studio", "polygons"]
@@ -78,7 +78,7 @@ def _coco_polygons(folder: Path, results: Results) -> list[Path]:
         return [[round(n, 2) for point in polygon for n in point] for polygon in polygons(decoded(found))]
 
     path = folder / "labels_polygons.json"
-    write_json(path, labelled_tree(results, area="mask", segmentation=flat))
+    write_labels(path, results, area="mask", segmentation=flat)
     return [path]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fiducial.prediction import Kpis
 from fiducial.report import number
 from fiducial.run.console import LOGGER
-from mal.coco_labels import EMPTY, labelled_tree, write_json
+from mal.coco_labels import EMPTY, write_json, write_labels
 from mal.label_formats import WRITERS, label_studio
 from mal.report import write_labels_report, write_masks_report
 from mal.results import Labelled, Results
@@ -55,7 +55,7 @@ def write_inference(
     """TAO's COCO file at ``inference.label_dump_path``, other formats that are asked for, ``quality.csv``, a report."""
     section = spec.inference
     target = folder / section.label_dump_path  # an absolute path stays as it is
-    write_json(target, labelled_tree(results, area=section.area))
+    write_labels(target, results, area=section.area)
     LOGGER.info("%s", _in_a_line(kpis))
     LOGGER.info("labels: %s", target)
     written = [target]

@@ -17,7 +17,7 @@ JITTER = 0.05
 _BINS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """All in 0..1. ``box_fit``: IoU of the mask's tight box and the box asked for. ``agreement``: IoU of the masks of
     student and teacher. ``stability``: IoU with the mask of a box a little larger. None: not looked at."""

@@ -12,7 +12,7 @@ from mal.quality import Judgement
 __all__ = ["Labelled", "Results"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Labelled:
     """What was found for the box at ``place``.
 

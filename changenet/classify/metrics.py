@@ -42,7 +42,7 @@ CONFIDENCE = 0.95
 
 FAR_RECALLS = {"far_at_recall_1000": 1.0, "far_at_recall_999": 0.999, "far_at_recall_990": 0.99}
 
-_CELLS_PER_CHUNK = 2**22  # resamples x distinct scores held at once: some 100 MB
+_CELLS_PER_CHUNK = 2**20  # resamples x distinct scores held at once: some 60 MB
 
 
 @dataclass(frozen=True)

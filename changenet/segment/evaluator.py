@@ -71,7 +71,7 @@ class SegmentEvaluator(Evaluator[SegmentResults]):
         self._look(is_unsound(logit_BKSS), batch)
         in_windows = "corner" in batch and self.stage != "train"
         if self.files is None and not in_windows:
-            self._count(confusion(logit_BKSS.argmax(1), batch["L"], self.num_classes).sum(0))
+            self._count(confusion(_classes(logit_BKSS, 1), batch["L"], self.num_classes).sum(0))
             return
         labels = batch.get("L")
         sizes = [(int(height), int(width)) for height, width in batch["size"].tolist()]
@@ -83,7 +83,7 @@ class SegmentEvaluator(Evaluator[SegmentResults]):
                 self._add_window(index, sizes[i], batch["corner"][i].tolist(), logit_KHW, label, valid)
                 continue
             logit_KHW = resize(logit_KHW[None], sizes[i])[0]
-            mask = logit_KHW.argmax(0).to(torch.uint8).cpu().numpy()
+            mask = _classes(logit_KHW, 0).to(torch.uint8).cpu().numpy()
             prob = logit_KHW.softmax(0).cpu().numpy() if self.keep_prob else None
             self._hand_over(Predicted(index, mask, prob, label))
 
@@ -177,6 +177,11 @@ class SegmentEvaluator(Evaluator[SegmentResults]):
         if self._open.add(window, logit_KSS.softmax(0).cpu().numpy(), label, valid):
             done, self._open = self._open.finish(), None
             self._hand_over(done)
+
+
+def _classes(logit: Tensor, dim: int) -> Tensor:
+    """The most likely class, the first of equal ones. On a CPU ``argmax`` takes ten times as long."""
+    return logit.max(dim).indices
 
 
 class _OpenImage:

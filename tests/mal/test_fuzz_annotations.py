@@ -13,7 +13,7 @@ from PIL import Image
 
 from fiducial.errors import UserError
 from mal.annotations import Rules, read_annotations, select
-from mal.coco_labels import labelled_tree
+from mal.coco_labels import write_labels
 from mal.inspect import check_data
 from mal.results import Results
 from mal.segmentation import checked_rle, runs_of
@@ -107,7 +107,9 @@ def use(path, images):
                 with suppress(UserError):
                     picture = found.pictures[box.picture]
                     assert found.rle(box)["size"] == [picture.height, picture.width]
-        json.dumps(labelled_tree(Results(found, selection, ()))).encode()
+        written = images.parent / "written.json"
+        write_labels(written, Results(found, selection, ()))
+        assert len(json.loads(written.read_bytes())["annotations"]) == len(found.rows)
 
 
 def look(path, images):

@@ -10,7 +10,7 @@ from matplotlib.path import Path as MplPath
 from PIL import Image
 
 from mal.annotations import Rules, read_annotations, select
-from mal.coco_labels import EMPTY, REASON, labelled_tree, write_json
+from mal.coco_labels import EMPTY, REASON, write_json, write_labels
 from mal.decode import PlacedMask
 from mal.label_formats import WRITERS, label_studio, polygons
 from mal.quality import Judgement
@@ -122,7 +122,7 @@ class TestTheWholeInputIsThere:
         nothing = PlacedMask(np.zeros((4, 4), bool), 0, 0, WIDTH, HEIGHT)
         empty = Labelled(1, nothing.rle(), 0, None, 0.0, quality=Judgement(0.0))
         result = Results(annotations, select(annotations, Rules()), (found.labelled[0], empty))
-        write_json(tmp_path / "rle.json", labelled_tree(result))
+        write_labels(tmp_path / "rle.json", result)
         (polygons_file,) = write("coco_polygons", result, tmp_path / "out")
 
         def refuse(name):

@@ -12,7 +12,7 @@ import torch
 import mal
 from fiducial.spec.compose import Source, compose
 from mal import evaluator
-from mal.coco_labels import labelled_tree
+from mal.coco_labels import labelled_rows
 from mal.config import ExperimentSpec
 from mal.model import build_labeler
 from mal.predictor import BoxLabeler, BoxPredictor
@@ -56,7 +56,7 @@ class TestShares:
                 shares.append(len(one._found))
                 parts.append(one._found)
             result = one.finish()
-            return shares, labelled_tree(result), one.kpis(result)
+            return shares, list(labelled_rows(result)), one.kpis(result)
 
         return run
 
@@ -74,7 +74,7 @@ class TestShares:
     def test_together_are_those_of_one_process(self, results_of, stage, count, batch_size, shares):
         alone, tree, kpis = results_of(count, 1, batch_size, stage)
         assert alone == [count]
-        assert len(tree["annotations"]) == count
+        assert len(tree) == count
         for world, expected in shares.items():
             found, again, numbers = results_of(count, world, batch_size, stage)
             assert found == expected

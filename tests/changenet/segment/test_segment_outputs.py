@@ -57,6 +57,16 @@ class TestEvaluator:
         assert kept.images[0].prob is None
         assert (kept.images[1].label == 1).all()
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_the_first_of_equally_likely_classes(self, dtype):
+        kept, logits = Kept(), torch.randint(0, 3, (1, 4, 30, 30)).to(dtype)
+        SegmentEvaluator("test", 4, files=kept).update(outputs(logits), batch_of([0], [[30, 30]]))
+        counted = SegmentEvaluator("val", 4)
+        label = torch.from_numpy(logits[0].float().numpy().argmax(0)).to(torch.uint8)
+        counted.update(outputs(logits), batch_of([0], [[30, 30]], L=label[None]))
+        assert np.trace(counted.finish().matrix) == 900
+        assert (kept.images[0].mask == label.numpy()).all()
+
     def test_probabilities_on_request(self):
         kept = Kept(probabilities=True)
         logits = torch.randn(1, 2, 4, 4)
