@@ -77,12 +77,12 @@ def test_schedule_steps_once_per_epoch():
 class TestFused:
     KINDS = [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD]
 
-    def test_where_all_is_on_a_gpu(self):
+    def test_where_all_is_on_one_device_that_has_it(self):
         with FakeTensorMode():
-            on_cpu, on_gpu = (torch.empty(2, device=device) for device in ("cpu", "cuda"))
-        assert fused(torch.optim.AdamW, [on_gpu, on_gpu]) == {"fused": True}
+            on_cpu, on_gpu, elsewhere = (torch.empty(2, device=device) for device in ("cpu", "cuda", "meta"))
+        assert fused(torch.optim.AdamW, [on_gpu, on_gpu]) == fused(torch.optim.Adam, [on_cpu]) == {"fused": True}
         assert fused(torch.optim.SGD, [{"params": [on_gpu]}]) == {"fused": True}
-        assert fused(torch.optim.Adam, [on_cpu]) == fused(torch.optim.AdamW, [on_gpu, on_cpu]) == {}
+        assert fused(torch.optim.AdamW, [on_gpu, on_cpu]) == fused(torch.optim.AdamW, [elsewhere]) == {}
         assert fused(torch.optim.Rprop, [on_gpu]) == {}, "which has no such kernel"
 
     @pytest.mark.parametrize("kind", KINDS)
