@@ -11,6 +11,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fiducial.backbones.sizes import shape_of
 from fiducial.ops.linear import Linear
@@ -21,9 +22,9 @@ __all__ = [
     "PixelLinear",
     "Pyramid",
     "check_same_shape",
+    "fuse",
     "fusion_layer",
     "resize",
-    "stack_coarse_first",
     "top_down",
 ]
 
@@ -95,21 +96,38 @@ class DifferenceBlock(nn.Sequential):
         _check_channels(pair_BCHW, 2 * self.width)
         return self.finish(self[0](pair_BCHW))
 
-    def test_half(self, test_BEHW: Tensor) -> Tensor:
-        """The test's part of the first convolution, with its bias."""
+    def test_half(self, test_BCHW: Tensor, project: PixelLinear | None = None) -> Tensor:
+        """The test's part of the first convolution, with its bias; of what ``project`` makes of the map, if given."""
         conv = cast(nn.Conv2d, self[0])
-        return F.conv2d(test_BEHW, conv.weight[:, : self.width], conv.bias, padding=1)
+        return _half(test_BCHW, project, conv.weight[:, : self.width], conv.bias)
 
-    def golden_half(self, golden_BEHW: Tensor) -> Tensor:
+    def golden_half(self, golden_BCHW: Tensor, project: PixelLinear | None = None) -> Tensor:
         """The golden's part of the first convolution."""
         conv = cast(nn.Conv2d, self[0])
-        return F.conv2d(golden_BEHW, conv.weight[:, self.width :], padding=1)
+        return _half(golden_BCHW, project, conv.weight[:, self.width :], None)
 
     def finish(self, sum_BEHW: Tensor) -> Tensor:
         """What follows the first convolution."""
         for layer in list(self)[1:]:
             sum_BEHW = layer(sum_BEHW)
         return sum_BEHW
+
+
+def _half(x_BCHW: Tensor, project: PixelLinear | None, weight_EF33: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3×3 convolution of padding 1, after ``project``: both in one convolution where that multiplies less."""
+    if project is None:
+        return F.conv2d(x_BCHW, weight_EF33, bias, padding=1)
+    channels, width = project.proj.in_features, project.proj.out_features
+    is_special = is_traceable_wrapper_subclass(project.proj.weight)  # quantized weights know linear layers alone
+    if 9 * channels >= channels + 9 * width or is_special:
+        return F.conv2d(project(x_BCHW), weight_EF33, bias, padding=1)
+    _check_channels(x_BCHW, channels)
+    tap_E33F = weight_EF33.permute(0, 2, 3, 1)
+    weight_ECHW = (tap_E33F @ project.proj.weight).permute(0, 3, 1, 2)
+    half_BEHW = F.conv2d(x_BCHW, weight_ECHW, bias, padding=1)
+    # the projection's bias is in every pixel but not beyond the border, where its output is padded with zeros
+    everywhere = x_BCHW.new_ones(1, 1, *x_BCHW.shape[-2:])
+    return half_BEHW + F.conv2d(everywhere, (tap_E33F @ project.proj.bias)[:, None], padding=1)
 
 
 class DifferencePyramid(nn.Module):
@@ -137,12 +155,12 @@ class DifferencePyramid(nn.Module):
         Raises: ValueError for another number of maps or of a map's channels.
         """
         self._check_maps(pyramid)
-        return tuple(self._difference(s).test_half(self._linear(s)(pyramid[s - 1])) for s in self.scales)
+        return tuple(self._difference(s).test_half(pyramid[s - 1], self._linear(s)) for s in self.scales)
 
     def golden_halves(self, pyramid: Sequence[Tensor]) -> Pyramid:
         """The same of the goldens."""
         self._check_maps(pyramid)
-        return tuple(self._difference(s).golden_half(self._linear(s)(pyramid[s - 1])) for s in self.scales)
+        return tuple(self._difference(s).golden_half(pyramid[s - 1], self._linear(s)) for s in self.scales)
 
     def differences(self, test_halves: Sequence[Tensor], golden_halves: Sequence[Tensor]) -> Pyramid:
         """The difference maps of the scales used, coarser ones added in.
@@ -172,6 +190,17 @@ def _check_channels(x_BCHW: Tensor, wanted: int) -> None:
         raise ValueError(f"a map must be (B, {wanted}, H, W), found shape {shape_of(x_BCHW)}")
 
 
-def stack_coarse_first(maps: Pyramid, size: Sequence[int]) -> Tensor:
-    """All maps resized to ``size`` and joined along the channels, the coarsest first."""
-    return torch.cat([resize(x_BEHW, size) for x_BEHW in reversed(maps)], dim=1)
+def fuse(layer: nn.Sequential, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """A :func:`fusion_layer` of all maps, resized to ``size`` and joined along the channels, the coarsest first.
+
+    A 1×1 convolution of joined maps is a sum of one per map, and it commutes with bilinear resizing: every map is
+    convolved at its own size, and the joined map (as many times as large as the result) is never made.
+    """
+    conv, norm = cast(nn.Conv2d, layer[0]), layer[1]
+    weights = reversed(torch.split(conv.weight, maps[0].shape[1], dim=1))
+    finest, *coarser = zip(maps, weights, strict=True)
+    fused_BEHW = resize(F.conv2d(*finest, conv.bias), size)
+    for x_BEHW, weight in coarser:
+        fused_BEHW = fused_BEHW + resize(F.conv2d(x_BEHW, weight), size)
+    normed_BEHW: Tensor = norm(fused_BEHW)
+    return normed_BEHW

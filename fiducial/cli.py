@@ -22,6 +22,7 @@ from fiducial.actions.perform import compose_for, known_action, read_spec, run_a
 from fiducial.actions.registry import actions_of
 from fiducial.errors import SpecError, UserError, one_line
 from fiducial.machine import explained
+from fiducial.run.allocator import keep_freed_memory
 from fiducial.run.console import FAIL, LOGGER, PASS, last_line, set_up_console
 from fiducial.run.threads import yield_when_idle
 from fiducial.spec.path_map import parse_path_map
@@ -54,6 +55,7 @@ class Command:
 def main(tasks: Sequence[Task[Any]], argv: Sequence[str] | None = None, *, prog: str) -> int:
     """Run one command line; returns the exit code and prints the last line (argument errors raise SystemExit(2))."""
     yield_when_idle()
+    keep_freed_memory()
     set_up_console()
     command: Command | None = None
     try:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from changenet.difference import DifferencePyramid, Pyramid, check_same_shape, fusion_layer, stack_coarse_first
+from changenet.difference import DifferencePyramid, Pyramid, check_same_shape, fuse, fusion_layer
 from fiducial.backbones.alone import sees_images_alone
 from fiducial.backbones.names import BackboneInfo, backbone_info, build_embedding, build_pyramid
 from fiducial.backbones.sizes import shape_of
@@ -130,7 +130,7 @@ class LearnableDecoder(DifferencePyramid):
             maps = tuple(self._join_goldens(scale, x_XEHW) for scale, x_XEHW in zip(self.scales, maps, strict=True))
         finest = [side * self.coarse_to_fine for side in maps[-1].shape[-2:]]
         self._check_pixels(*(side * self.coarse_to_fine for side in shape_of(maps[-1])[-2:]))
-        logit_BK: Tensor = self.classifier(self.linear_fuse(stack_coarse_first(maps, finest)).flatten(1))
+        logit_BK: Tensor = self.classifier(fuse(self.linear_fuse, maps, finest).flatten(1))
         return logit_BK
 
     def test_halves(self, pyramid: Sequence[Tensor]) -> Pyramid:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from changenet.difference import DifferencePyramid, Pyramid, check_same_shape, fusion_layer, resize
+from changenet.difference import DifferencePyramid, Pyramid, check_same_shape, fuse, fusion_layer
 from fiducial.backbones.alone import sees_images_alone
 from fiducial.backbones.names import backbone_info, build_pyramid
 
@@ -111,7 +111,8 @@ class ChangeDecoder(DifferencePyramid):
 
     def final(self, maps: Pyramid) -> Tensor:
         """The prediction from all scales, four times as large as the finest map."""
-        x_BEHW = self.convd1x(self.dense_2x(self.convd2x(self.fuse(maps))))
+        fused_BEHW = fuse(self.linear_fuse, maps, maps[0].shape[-2:])
+        x_BEHW = self.convd1x(self.dense_2x(self.convd2x(fused_BEHW)))
         residual, predict = cast(_Residual, self.dense_1x[0]), cast(nn.Conv2d, self.change_probability[0])
         if 9 * predict.out_channels >= predict.in_channels:
             logit_BKHW: Tensor = predict(residual(x_BEHW))
@@ -119,21 +120,6 @@ class ChangeDecoder(DifferencePyramid):
         # what predict makes of x + 0.1 conv2(hidden): at the size of the image, conv2 would cost the most of all layers
         branch = _conv_after_conv(residual.hidden(x_BEHW), cast(nn.Conv2d, residual.conv2[0]), predict)
         return torch.add(predict(x_BEHW), branch, alpha=RESIDUAL_SCALE)
-
-    def fuse(self, maps: Pyramid) -> Tensor:
-        """``linear_fuse`` of all maps, resized to the finest and joined along the channels, the coarsest first.
-
-        A 1×1 convolution of joined maps is a sum of one per map, and it commutes with bilinear resizing: every map
-        is convolved at its own size, and the joined map (four times as large as the result) is never made.
-        """
-        conv, norm = cast(nn.Conv2d, self.linear_fuse[0]), self.linear_fuse[1]
-        size, width = maps[0].shape[-2:], maps[0].shape[1]
-        weights = torch.split(conv.weight, width, dim=1)
-        fused_BEHW = F.conv2d(maps[0], weights[-1], conv.bias)
-        for x_BEHW, weight in zip(maps[1:], reversed(weights[:-1]), strict=True):
-            fused_BEHW = fused_BEHW + resize(F.conv2d(x_BEHW, weight), size)
-        normed_BEHW: Tensor = norm(fused_BEHW)
-        return normed_BEHW
 
 
 class ChangeSegmenter(nn.Module):

@@ -40,6 +40,7 @@ import torch.nn.functional as F  # noqa: E402
 import yaml  # noqa: E402
 from measure import Meter, Ratio, Turn, Way, compare, machine, measure, measure_program, print_line  # noqa: E402
 from PIL import Image  # noqa: E402
+from plain import explicit_attention  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from torchvision.transforms.functional import normalize, to_tensor  # noqa: E402
@@ -253,14 +254,6 @@ def doubled_pass(data: Path, scale: Scale, turns: int, meter: Meter) -> list[Rat
 
 
 # --- (d) -------------------------------------------------------------------------------------------------------------
-
-
-def explicit_attention(
-    query: Tensor, key: Tensor, value: Tensor, *_: object, scale: float | None = None, **__: object
-) -> Tensor:
-    """``softmax(scale q kᵀ) v``, every intermediate in memory."""
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return (scale * query @ key.transpose(-2, -1)).softmax(-1) @ value
 
 
 @contextmanager

@@ -42,6 +42,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from measure import Meter, Way, compare, machine, measure  # noqa: E402
 from PIL import Image  # noqa: E402
+from plain import unfolded_field  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
@@ -118,26 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # --- (a) -------------------------------------------------------------------------------------------------------------
-
-
-def unfolded_field(field: MeanField, image_B3HW: Tensor, prob_BHW: Tensor, box_BHW: Tensor) -> Tensor:
-    """The mean field by ``unfold``: in every iteration the neighbours of all pixels are laid out in memory."""
-    batch, _, height, width = image_B3HW.shape
-
-    def around(x_BCHW: Tensor) -> Tensor:
-        unfolded = F.unfold(x_BCHW, field.kernel_size, padding=field.kernel_size // 2)
-        return unfolded.view(batch, x_BCHW.shape[1], field.kernel_size**2, height * width)
-
-    shifted = image_B3HW + 10
-    apart_B1KN = (around(shifted) - shifted.view(batch, 3, 1, -1)).square().sum(1, keepdim=True)
-    affinity_B1KN = torch.exp(-apart_B1KN / (2 * field.zeta**2))
-    x_BHW = (prob_BHW * box_BHW).clamp(field.low, field.high)
-    for _ in range(field.num_iter):
-        labels_B2HW = torch.stack([1 - x_BHW, x_BHW], 1)
-        product_B2HW = (affinity_B1KN * around(labels_B2HW.log())).sum(2).exp().view_as(labels_B2HW)
-        background, foreground = product_B2HW[:, 0], product_B2HW[:, 1] * box_BHW
-        x_BHW = (foreground / (1e-6 + background + foreground)).clamp(field.low, field.high)
-    return (x_BHW > 0.5).float()
 
 
 def field_inputs(count: int, side: int) -> tuple[Tensor, Tensor, Tensor]:

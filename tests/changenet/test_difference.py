@@ -10,8 +10,9 @@ from changenet.difference import (
     DifferencePyramid,
     PixelLinear,
     check_same_shape,
+    fuse,
+    fusion_layer,
     resize,
-    stack_coarse_first,
     top_down,
 )
 
@@ -43,9 +44,31 @@ def test_top_down_by_hand():
     assert [x.unique().tolist() for x in top_down(maps)] == [[111], [110], [100]]
 
 
-def test_stack_puts_the_coarsest_first():
-    stacked = stack_coarse_first((torch.zeros(1, 2, 4, 4), torch.ones(1, 1, 2, 2)), (4, 4))
-    assert stacked[0, :, 0, 0].tolist() == [1, 0, 0]
+class TestFuse:
+    """Against the convolution of the joined maps, the coarsest first."""
+
+    def layer_and_maps(self):
+        torch.manual_seed(0)
+        layer = fusion_layer(4 * 6, 6).double()
+        return layer, [torch.randn(2, 6, 16 // s, 24 // s, dtype=torch.float64) for s in (1, 2, 4, 8)]
+
+    def joined(self, layer, maps, size):
+        return layer(torch.cat([F.interpolate(x, size=size, mode="bilinear") for x in reversed(maps)], 1))
+
+    @pytest.mark.parametrize("size", [(16, 24), (32, 48)])  # as large as the finest map, and larger
+    def test_values(self, size):
+        layer, maps = self.layer_and_maps()
+        layer.eval()
+        assert torch.allclose(fuse(layer, maps, size), self.joined(layer, maps, size), rtol=1e-12, atol=1e-12)
+
+    def test_gradients(self):
+        layer, maps = self.layer_and_maps()
+        grads = [
+            torch.autograd.grad(fused.square().sum(), list(layer.parameters()))
+            for fused in (fuse(layer, maps, (16, 24)), self.joined(layer, maps, (16, 24)))
+        ]
+        for mine, theirs in zip(*grads, strict=True):
+            assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_pixel_linear_is_a_1x1_convolution():
@@ -60,6 +83,29 @@ class TestDifferenceBlock:
         test, golden = torch.randn(2, 2, 6, 5, 7, dtype=torch.float64)
         got = block.finish(block.test_half(test) + block.golden_half(golden))
         assert torch.allclose(got, block(torch.cat((test, golden), 1)), rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("channels", [3, 6, 9])  # in one convolution with the projection, or after it
+    def test_halves_of_a_projected_map(self, channels):
+        torch.manual_seed(0)
+        block, project = DifferenceBlock(6).double(), PixelLinear(channels, 6).double()
+        x = torch.randn(2, channels, 5, 7, dtype=torch.float64, requires_grad=True)
+        inputs = [x, block[0].weight, *project.parameters()]
+        for half in (block.test_half, block.golden_half):
+            results = []
+            for output in (half(x, project), half(project(x))):
+                results.append((output, *torch.autograd.grad(output.square().sum(), inputs)))
+            for mine, theirs in zip(*results, strict=True):
+                assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+
+    def test_quantized_projections_are_called(self, monkeypatch):
+        block, project = DifferenceBlock(6), PixelLinear(3, 6)
+        called = []
+        project.register_forward_hook(lambda *_: called.append(1))
+        block.test_half(torch.randn(1, 3, 4, 4), project)
+        assert not called
+        monkeypatch.setattr("changenet.difference.is_traceable_wrapper_subclass", lambda weight: True)
+        block.test_half(torch.randn(1, 3, 4, 4), project)
+        assert called
 
     def test_order_matters(self):
         block, (a, b) = DifferenceBlock(6).eval(), torch.randn(2, 1, 6, 5, 7)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from toy_pyramid import ToyPyramid
 
+from changenet.difference import fuse
 from changenet.segment.model import ChangeDecoder, ChangeSegmenter, average_predictions, build_segmenter
 from changenet.segment.runtime import SegmentRuntime
 from fiducial.backbones.deformable import MSDeformAttn
@@ -65,29 +66,13 @@ def pair(batch=2, height=64, width=96):
 
 
 class TestDecoder:
-    def test_fusing_is_the_convolution_of_the_joined_maps(self):
-        decoder = toy().decoder
-        maps = [torch.randn(2, 6, 16 // s, 24 // s, dtype=torch.float64) for s in (1, 2, 4, 8)]
-        joined = torch.cat([F.interpolate(x, size=(16, 24), mode="bilinear") for x in reversed(maps)], 1)
-        assert torch.allclose(decoder.fuse(tuple(maps)), decoder.linear_fuse(joined), rtol=1e-12, atol=1e-12)
-
-    def test_fusing_trains_as_the_convolution_of_the_joined_maps(self):
-        decoder = toy().train().decoder
-        maps = [torch.randn(2, 6, 16 // s, 16 // s, dtype=torch.float64) for s in (1, 2, 4, 8)]
-        joined = torch.cat([F.interpolate(x, size=(16, 16), mode="bilinear") for x in reversed(maps)], 1)
-        grads = []
-        for fused in (decoder.fuse(tuple(maps)), decoder.linear_fuse(joined)):
-            grads.append(torch.autograd.grad(fused.square().sum(), list(decoder.linear_fuse.parameters())))
-        for mine, theirs in zip(*grads, strict=True):
-            assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-9)
-
     def test_last_layers_are_those_written_down_and_train_as_they_do(self):
         torch.manual_seed(0)
         decoder = ChangeDecoder((4, 4, 4, 4), 24, 2).double()
         for parameter in decoder.parameters():
             nn.init.normal_(parameter, std=0.3)
         maps = tuple(torch.randn(2, 24, 8 // s, 16 // s, dtype=torch.float64) for s in (1, 2, 4, 8))
-        x = decoder.dense_2x(decoder.convd2x(decoder.fuse(maps)))
+        x = decoder.dense_2x(decoder.convd2x(fuse(decoder.linear_fuse, maps, maps[0].shape[-2:])))
         written_down = decoder.change_probability(decoder.dense_1x(decoder.convd1x(x)))
         results = []
         for logits in (decoder.final(maps), written_down):
