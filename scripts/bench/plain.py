@@ -142,7 +142,7 @@ def channel_norm(norm: LayerNorm2d, x_BCHW: Tensor) -> Tensor:
 
 
 def sampled_crops(table_1NC: Tensor, crops_B22: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Crops of a position table, each sampled from a copy of it; shapes as :func:`fiducial.backbones.radio.crop_table`."""
+    """Crops of a position table, each sampled from a copy of it; shapes as in :mod:`fiducial.backbones.radio`."""
     table_BCHW = as_map(table_1NC).expand(len(crops_B22), -1, -1, -1)
     (width_B, height_B), (left_B, top_B) = crops_B22.unbind(1)[0].T, crops_B22.unbind(1)[1].T
     y_Bh, x_Bw = (
