@@ -1,5 +1,6 @@
 """Whatever a spec file or an override holds, what comes out is a spec or a UserError, and soon."""
 
+import os
 import string
 from contextlib import suppress
 
@@ -15,10 +16,16 @@ from fiducial.errors import UserError
 from fiducial.spec.compose import compose, read_source
 from fiducial.spec.knob import walk
 from mal.task import MAL
+from mlrecog.task import ML_RECOG
 
 KEYS = sorted(key.path for key in walk(ExperimentSpec))
+RECOG_KEYS = sorted(key.path for key in walk(ML_RECOG.spec_model()))
 MAL_KEYS = ["gpus", "num_nodes", "strategy", "checkpoint", "mal", "autolabel_type", "num_workers", "batch_size"]
-BOUNDED = settings(max_examples=60, deadline=2000, suppress_health_check=list(HealthCheck), derandomize=True)
+EXAMPLES = int(os.environ.get("FIDUCIAL_FUZZ_EXAMPLES", "60"))
+"""Of each test; ``scripts/bench/fuzz_specs.py`` asks for thousands."""
+BOUNDED = settings(
+    max_examples=EXAMPLES, deadline=20_000, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES == 60
+)
 
 REFERENCES = [
     *("${", "${}", "${a}", "${.b}", "${..a}", "${a[0]}", "${a}${a}", "\\${a}", "${a:${b}}", "${${a}}", "${train}"),
@@ -45,6 +52,19 @@ def outcome(kind, spec, overrides=(), unwrap=None):
     """Compose a spec; only a UserError may come out."""
     with suppress(UserError):
         compose(kind, read_source(kind, spec, overrides, unwrap=unwrap), action="train", path_map={"/data": "./d"})
+
+
+def nested(pairs):
+    """A tree with values at dotted keys, as far as they do not stand in each other's way."""
+    spec = {}
+    for path, value in pairs:
+        *parents, last = path.split(".")
+        node = spec
+        for part in parents:
+            node = node.setdefault(part, {}) if isinstance(node, dict) else {}
+        if isinstance(node, dict):
+            node[last] = value
+    return spec
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +99,12 @@ class TestValues:
     @BOUNDED
     @given(st.lists(st.tuples(st.sampled_from(KEYS), trees), max_size=4))
     def test_any_value_at_any_key(self, pairs):
-        spec = {}
-        for path, value in pairs:
-            *parents, last = path.split(".")
-            node = spec
-            for part in parents:
-                node = node.setdefault(part, {}) if isinstance(node, dict) else {}
-            if isinstance(node, dict):
-                node[last] = value
-        outcome(ExperimentSpec, spec, unwrap=CLASSIFY.unwrap)
+        outcome(ExperimentSpec, nested(pairs), unwrap=CLASSIFY.unwrap)
+
+    @BOUNDED
+    @given(st.lists(st.tuples(st.sampled_from(RECOG_KEYS), trees), max_size=4))
+    def test_any_value_at_any_key_of_ml_recog(self, pairs):
+        outcome(ML_RECOG.spec_model(), nested(pairs), unwrap=ML_RECOG.unwrap)
 
     @BOUNDED
     @given(st.dictionaries(st.sampled_from([*MAL_KEYS, "model", "train", "inference", "dataset"]), trees, max_size=4))
