@@ -144,7 +144,7 @@ class EvaluateSection(RunModelSection):
     )
 
 
-class InferenceSection(RunModelSection):
+class InferenceSection(RunModelSection, common.ClusterSection):
     """``inference``: scores or masks for data without labels."""
 
 

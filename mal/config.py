@@ -245,7 +245,7 @@ class EvaluateSection(RunSection):
     compute_ap: bool = knob(True, "Also compute mask AP and AR with COCO's own code.", schema=False)
 
 
-class InferenceSection(RunSection):
+class InferenceSection(RunSection, common.ClusterSection):
     """``inference``: masks for boxes."""
 
     ann_path: Text = knob("", "Annotations with the boxes to find masks for.", shown=True)

@@ -252,7 +252,7 @@ class EvaluateSection(RunSection):
     clustering: bool = knob(True, "Also compute AMI and NMI, which take a clustering of the queries.", schema=False)
 
 
-class InferenceSection(RunSection):
+class InferenceSection(RunSection, common.ClusterSection):
     """``inference``: the nearest classes of pictures."""
 
     batch_size: int = knob(1, "Pictures per batch.", ge=1, le=common.MAX_BATCH, schema_range=(None, None), shown=True)

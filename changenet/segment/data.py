@@ -223,13 +223,15 @@ class WindowBatches:
 
     ahead = 2
     """Batches that are made beyond the one that is used."""
+    collate_fn = staticmethod(_collate)
+    """With the items of :attr:`batch_sampler` what a batch is: for those who take single ones."""
 
     def __init__(self, dataset: SceneDataset, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
         self.dataset, self.batch_size = dataset, batch_size
-        self.order = ImageShards(dataset.image_of_items, batch_size, rank=rank, world_size=world_size)
+        self.batch_sampler = ImageShards(dataset.image_of_items, batch_size, rank=rank, world_size=world_size)
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return Prefetched(self._batches, ahead=self.ahead)
@@ -240,7 +242,7 @@ class WindowBatches:
             yield _pinned(_collate(some))
 
     def _items(self) -> Iterator[dict[str, Any]]:
-        mine = (self.dataset.items[number] for number in self.order.mine)
+        mine = (self.dataset.items[number] for number in self.batch_sampler.mine)
         for index, group in groupby(mine, key=lambda item: item[0]):
             yield from self.dataset.windows_of(index, [window for _, window in group if window is not None])
 

@@ -49,16 +49,23 @@ def _run(task: Task[Any], run: Run, stage: Stage, message: str) -> Result:
             LOGGER.warning("%s.compile: %s runs the model as it is", run.action.name, predictor.runtime)
         else:
             predictor.compile(run.section.compile)
-    trainer = evaluation_trainer(run, devices, task.policy(run.spec))
-    module = EvaluationModule(predictor, runtime.evaluator(stage, folder=run.folder))
-    loaders = runtime.loaders(stage, rank=global_rank(), world_size=devices.num_processes)
-    with plain_interrupts(trainer):
-        trainer.test(module, dataloaders=list(loaders), verbose=False)
-    results = module.results
-    if not trainer.is_global_zero:
-        return Result(run.action.name, run.folder)
-    kpis = module.evaluator.kpis(results)
-    files = module.evaluator.write(results, _facts(model_file, predictor))
+    evaluator = runtime.evaluator(stage, folder=run.folder)
+    if stage == "infer" and run.section.engine == "ray":
+        from fiducial.run.cluster import ClusterJob, run_on_cluster
+
+        run_on_cluster(ClusterJob.of(task, run.spec, model_file), runtime.loaders(stage), evaluator)
+        results = evaluator.finish()
+    else:
+        trainer = evaluation_trainer(run, devices, task.policy(run.spec))
+        module = EvaluationModule(predictor, evaluator)
+        loaders = runtime.loaders(stage, rank=global_rank(), world_size=devices.num_processes)
+        with plain_interrupts(trainer):
+            trainer.test(module, dataloaders=list(loaders), verbose=False)
+        results = module.results
+        if not trainer.is_global_zero:
+            return Result(run.action.name, run.folder)
+    kpis = evaluator.kpis(results)
+    files = evaluator.write(results, _facts(model_file, predictor))
     if kpis:
         run.status.write(message, kpi=kpis)
     return Result(run.action.name, run.folder, kpis, files)

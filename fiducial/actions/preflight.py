@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from fiducial.actions.action import Action
@@ -12,6 +13,7 @@ from fiducial.actions.models import check_model_files
 from fiducial.errors import SHOWN, CheckpointError, DatasetError, Problem, SpecError, one_line
 from fiducial.run.console import LOGGER
 from fiducial.run.names import fault_of, fields_of
+from fiducial.run.ranks import under_torchrun
 from fiducial.run.run import Run
 from fiducial.spec.compose import Composed
 from fiducial.task import DataReport, Task
@@ -60,7 +62,22 @@ def check_rules(task: Task[Any], spec: Any, action: Action) -> list[Problem]:
         shared = [*_check_intervals(spec), *_check_best_names(task, spec)]
     elif action.name == "export":
         shared = list(check_export(spec.export))
+    elif action.name == "inference":
+        shared = list(_check_cluster(task, spec))
     return [*task.check_spec(spec, action.name), *shared]
+
+
+def _check_cluster(task: Task[Any], spec: Any) -> Iterator[Problem]:
+    """What keeps an inference from running on a cluster, where it is to."""
+    where = "inference.engine"
+    if spec.inference.engine != "ray":
+        return
+    if find_spec("ray") is None:
+        yield Problem(where, "ray is not installed", "pip install 'fiducial[ray]', or set local")
+    if under_torchrun():
+        yield Problem(where, "ray, under torchrun", "start one process: Ray's workers share the data")
+    if task.policy(spec).evaluation_precision != "32-true":
+        yield Problem(where, "ray, and half precision (compat: tao)", "set compat: off, or inference.engine=local")
 
 
 def _check_intervals(spec: Any) -> Iterator[Problem]:

@@ -226,6 +226,30 @@ class RunModelSection(DistributedSection):
     )
 
 
+class ClusterSection(Section):
+    """Of ``inference``: what runs it beyond this machine."""
+
+    engine: Literal["local", "ray"] = knob(
+        "local",
+        "What hands out the data: this process (with torchrun: these), or a Ray cluster (extra ray), whose workers all "
+        "reach the data and the model under the paths of the spec.",
+        schema=False,
+    )
+    ray_address: str = knob(
+        "auto",
+        "The Ray cluster: auto for the one that this machine is part of, ray://host:10001 for another, local for one "
+        "that ends with the run.",
+        schema=False,
+    )
+    ray_workers: int | None = knob(
+        None,
+        "Workers that each hold the model; null: as many as the cluster has GPUs, without any one for each node.",
+        ge=1,
+        le=2**14,
+        schema=False,
+    )
+
+
 class ExportSection(Section):
     """``export``: checkpoint to ONNX."""
 

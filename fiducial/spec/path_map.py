@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from fiducial.errors import SpecError
 
-__all__ = ["map_path", "mapped", "parse_path_map", "use_path_map"]
+__all__ = ["map_in_force", "map_path", "mapped", "parse_path_map", "use_path_map"]
 
 _in_force: dict[str, str] = {}
 
@@ -36,6 +36,11 @@ def use_path_map(path_map: Mapping[str, str]) -> None:
     """Make ``path_map`` the one of :func:`mapped` in this process, in place of an earlier one."""
     _in_force.clear()
     _in_force.update(path_map)
+
+
+def map_in_force() -> dict[str, str]:
+    """What :func:`use_path_map` was given last, for a process on another machine."""
+    return dict(_in_force)
 
 
 def mapped(value: str) -> str:
