@@ -196,6 +196,8 @@ class Task(ABC, Generic[SpecT]):
     resume: ClassVar[ResumeRules] = ResumeRules()
     onnx_beside_checkpoint: ClassVar[bool] = True
     """Where an exported file goes that the spec does not name: beside the checkpoint, else into the results folder."""
+    bf16: ClassVar[str] = "train.precision=bf16-mixed"
+    """What makes training compute in bfloat16, where the network can."""
     memory_savers: ClassVar[tuple[str, ...]] = ()
     """What a user can do, beside a smaller batch, when memory runs out."""
 

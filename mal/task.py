@@ -47,6 +47,7 @@ class MalTask(Task["ExperimentSpec"]):
         "label_dump_path": ("inference.label_dump_path",),
     }
     template = {"": {"wandb.enable": False}}
+    bf16 = "train.use_amp=true train.amp_dtype=bfloat16"
     memory_savers = (
         "a smaller dataset.crop_size (384, 256)",
         "model.activation_checkpointing=true",

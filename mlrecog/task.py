@@ -56,6 +56,7 @@ class RecogTask(Task["ExperimentSpec"]):
         "train": {"train.batch_size": 64, "train.num_epochs": 80, "train.val_batch_size": 64},
     }
     onnx_beside_checkpoint = False
+    bf16 = "train.precision=bf16"
     memory_savers = ("a smaller model.input_width and input_height", "or model.activation_checkpointing=true")
     resume = ResumeRules(
         also_free=("evaluate.", "train.val_batch_size", "train.report_accuracy_per_class", "gallery."),

@@ -13,7 +13,7 @@ from fiducial.errors import CheckpointError, DatasetError, SpecError
 from fiducial.run.callbacks import Reporter
 from fiducial.run.changes import compare, first_usable
 from fiducial.run.console import LOGGER
-from fiducial.run.devices import resolve_devices
+from fiducial.run.devices import Devices, resolve_devices
 from fiducial.run.resume import place_of
 from fiducial.run.run import Run
 from fiducial.run.seeds import seed_run
@@ -45,6 +45,8 @@ def train(task: Task[Any], run: Run) -> Result:
     reporter = Reporter(run.status, task.metrics)
     trainer = training_trainer(task, run, devices, reporter, num_batches=datamodule.num_batches, rate=rate)
     _announce(settings, module)
+    if module.policy.precision == "32-true" and _has_bf16(devices):
+        LOGGER.info("this GPU computes faster in bfloat16, with nearly the same result: %s", task.bf16)
     try:
         with plain_interrupts(trainer):
             trainer.fit(module, datamodule=datamodule, ckpt_path=str(resume.path) if resume else None)
@@ -90,6 +92,13 @@ def _finished(resume: Checkpoint, run: Run) -> bool:
     if place.epoch == wanted:
         run.note(f"Already trained to epoch {wanted}: nothing to do. Raise train.num_epochs to train on.")
     return place.epoch == wanted
+
+
+def _has_bf16(devices: Devices) -> bool:
+    """Whether the run is on a GPU that has bfloat16 in hardware."""
+    import torch
+
+    return devices.accelerator in ("gpu", "cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _announce(settings: Any, module: TrainingModule) -> None:

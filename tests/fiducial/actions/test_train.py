@@ -12,6 +12,7 @@ from tiny_task import LINE
 
 from fiducial import cli
 from fiducial.checkpoints.reading import read
+from fiducial.run.devices import Devices
 from fiducial.run.resume import Place, place_of
 from fiducial.run.status import read_status
 
@@ -43,6 +44,21 @@ def whole(train):
 
 def records(tmp_path, results="a", action="train"):
     return read_status(tmp_path / results / action / "status.json")
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "supported", "said"), [("gpu", True, True), ("gpu", False, False), ("cpu", True, False)]
+)
+def test_bfloat16_is_recommended_where_a_gpu_has_it(train, monkeypatch, capfd, accelerator, supported, said):
+    from fiducial.actions import train as action
+
+    has_bf16 = action._has_bf16
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: supported)
+    monkeypatch.setattr(action, "_has_bf16", lambda _: has_bf16(Devices(accelerator, 1)))
+    assert train()[0] == 0
+    assert (
+        "faster in bfloat16, with nearly the same result: train.precision=bf16-mixed" in capfd.readouterr().err
+    ) == said
 
 
 class TestFiles:

@@ -24,7 +24,10 @@ INFERENCE = next(action for action in STANDARD if action.name == "inference")
 WORKERS = 2
 BATCHES = {
     "classify": ["inference.batch_size=2", "model.backbone.pretrained_backbone_path=null"],
-    "segment": ["inference.batch_size=1"],
+    "segment": [
+        *("inference.batch_size=3", "dataset.segment.predict_split=train", "dataset.segment.img_size=32"),
+        "dataset.segment.windows.enable=true",
+    ],
     "mal": ["inference.batch_size=2"],
     "mlrecog": ["inference.batch_size=16"],
 }
@@ -68,31 +71,27 @@ def workers():
     return [p for p in psutil.Process().children(recursive=True) if "Worker" in "".join(p.cmdline()[:1])]
 
 
-class TestFiles:
-    def test_are_those_of_a_local_run(self, job, tmp_path, monkeypatch):
-        here = infer(job, tmp_path / "local")
-        assert len(here) >= 1
-        taken = []
-        unpacked = cluster._unpacked
-        monkeypatch.setattr(cluster, "_unpacked", lambda content: taken.append(1) or unpacked(content))
-        assert infer(job, tmp_path / "ray", "inference.engine=ray", f"inference.ray_workers={WORKERS}") == here
-        assert len(taken) >= 3
+def test_files_are_those_of_a_local_run_also_when_a_worker_is_killed(job, tmp_path, monkeypatch):
+    """Of every task; classify has two workers, one of which dies on the way."""
+    here = infer(job, tmp_path / "local")
+    assert here
+    taken, killed = [], []
+    unpacked = cluster._unpacked
 
-    def test_also_when_a_worker_is_killed(self, job, tmp_path, monkeypatch):
-        here = infer(job, tmp_path / "local")
-        killed = []
-        unpacked = cluster._unpacked
+    def take(content):
+        if job[0] == "classify" and not taken:
+            killed.append(workers()[0])
+            killed[0].send_signal(signal.SIGKILL)
+        taken.append(content)
+        return unpacked(content)
 
-        def kill_one(content):
-            if not killed:
-                killed.append(workers()[0].pid)
-                os.kill(killed[0], signal.SIGKILL)
-            return unpacked(content)
-
-        monkeypatch.setattr(cluster, "_unpacked", kill_one)
-        assert infer(job, tmp_path / "ray", "inference.engine=ray", "inference.ray_workers=1") == here
-        assert killed
-        assert not psutil.pid_exists(killed[0]) or psutil.Process(killed[0]).status() == psutil.STATUS_ZOMBIE
+    monkeypatch.setattr(cluster, "_unpacked", take)
+    number = WORKERS if job[0] == "classify" else 1
+    assert infer(job, tmp_path / "ray", "inference.engine=ray", f"inference.ray_workers={number}") == here
+    assert len(taken) >= 3
+    if killed:
+        psutil.wait_procs(killed, timeout=30)
+        assert not killed[0].is_running() or killed[0].status() == psutil.STATUS_ZOMBIE
 
 
 class TestBadInput:
@@ -122,12 +121,11 @@ class TestBadInput:
         with pytest.raises(MachineError, match=said), cluster._connected("auto"):
             pass
 
-    def test_what_a_worker_cannot_do_is_said(self, job, tmp_path):
-        name, folder, checkpoint = job
-        task, composed = small_runs.composed(
-            name, folder, *BATCHES[name], "inference.ray_workers=1", action="inference"
-        )
+    def test_what_a_worker_cannot_do_is_said(self, tmp_path):
+        small_runs.draw("classify", tmp_path)
+        start = (*BATCHES["classify"], "inference.ray_workers=1")
+        task, composed = small_runs.composed("classify", tmp_path, *start, action="inference")
         runtime = task.runtime(composed.spec)
-        missing = cluster.ClusterJob.of(task, composed.spec, checkpoint.with_name("none.pth"))
+        missing = cluster.ClusterJob.of(task, composed.spec, tmp_path / "none.pth")
         with pytest.raises(UserError, match=r"none\.pth"):
             cluster.run_on_cluster(missing, runtime.loaders("infer"), runtime.evaluator("infer"))
