@@ -346,7 +346,7 @@ def draw_data(folder: Path, scale: Scale) -> None:
         for number in range(scale.rows_per_golden):
             for light in LIGHTS:
                 photograph(folder / f"board{number}" / f"part{golden}_{light}.jpg", scene, scale.photo, rng)
-            label = "PASS" if number % 4 else "MISSING"
+            label = "PASS" if (golden + number) % 4 else "MISSING"
             rows.append((f"board{number}", "golden", label, f"part{golden}"))
     for name, chosen in (("test.csv", rows), ("one_golden.csv", rows[: scale.rows_per_golden])):
         with (folder / name).open("w", newline="", encoding="utf-8") as file:
