@@ -34,7 +34,7 @@ import numpy as np
 import plain_jobs
 import torch
 import yaml
-from classify import FAN, LIGHTS, Scale, draw_data, spec_tree
+from classify import FAN, Scale, draw_data, spec_tree
 from loading import draw
 from measure import machine
 from PIL import Image
@@ -181,7 +181,9 @@ def run(way: str, action: str, spec: str) -> int:
 def assert_equal(plain: Path, ours: Path) -> None:
     """Raises: AssertionError unless scores are equal but for rounding, and masks but for a few pixels."""
     if (plain / "inference.csv").exists():
-        scores = [[float(row["siamese_score"]) for row in csv.DictReader(open(f / "inference.csv"))] for f in (plain, ours)]
+        scores = [
+            [float(row["siamese_score"]) for row in csv.DictReader(open(f / "inference.csv"))] for f in (plain, ours)
+        ]
         np.testing.assert_allclose(*scores, atol=1e-3)
         return
     for path in plain.glob("*.png"):
@@ -189,6 +191,11 @@ def assert_equal(plain: Path, ours: Path) -> None:
         differ = (np.asarray(Image.open(path)) > 0) != (np.asarray(Image.open(found)) > 0)
         if differ.mean() > 1e-3:
             raise AssertionError(f"{path.name}: {differ.mean():.1%} of the pixels differ")
+
+
+def scores(folder: Path) -> list[float]:
+    with (folder / "inference.csv").open(newline="", encoding="utf-8") as file:
+        return [float(row["siamese_score"]) for row in csv.DictReader(file)]
 
 
 if __name__ == "__main__":

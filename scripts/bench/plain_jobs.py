@@ -1,4 +1,4 @@
-"""Whole jobs as a person writes them first: a loader that opens and resizes every picture, a plain loop, a plain network.
+"""Whole jobs as a person writes them first: every picture opened and resized, a plain loop, a plain network.
 
 Each job reads the spec of the project's own run and writes what that writes: a checkpoint, numbers, scores or masks.
 """

@@ -1,0 +1,53 @@
+"""The benchmark of whole jobs runs, and its scripts give what the project's commands give."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))  # last: it has a mal.py, too
+
+import jobs
+
+
+class TestAssertEqual:
+    def write_scores(self, folder, scores):
+        folder.mkdir()
+        (folder / "inference.csv").write_text("siamese_score\n" + "\n".join(map(str, scores)) + "\n")
+        return folder
+
+    def test_scores(self, tmp_path):
+        ours = self.write_scores(tmp_path / "a", [0.1, 0.9])
+        jobs.assert_equal(self.write_scores(tmp_path / "b", [0.1, 0.90001]), ours)
+        with pytest.raises(AssertionError, match="Mismatched elements: 1 / 2"):
+            jobs.assert_equal(self.write_scores(tmp_path / "c", [0.1, 0.91]), ours)
+
+    @pytest.mark.parametrize(("pixels", "same"), [(0, True), (20, False)])
+    def test_masks(self, tmp_path, pixels, same):
+        for folder, changed in (("plain", 0), ("ours/masks", pixels)):
+            (tmp_path / folder).mkdir(parents=True)
+            mask = np.zeros(10_000, np.uint8)
+            mask[: 100 + changed] = 255
+            Image.fromarray(mask.reshape(100, 100)).save(tmp_path / folder / "scene.png")
+        if same:
+            jobs.assert_equal(tmp_path / "plain", tmp_path / "ours")
+        else:
+            with pytest.raises(AssertionError, match=r"scene.png: 0\.2% of the pixels differ"):
+                jobs.assert_equal(tmp_path / "plain", tmp_path / "ours")
+
+
+def test_a_job_that_fails_is_not_measured(tmp_path):
+    with pytest.raises(RuntimeError, match="plain evaluate failed"):
+        jobs.seconds("plain", "evaluate", tmp_path / "missing.yaml", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["classify", "segment"])
+def test_it_runs(name, capsys):
+    assert jobs.main(["--quick", "--threads", "1", "--only", name]) == 0
+    said = capsys.readouterr().out
+    assert re.findall(rf"^{name}, (\w+)$", said, re.MULTILINE) == ["train", "evaluate", "inference"]
+    assert len(re.findall(r"\d\.\d\dx", said)) == 3
