@@ -3,7 +3,7 @@
     python scripts/bench/jobs.py [--only classify-shared,classify,segment] [--turns 3] [--threads 2] [--quick]
 
 ``train`` of one epoch with its validation and checkpoint, ``evaluate``, ``inference``; every job in a process of its
-own, its seconds counted from the end of the imports, which are the same for both. Scores and masks of both are compared.
+own, its seconds counted from the end of the imports, the same for both. Scores and masks of both are compared.
 The data is drawn: photographs of 512 × 512 under four lights with 20 rows for every golden (``classify-shared``) or one
 (``classify``), scenes of 256 × 256. The exit code is 1 when a target is missed.
 """
@@ -181,10 +181,7 @@ def run(way: str, action: str, spec: str) -> int:
 def assert_equal(plain: Path, ours: Path) -> None:
     """Raises: AssertionError unless scores are equal but for rounding, and masks but for a few pixels."""
     if (plain / "inference.csv").exists():
-        scores = [
-            [float(row["siamese_score"]) for row in csv.DictReader(open(f / "inference.csv"))] for f in (plain, ours)
-        ]
-        np.testing.assert_allclose(*scores, atol=1e-3)
+        np.testing.assert_allclose(scores(plain), scores(ours), atol=1e-3)
         return
     for path in plain.glob("*.png"):
         (found,) = ours.rglob(path.name)
