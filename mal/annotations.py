@@ -74,7 +74,7 @@ class Annotations:
 
     @property
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        """The annotations as they stand in the file; each ``segmentation`` as :func:`mal.segmentation.packed` has it."""
+        """The annotations as they stand in the file; numbers as :func:`mal.segmentation.packed` has them."""
         rows: Sequence[Mapping[str, Any]] = self.tree["annotations"]
         return rows
 

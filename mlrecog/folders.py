@@ -186,7 +186,8 @@ def _class_root(folder: Path) -> Path:
 
 def _pictures(folder: Path) -> Iterator[Path]:
     for here, _, names in sorted(os.walk(folder, followlinks=True)):
-        yield from (Path(here, name) for name in sorted(names) if is_image(name))
+        parent = Path(here)  # a path is parsed once for all its pictures
+        yield from (parent / name for name in sorted(names) if is_image(name))
 
 
 def _mismatch(key: str, unknown: Sequence[str], found: Sequence[str], order: Sequence[str]) -> Iterator[Problem]:

@@ -8,20 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import PIL
 import torch
 from torch import Tensor
 
 from fiducial.actions.models import open_model
 from fiducial.data.cache import digest
-from fiducial.data.checks import in_threads, shortened
+from fiducial.data.checks import shortened
 from fiducial.data.images import check_whole
 from fiducial.data.loaders import ordered_loader
+from fiducial.data.looks import Look, Wrong, look_at
 from fiducial.data.remote import is_remote
 from fiducial.data.sources import local_path
 from fiducial.deploy.card import ModelCard, weights_hash
 from fiducial.deploy.graph_predictor import GraphPredictor
 from fiducial.deploy.kinds import open_predictor
-from fiducial.errors import CheckpointError, DatasetError, Problem, UserError
+from fiducial.errors import CheckpointError, DatasetError, Problem
 from fiducial.prediction import Predictor
 from fiducial.progress import followed
 from fiducial.redact import public_url
@@ -97,20 +99,28 @@ def _name(value: str, root: Path, path: Path) -> str:
 
 def _looked_at(pictures: Sequence[Picture]) -> list[Picture]:
     """The pictures with the SHA-256 of their files. Raises: DatasetError naming those that cannot be read."""
-
-    def look(picture: Picture) -> Picture | list[Problem]:
-        try:
-            check_whole(picture.path)
-        except UserError as error:
-            return list(error.problems)
-        old = picture.entry
-        return Picture(picture.path, Entry(old.label, old.source, digest(picture.path)))
-
-    found = in_threads(look, pictures)
-    problems = [problem for each in found if isinstance(each, list) for problem in each]
+    found: list[Picture] = []
+    problems: list[Problem] = []
+    for picture, seen in zip(pictures, look_at(_WHOLE, [picture.path for picture in pictures]), strict=True):
+        if isinstance(seen, Wrong):
+            problems.extend(seen.problems)
+        else:
+            found.append(Picture(picture.path, Entry(picture.entry.label, picture.entry.source, seen)))
     if problems:
         raise DatasetError.of(shortened(problems))
-    return [each for each in found if isinstance(each, Picture)]
+    return found
+
+
+def _hash_of_whole(path: Path) -> str:
+    check_whole(path)
+    try:
+        return digest(path)
+    except OSError as error:
+        raise DatasetError(str(path), f"cannot be read ({error})", "copy it again") from error
+
+
+_WHOLE: Look[str] = Look(f"whole, sha256 1, Pillow {PIL.__version__}", _hash_of_whole, str, str)
+"""SHA-256 of the file of a whole picture, kept until the file changes."""
 
 
 @dataclass(frozen=True)

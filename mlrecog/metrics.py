@@ -24,7 +24,7 @@ CUTS = (1, 5, 10)
 """Numbers of neighbours that recall looks at."""
 LISTED = 10
 """Neighbours that are kept of each query, and that NDCG looks at."""
-_SORTED = 2**23
+_SORTED = 2**21
 """Distances that are sorted at a time."""
 
 _ITERATIONS, _FAISS_SEED = 20, 1235

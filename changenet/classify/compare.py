@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import cache
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from changenet.classify.rows import PairRow, PairTable
 from fiducial.data.checks import Contents, Entry, check_overlap, same_contents, spread
-from fiducial.data.images import read_rgb
-from fiducial.errors import DatasetError, Problem
+from fiducial.data.images import READ_AS, read_rgb
+from fiducial.data.looks import Look, Wrong, look_at
+from fiducial.data.registration import shift_between
+from fiducial.errors import Problem
 
 __all__ = ["check_boards", "check_itself", "check_registration", "check_repeated_rows", "check_splits"]
 
@@ -95,26 +99,14 @@ def _test_images(table: PairTable) -> Contents[PairRow]:
 
 def check_registration(table: PairTable) -> Iterator[Problem]:
     """Rows whose test image lies beside its golden, by phase correlation of the first light."""
-    import numpy as np
-
-    from fiducial.data.registration import shift_between
-
     if table.layout.num_golden > 1:
         return
     far: list[tuple[float, PairRow]] = []
     looked_at = spread(table.rows, REGISTERED_ROWS)
-    for row in looked_at:
-        try:
-            golden, test = (
-                read_rgb(files[0]).convert("L") for files in (table.golden_files(row), table.test_files(row))
-            )
-        except DatasetError:
-            continue  # named by the check of the files
-        if golden.size != test.size:
-            test = test.resize(golden.size)
-        dy, dx = shift_between(np.asarray(golden, dtype=np.float32), np.asarray(test, dtype=np.float32))
-        if max(abs(dy), abs(dx)) > MAX_SHIFT:
-            far.append((max(abs(dy), abs(dx)), row))
+    pairs = [(table.golden_files(row)[0], table.test_files(row)[0]) for row in looked_at]
+    for row, found in zip(looked_at, look_at(_DISTANCE, pairs), strict=True):
+        if not isinstance(found, Wrong) and found > MAX_SHIFT:  # what is wrong is named by the check of the files
+            far.append((found, row))
     far.sort(key=lambda item: -item[0])
     if far:
         worst = ", ".join(f"line {row.line} by {distance:.1f}" for distance, row in far[:3])
@@ -122,3 +114,16 @@ def check_registration(table: PairTable) -> Iterator[Problem]:
         found = f"{share} lie more than {MAX_SHIFT:g} pixels beside their golden ({worst})"
         fix = "set dataset.classify.align: shift, or register the images"
         yield Problem(str(table.csv_path), found, fix, "warning")
+
+
+def _distance(golden_path: Path, test_path: Path) -> float:
+    """How far a test image lies beside its golden, in pixels, in rows or columns."""
+    golden, test = (read_rgb(path).convert("L") for path in (golden_path, test_path))
+    if golden.size != test.size:
+        test = test.resize(golden.size)
+    dy, dx = shift_between(np.asarray(golden, dtype=np.float32), np.asarray(test, dtype=np.float32))
+    return float(max(abs(dy), abs(dx)))
+
+
+_DISTANCE: Look[float] = Look(f"{READ_AS}, distance 1", _distance, float, float)
+"""Of a golden and the test image beside it; kept until one of the files changes."""

@@ -35,7 +35,7 @@ def confusion(prediction_BHW: Tensor, label_BHW: Tensor, num_classes: int) -> Te
     for image, (prediction, label) in enumerate(zip(prediction_BHW.numpy(), label_BHW.numpy(), strict=True)):
         counts = (label >= 0) & (label < num_classes)
         label_N, prediction_N = label[counts], prediction[counts]
-        if len(label_N) and not (0 <= prediction_N.min() and prediction_N.max() < num_classes):
+        if len(label_N) and not (prediction_N.min() >= 0 and prediction_N.max() < num_classes):
             raise ValueError(f"predictions must be class numbers below {num_classes}")
         cell_N = label_N.astype(np.intp) * num_classes + prediction_N  # numpy counts them 15 times as fast as torch
         found[image] = np.bincount(cell_N, minlength=num_classes**2).reshape(num_classes, num_classes)

@@ -46,20 +46,24 @@ class Wrong:
 
 @dataclass(frozen=True)
 class Look(Generic[Found_co]):
-    """A way of looking at a file.
+    """A way of looking at a file, or at several together.
 
-    ``see`` raises UserError for what is wrong. ``pack`` and ``unpack`` turn what was found into plain JSON and back;
-    None: what was kept does not say enough. Looks of one ``name`` share their records; it changes when the same file
-    would be found otherwise.
+    ``see`` takes the path of each of them, and raises UserError for what is wrong. ``pack`` and ``unpack`` turn what was
+    found into plain JSON and back; None: what was kept does not say enough. Looks of one ``name`` share their records;
+    it changes when the same file would be found otherwise.
     """
 
     name: str
-    see: Callable[[Path], Found_co]
+    see: Callable[..., Found_co]
     pack: Callable[[Any], Any]
     unpack: Callable[[Any], Found_co | None]
 
 
-def look_at(look: Look[Found], paths: Iterable[Path | str], *, total: int | None = None) -> Iterator[Found | Wrong]:
+Files = Path | str | tuple[Path | str, ...]
+"""A file, or those that are looked at together."""
+
+
+def look_at(look: Look[Found], paths: Iterable[Files], *, total: int | None = None) -> Iterator[Found | Wrong]:
     """What ``look`` finds in each file, in their order; it says how far it is where that takes long.
 
     ``total``: how many files there are, where ``paths`` does not say. What is equal is one object: many files cost
@@ -83,18 +87,18 @@ class _Worker(Generic[Found]):
         self._lock, self._fresh, self._kept_at = Lock(), list[Record](), time.monotonic()
         self._equal: dict[str, Found] = {}
 
-    def look_at_some(self, paths: list[Path | str]) -> list[Found | Wrong]:
-        keys = [key_of(self.look.name, os.fspath(path)) for path in paths]
+    def look_at_some(self, paths: list[Files]) -> list[Found | Wrong]:
+        keys = [_key_of(self.look.name, path) for path in paths]
         known = self.kept.known(keys)
         found: list[Found | Wrong] = []
         fresh: list[Record] = []
         for key, path in zip(keys, paths, strict=True):
-            stamp = stamp_of(path)  # before the look: what is changed during it has another one
+            stamp = _stamp_of(path)  # before the look: what is changed during it has another one
             old = known.get(key)
             if stamp and old and old[0] == stamp[0] and (kept := self._unpacked(old[1])) is not None:
                 found.append(kept)
                 continue
-            seen, text = self._see(Path(path))
+            seen, text = self._see(path)
             found.append(seen)
             if text is not None and stamp is not None and stamp[1]:
                 fresh.append((key, stamp[0], text))
@@ -108,9 +112,9 @@ class _Worker(Generic[Found]):
         if fresh:
             self.kept.keep(fresh)
 
-    def _see(self, path: Path) -> tuple[Found | Wrong, str | None]:
+    def _see(self, path: Files) -> tuple[Found | Wrong, str | None]:
         try:
-            seen = self.look.see(path)
+            seen = self.look.see(*map(Path, path if isinstance(path, tuple) else (path,)))
         except UserError as error:
             return Wrong(error.problems), None
         text = json.dumps(self.look.pack(seen), separators=(",", ":"))
@@ -134,6 +138,22 @@ class _Worker(Generic[Found]):
             due = len(self._fresh) >= _AT_ONCE or time.monotonic() - self._kept_at > _AT_LEAST_EVERY_S
         if due:
             self.flush()
+
+
+def _key_of(look: str, path: Files) -> bytes:
+    if not isinstance(path, tuple):
+        return key_of(look, os.fspath(path))
+    first, *others = path
+    return key_of("\0".join([look, *map(os.path.abspath, others)]), os.fspath(first))
+
+
+def _stamp_of(path: Files) -> tuple[bytes, bool] | None:
+    if not isinstance(path, tuple):
+        return stamp_of(path)
+    stamps = [stamp for each in path if (stamp := stamp_of(each))]
+    if len(stamps) < len(path):
+        return None
+    return b"".join(stamp for stamp, _ in stamps), all(settled for _, settled in stamps)
 
 
 def _size(record: Any) -> tuple[int, int]:

@@ -36,6 +36,7 @@ from measure import Turn, machine, measure
 from PIL import Image
 
 from fiducial.data import kept
+from fiducial.data.once import one_reading
 
 SIDE = 64
 LIGHTS = ("a", "b", "c", "d")
@@ -193,9 +194,10 @@ def start(task: Any, spec: Any) -> Work:
     """What ``train`` does with the rows before its first batch."""
 
     def run() -> object:
-        report = task.check_data(spec, ("train",), thorough=False)
-        loader = task.runtime(spec).datamodule().train_dataloader()
-        return report, loader, next(iter(loader.batch_sampler))
+        with one_reading():  # as every action
+            report = task.check_data(spec, ("train",), thorough=False)
+            loader = task.runtime(spec).datamodule().train_dataloader()
+            return report, loader, next(iter(loader.batch_sampler))
 
     return Work("train, until the first batch", run, 100.0)
 

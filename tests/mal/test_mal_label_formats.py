@@ -10,7 +10,7 @@ from matplotlib.path import Path as MplPath
 from PIL import Image
 
 from mal.annotations import Rules, read_annotations, select
-from mal.coco_labels import EMPTY, REASON, write_json, write_labels
+from mal.coco_labels import EMPTY, REASON, write_labels
 from mal.decode import PlacedMask
 from mal.label_formats import WRITERS, label_studio, polygons
 from mal.quality import Judgement

@@ -1,10 +1,15 @@
 """Polygons and run lengths: what pycocotools makes of them, and that it never sees what would harm it."""
 
+import json
+import re
+import tracemalloc
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from mal.segmentation import checked_rle, numbers_of, rle_of_mask, runs_of
+from mal.coco_labels import write_json
+from mal.segmentation import checked_rle, numbers_of, packed, rle_of_mask, runs_of
 
 SIZE = (80, 100)
 
@@ -98,3 +103,46 @@ def test_what_are_no_numbers(values):
 def test_numbers():
     assert numbers_of([1, 2.5]) == [1.0, 2.5]
     assert numbers_of([]) == []
+
+
+class TestPacked:
+    @pytest.mark.parametrize(
+        "segmentation",
+        [
+            [[2.5, 2.0, 12.0, 2.0, 12.0, 7.0]],
+            [[2, 2, 12, 2, 12, 7], [1.5, 2.0, 3.0, 4.0, 5.5, 6.5]],
+            [[2, 2.5, 12, 2, 12, 7]],
+            [[10**30, 1, 2], [True, 1, 2], ["a"], None, []],
+            {"size": [80, 100], "counts": [3, 5, 7992]},
+            {"size": [80, 100], "counts": "abc"},
+            {"size": [80, 100], "counts": [[1.0]]},
+            "text",
+            None,
+        ],
+    )
+    def test_is_read_and_written_as_it_stood(self, segmentation, tmp_path):
+        row = {"id": 1, "segmentation": segmentation, "counts": "of the row"}
+        found = json.loads(json.dumps(row), object_hook=packed)
+        write_json(tmp_path / "out.json", found)
+        assert (tmp_path / "out.json").read_text() == json.dumps(row)
+        try:
+            expected = checked_rle(segmentation, SIZE)
+        except ValueError as error:
+            with pytest.raises(ValueError, match=re.escape(str(error))):
+                checked_rle(found["segmentation"], SIZE)
+        else:
+            assert checked_rle(found["segmentation"], SIZE) == expected
+
+    def test_takes_eight_bytes_a_number(self):
+        numbers = [n + 0.5 for n in range(1000)]
+        text = json.dumps({"segmentation": [numbers, list(range(1000))]})
+        tracemalloc.start()
+        found = json.loads(text, object_hook=packed)
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert found["segmentation"][0][7] == 7.5
+        assert held < 10 * 2000
+
+    def test_numbers_that_are_none_are_null(self, tmp_path):
+        write_json(tmp_path / "out.json", json.loads('{"segmentation": [[NaN, 1.0]]}', object_hook=packed))
+        assert (tmp_path / "out.json").read_text() == '{"segmentation": [[null, 1.0]]}'

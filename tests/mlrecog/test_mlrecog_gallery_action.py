@@ -10,8 +10,10 @@ from gallery_makers import SIZE, TinyTask, make_products, save_model
 from PIL import Image
 
 from fiducial.actions.perform import perform
+from fiducial.data import kept
 from fiducial.errors import CheckpointError, DatasetError, SourceError, SpecError
 from fiducial.run.lock import only_run
+from mlrecog import gallery_embed
 from mlrecog.gallery import open_gallery
 
 KINDS = ["shop", "shop.lance"]
@@ -89,6 +91,20 @@ class TestVerbs:
         (shop.folder / "products/cola b/0-0.png").write_bytes((shop.folder / "products/cola c/0-0.png").read_bytes())
         assert shop("add", path=path, source="products").kpis["pictures"] == 13
         assert "1 pictures added, 1 replaced" in caplog.text
+
+    def test_what_has_not_changed_is_not_read_again(self, shop, path, monkeypatch):
+        monkeypatch.setattr(kept, "SETTLED_NS", -1)
+        read = []
+        whole = gallery_embed.check_whole
+        monkeypatch.setattr(gallery_embed, "check_whole", lambda path: (read.append(path.name), whole(path)))
+        shop("build", path=path, source="products")
+        assert len(read) == 12
+        shop("add", path=path, source="products")
+        shop("search", path=path, query="products/cola a")
+        assert len(read) == 12
+        (shop.folder / "products/cola b/0-0.png").write_bytes((shop.folder / "products/cola c/0-0.png").read_bytes())
+        shop("add", path=path, source="products")
+        assert read[12:] == ["0-0.png"]
 
     def test_one_folder_as_one_class(self, shop, path, caplog):
         shop("build", path=path, source="products")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fiducial.data import kept, looks
 from fiducial.data.images import ImageFacts, ImageGlance, image_facts
-from fiducial.data.looks import CONTENT, DECODED, GLANCE, SIZE, Wrong, look_at
+from fiducial.data.looks import CONTENT, DECODED, GLANCE, SIZE, Look, Wrong, look_at
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +68,29 @@ class TestKept:
         assert len(opened) == 9
         assert facts(files)
         assert len(opened) == 9
+
+    def test_files_that_are_looked_at_together(self, files):
+        """What was found of some files holds as long as none of them changes; their order is part of the question."""
+        seen = []
+
+        def names(*paths):
+            seen.append([path.name for path in paths])
+            return " ".join(path.name for path in paths)
+
+        look = Look("names 1", names, str, str)
+        pairs = [(files[0], files[1]), (str(files[1]), files[0]), (files[2],)]
+        for _ in range(2):
+            assert list(look_at(look, pairs)) == ["0.png 1.png", "1.png 0.png", "2.png"]
+            assert len(seen) == 3
+        draw(files[1], (9, 9))
+        assert list(look_at(look, pairs)) == ["0.png 1.png", "1.png 0.png", "2.png"]
+        assert len(seen) == 5
+        files[0].unlink()
+        assert list(look_at(look, pairs[2:])) == ["2.png"]
+        assert len(seen) == 5
+        for _ in range(2):  # nothing is kept of what is not there
+            list(look_at(look, pairs[:1]))
+        assert len(seen) == 7
 
     def test_16_bits(self, tmp_path, opened):
         deep = tmp_path / "deep.png"
