@@ -77,7 +77,9 @@ def _compared(results: Results, some: Sequence[Labelled]) -> COCOeval:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    annotations, truth, detections = results.annotations, [], []
+    annotations = results.annotations
+    truth: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
     for number, found in enumerate(some, 1):
         box = results.box(found)
         common = {"image_id": box.picture, "category_id": box.category}

@@ -104,12 +104,12 @@ def check_registration(table: PairTable) -> Iterator[Problem]:
     far: list[tuple[float, PairRow]] = []
     looked_at = spread(table.rows, REGISTERED_ROWS)
     pairs = [(table.golden_files(row)[0], table.test_files(row)[0]) for row in looked_at]
-    for row, found in zip(looked_at, look_at(_DISTANCE, pairs), strict=True):
-        if not isinstance(found, Wrong) and found > MAX_SHIFT:  # what is wrong is named by the check of the files
-            far.append((found, row))
+    for row, distance in zip(looked_at, look_at(_DISTANCE, pairs), strict=True):
+        if not isinstance(distance, Wrong) and distance > MAX_SHIFT:  # the check of the files names what is wrong
+            far.append((distance, row))
     far.sort(key=lambda item: -item[0])
     if far:
-        worst = ", ".join(f"line {row.line} by {distance:.1f}" for distance, row in far[:3])
+        worst = ", ".join(f"line {row.line} by {pixels:.1f}" for pixels, row in far[:3])
         share = f"{len(far)} of {len(looked_at)} test images"
         found = f"{share} lie more than {MAX_SHIFT:g} pixels beside their golden ({worst})"
         fix = "set dataset.classify.align: shift, or register the images"

@@ -16,6 +16,8 @@ __all__ = ["Table", "TableRow", "read_table"]
 
 _CLOSE = "close it, or double a quote that is part of the text"
 _FIX = "save it as comma-separated UTF-8"
+_DIFFERENT = 1024
+"""Cells of a column that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,12 @@ def read_table(path: Path, *, needed: Sequence[str], one_line: Collection[str] =
     _check_header(path, header, columns, needed)
     rows: list[TableRow] = []
     problems: list[Problem] = []
+    known: dict[str, dict[str, str]] = {name: {} for name in columns}
     for line, cells in records:
         where = f"{path}:{line}"
         if not any(cells):
             continue
-        fields = dict(zip(columns, cells, strict=False))
+        fields = {name: _shared(known[name], cell) for name, cell in zip(columns, cells, strict=False)}
         broken = [name for name, cell in fields.items() if name in one_line and ("\n" in cell or "\r" in cell)]
         if records.is_open_quote or broken:
             found = (
@@ -75,6 +78,11 @@ def read_table(path: Path, *, needed: Sequence[str], one_line: Collection[str] =
     if not rows:
         raise DatasetError(str(path), "no rows below the header", "add one line per row")
     return Table(columns, tuple(rows))
+
+
+def _shared(known: dict[str, str], cell: str) -> str:
+    """A cell, in memory once however often its column has it: folders and labels repeat, names do not."""
+    return known.setdefault(cell, cell) if len(known) < _DIFFERENT else known.get(cell, cell)
 
 
 class _Records(Iterator[tuple[int, list[str]]]):

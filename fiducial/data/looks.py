@@ -48,9 +48,9 @@ class Wrong:
 class Look(Generic[Found_co]):
     """A way of looking at a file, or at several together.
 
-    ``see`` takes the path of each of them, and raises UserError for what is wrong. ``pack`` and ``unpack`` turn what was
-    found into plain JSON and back; None: what was kept does not say enough. Looks of one ``name`` share their records;
-    it changes when the same file would be found otherwise.
+    ``see`` takes their paths, and raises UserError for what is wrong. ``pack`` and ``unpack`` turn what was found into
+    plain JSON and back; None: what was kept does not say enough. Looks of one ``name`` share their records; it changes
+    when the same file would be found otherwise.
     """
 
     name: str

@@ -26,6 +26,13 @@ class TestRows:
         assert lines_of(table) == [2, 5]
         assert table.rows[0].fields == {"a": "1", "b": "one\ntwo"}
 
+    def test_what_repeats_is_in_memory_once(self, read, monkeypatch):
+        monkeypatch.setattr(tables, "_DIFFERENT", 2)
+        cells = [row.fields["a"] for row in read("a,b\nbig board,1\nother,2\nthird,3\nthird,3\nbig board,4\n").rows]
+        assert cells == ["big board", "other", "third", "third", "big board"]
+        assert cells[0] is cells[4]
+        assert cells[2] is not cells[3]  # more different ones are not remembered
+
     @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
     def test_ends_of_lines(self, read, end):
         assert lines_of(read(end.join(["a,b", "1,2", "3,4"]))) == [2, 3]
