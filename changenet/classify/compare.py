@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
+from threading import Lock
 
 import numpy as np
 
@@ -116,12 +117,17 @@ def check_registration(table: PairTable) -> Iterator[Problem]:
         yield Problem(str(table.csv_path), found, fix, "warning")
 
 
+_one_at_a_time = Lock()
+"""The transforms of a large photograph take hundreds of megabytes."""
+
+
 def _distance(golden_path: Path, test_path: Path) -> float:
     """How far a test image lies beside its golden, in pixels, in rows or columns."""
-    golden, test = (read_rgb(path).convert("L") for path in (golden_path, test_path))
-    if golden.size != test.size:
-        test = test.resize(golden.size)
-    dy, dx = shift_between(np.asarray(golden, dtype=np.float32), np.asarray(test, dtype=np.float32))
+    with _one_at_a_time:
+        golden, test = (read_rgb(path).convert("L") for path in (golden_path, test_path))
+        if golden.size != test.size:
+            test = test.resize(golden.size)
+        dy, dx = shift_between(np.asarray(golden, dtype=np.float32), np.asarray(test, dtype=np.float32))
     return float(max(abs(dy), abs(dx)))
 
 
