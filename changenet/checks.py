@@ -24,13 +24,6 @@ def check_training(spec: ExperimentSpec) -> Iterator[Problem]:
     yield from check_feature_cache(spec)
 
 
-def check_quantized(spec: ExperimentSpec, action: str) -> Iterator[Problem]:
-    """``is_quantized``, which nothing here obeys yet."""
-    if getattr(getattr(spec, action, None), "is_quantized", False):
-        found = "true: quantized models are not opened by this version"
-        yield Problem(f"{action}.is_quantized", found, "the checkpoint is opened as any other", "warning")
-
-
 def monitors(spec: ExperimentSpec) -> dict[str, str]:
     """The keys that name a metric to choose the best checkpoint by, and what they name."""
     keys = {

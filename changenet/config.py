@@ -123,7 +123,6 @@ class RunModelSection(common.RunModelSection):
     vis_after_n_batches: int = knob(
         16, "Task segment: write pictures of every n-th batch; 1 writes all.", template=1, ge=1, schema_range=(1, inf)
     )
-    is_quantized: bool = knob(False, "The checkpoint is a result of the quantize action.", schema=False)
     golden_cache_mb: int = knob(
         1024, "Memory for encoded goldens that several rows share, in MB; 0 encodes each anew.", ge=0, schema=False
     )
@@ -164,7 +163,6 @@ class ExportSection(common.ExportSection):
     input_channel: int = knob(3, "Channels of the exported model's input; the network takes colour images.", ge=1)
     format: Annotated[Literal["onnx", "xdl"], Lowercase] = knob("onnx", "File format. Only onnx can be written.")
     serialize_nvdsinfer: bool = knob(False, "Also write the configuration files that DeepStream needs.")
-    is_quantized: bool = knob(False, "The checkpoint is a result of the quantize action.", schema=False)
     deformable_attention: Literal["gather", "grid_sample", "plugin"] = knob(
         "gather",
         "How deformable attention (ViT backbones) is written: gather runs everywhere, grid_sample makes smaller "

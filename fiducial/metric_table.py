@@ -81,6 +81,8 @@ class MetricTable:
 
     metrics: tuple[Metric, ...]
     default: str
+    main: str = ""
+    """The name of the row that sums up a model, of which a quantized one should lose little."""
 
     def __iter__(self) -> Iterator[Metric]:
         return iter(self.metrics)

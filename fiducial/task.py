@@ -20,7 +20,7 @@ from fiducial.spec.shorthands import COMMON, Shorthands
 from fiducial.training.policy import TrainerPolicy
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from fiducial.checkpoints.reading import Checkpoint
     from fiducial.deploy.card import ModelCard
@@ -175,6 +175,10 @@ class TaskRuntime(ABC):
     def formulation(self, given: frozenset[str]) -> Formulation:
         """How deformable attention is exported; ``given`` are the spec keys that the user set."""
         return "gather"
+
+    def checkpoint_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of the network that :meth:`torch_predictor` runs, under names that a checkpoint has."""
+        return dict(weights)
 
     def write_beside_export(self, onnx_path: Path) -> tuple[Path, ...]:
         """Files that other programs want beside the ONNX file, where the spec asks for them."""

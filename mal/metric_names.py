@@ -58,4 +58,5 @@ METRICS = MetricTable(
         ),
     ),
     default="mIoU",
+    main="mIoU",
 )

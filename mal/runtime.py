@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fiducial.backbones.hub import resolve_weights
@@ -187,6 +188,9 @@ class MalRuntime(TaskRuntime):
         """What the spec asks an action to look at, with the key that asks."""
         section = getattr(self.spec, action)
         return {use: f"{action}.{key}" for use, key in _USES[action].items() if getattr(section, key)}
+
+    def checkpoint_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name.replace("networks.0.", "student.", 1): tensor for name, tensor in weights.items()}
 
     # --- data -----------------------------------------------------------------------------------------------------
 

@@ -39,4 +39,5 @@ METRICS = MetricTable(
         Metric("unknown", "min", "count", "pictures of no class of the gallery", stages=("infer",)),
     ),
     default="val Precision at Rank 1",
+    main="{stage} Precision at Rank 1",
 )

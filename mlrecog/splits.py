@@ -19,16 +19,8 @@ if TYPE_CHECKING:
     from mlrecog.config import ExperimentSpec
 
 __all__ = ["CLASS_MAP", "QUERY", "REFERENCE", "TRAIN", "Inputs", "Sides"]
-__all__ += [
-    "cached_as",
-    "named",
-    "read_calibration",
-    "read_inputs",
-    "read_queries",
-    "read_reference",
-    "read_sides",
-    "read_train",
-]
+__all__ += ["cached_as", "named", "read_calibration", "read_inputs", "read_queries", "read_reference", "read_sides"]
+__all__ += ["read_train"]
 
 TRAIN = "dataset.train_dataset"
 REFERENCE, QUERY = "dataset.val_dataset.reference", "dataset.val_dataset.query"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from changenet.checks import check_export, check_quantized, check_training, monitors
+from changenet.checks import check_export, check_training, monitors
 from changenet.classify.metric_names import METRICS
 from changenet.classify.rows import Layout
 from fiducial.backbones.names import BACKBONES, BackboneInfo
@@ -28,7 +28,6 @@ def check_spec(spec: ExperimentSpec, action: str) -> Iterator[Problem]:
     yield from _check_lights(spec, action)
     yield from _check_model(spec)
     yield from _check_margin(spec, action)
-    yield from check_quantized(spec, action)
     if action == "train":
         yield from _check_training(spec)
         yield from check_training(spec)

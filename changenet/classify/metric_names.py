@@ -47,6 +47,7 @@ METRICS = MetricTable(
         Metric("{stage}_ap", "max", "fraction", "average precision; needs no margin", grouped=True),
     ),
     default="val_loss",
+    main="{stage}_acc",
 )
 """Every metric that training or evaluation reports; ``val_recall/C0402`` is that of one component type.
 

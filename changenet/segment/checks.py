@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from changenet.checks import check_export, check_quantized, check_training, monitors
+from changenet.checks import check_export, check_training, monitors
 from changenet.segment.metric_names import METRICS
 from fiducial.backbones.names import BACKBONES
 from fiducial.errors import Problem
@@ -21,7 +21,6 @@ def check_spec(spec: ExperimentSpec, action: str) -> Iterator[Problem]:
     """Every problem of a segment spec for an action."""
     yield from _check_model(spec)
     yield from _check_data(spec)
-    yield from check_quantized(spec, action)
     if action == "train":
         yield from _check_training(spec)
         yield from check_training(spec)

@@ -45,5 +45,6 @@ METRICS = MetricTable(
         _objects("f1", "harmonic mean of the two"),
     ),
     default="val_loss",
+    main="{stage}_miou",
 )
 """Every metric that training or evaluation reports."""

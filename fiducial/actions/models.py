@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiducial.actions.action import Action
-from fiducial.checkpoints.resolving import ResolvedFile, newest_first, real_file, resolve_model_file
+from fiducial.checkpoints.resolving import (
+    CHECKPOINT_SUFFIXES,
+    ResolvedFile,
+    newest_first,
+    real_file,
+    resolve_model_file,
+)
 from fiducial.deploy.kinds import refuse_engine, runs_an_engine, suffixes
-from fiducial.errors import Problem, UserError
+from fiducial.deploy.quantize.artefacts import check_flag, quantizer_of
+from fiducial.deploy.quantize.rules import SOURCES
+from fiducial.errors import CheckpointError, Problem, UserError
 from fiducial.spec.compose import Composed
-from fiducial.spec.knob import plain, replaced, walk
+from fiducial.spec.knob import MISSING, plain, replaced, walk
 from fiducial.task import Task
 
 if TYPE_CHECKING:
@@ -30,10 +38,37 @@ def find_model(task: Task[Any], composed: Composed[Any], action: Action) -> Reso
     """
     section = getattr(composed.spec, action.name)
     named, engine = getattr(section, action.model_key), getattr(section, "trt_engine", None)
+    if action.name == "quantize":
+        return _find_source(task, composed, section)
+    if getattr(section, "is_quantized", False) and named in (None, "", MISSING) and not engine:
+        return _find_quantized(task, composed, f"{action.name}.{action.model_key}")
     if runs_an_engine(plain(section)):
         refuse_engine(f"{action.name}.{action.model_key if named else 'trt_engine'}")
     wanted = engine if engine and not named else named
     return _resolve(task, composed, wanted, f"{action.name}.{action.model_key}", suffixes=suffixes())
+
+
+def _find_source(task: Task[Any], composed: Composed[Any], section: Any) -> ResolvedFile:
+    """What is quantized: the run's own checkpoint or exported graph, where the spec names none."""
+    key, wanted = "quantize.model_path", SOURCES[section.backend]
+    found = _resolve(task, composed, section.model_path, key, suffixes=wanted, deployed=("export",))
+    if not found.path.name.lower().endswith(wanted):
+        kind = "a checkpoint" if wanted == CHECKPOINT_SUFFIXES else "an exported .onnx file"
+        said = f"{found.path}: backend {section.backend} takes {kind}"
+        raise CheckpointError(key, said, "give one, or choose another quantize.backend")
+    if quantizer := quantizer_of(found.path):
+        raise CheckpointError(key, f"{found.path} is quantized already ({quantizer})", "give what it was made from")
+    return found
+
+
+def _find_quantized(task: Task[Any], composed: Composed[Any], key: str) -> ResolvedFile:
+    """The newest model that the run's quantize action wrote."""
+    folder = Path(_root(composed) or ".") / "quantize"
+    if not folder.is_dir():
+        found = f"not set, and there is no {folder}"
+        raise CheckpointError(key, found, "name the quantized model, or run the quantize action first")
+    found = _resolve(task, composed, str(folder), key, suffixes=suffixes())
+    return ResolvedFile(found.path, f"{key} is not set: {found.how}")
 
 
 def open_model(task: Task[Any], run: Run) -> Path:
@@ -100,7 +135,7 @@ def _resolve(task: Task[Any], composed: Composed[Any], named: str | None, key: s
     monitor, mode = task.monitor(spec.train)
     return resolve_model_file(
         named,
-        results_dir=composed.root_dir or (str(Path(spec.results_dir).parent) if spec.results_dir else None),
+        results_dir=_root(composed),
         prefix=task.prefix,
         key=key,
         monitor=monitor,
@@ -109,13 +144,22 @@ def _resolve(task: Task[Any], composed: Composed[Any], named: str | None, key: s
     )
 
 
+def _root(composed: Composed[Any]) -> str | None:
+    """The folder that holds those of all actions."""
+    results = composed.spec.results_dir
+    return composed.root_dir or (str(Path(results).parent) if results else None)
+
+
 def check_model_files(task: Task[Any], composed: Composed[Any], action: Action) -> Iterator[Problem]:
     """Model files that an action needs and that are not there, or that a training could not load."""
     try:
         if action.name == "train":
             yield from _check_start(task, composed)
         elif action.model_key:
-            find_model(task, composed, action)
+            found = find_model(task, composed, action)
+            section = getattr(composed.spec, action.name)
+            if hasattr(section, "is_quantized"):
+                yield from check_flag(found.path, action.name, section.is_quantized)
     except UserError as error:
         yield from error.problems
 

@@ -10,6 +10,7 @@ from typing import Any
 from fiducial.actions.action import Action
 from fiducial.actions.export_rules import check_export
 from fiducial.actions.models import check_model_files
+from fiducial.deploy.quantize.rules import check_quantize
 from fiducial.errors import SHOWN, CheckpointError, DatasetError, Problem, SpecError, one_line
 from fiducial.run.console import LOGGER
 from fiducial.run.names import fault_of, fields_of
@@ -64,6 +65,8 @@ def check_rules(task: Task[Any], spec: Any, action: Action) -> list[Problem]:
         shared = list(check_export(spec.export))
     elif action.name == "inference":
         shared = list(_check_cluster(task, spec))
+    elif action.name == "quantize":
+        shared = list(check_quantize(spec))
     return [*task.check_spec(spec, action.name), *shared]
 
 

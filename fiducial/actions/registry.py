@@ -39,6 +39,12 @@ def _export(task: Task[Any], run: Run) -> Result:
     return export(task, run)
 
 
+def _quantize(task: Task[Any], run: Run) -> Result:
+    from fiducial.actions.quantize import quantize
+
+    return quantize(task, run)
+
+
 _LATER = "is not available in this version"
 
 STANDARD: tuple[Action, ...] = (
@@ -60,10 +66,10 @@ STANDARD: tuple[Action, ...] = (
         engine_folder="trt_inference",
     ),
     Action("export", "write a checkpoint as ONNX", run=_export, model_key="checkpoint"),
+    Action("quantize", "make a model smaller and faster with 8-bit numbers", run=_quantize, model_key="model_path"),
     Action("check", "look for problems in a spec and its dataset, without a model"),
     Action("default_specs", "print every key with its default and what it means, as YAML"),
     Action("schema", "write JSON schemas, spec templates and the reference of all keys (results_dir=DIR)"),
-    refused("quantize", _LATER),
     refused("gen_trt_engine", _LATER),
     refused("automl", _LATER),
     refused("prune", "models of {title} are not pruned"),

@@ -47,6 +47,7 @@ def resolve_model_file(
     mode: Literal["min", "max"] = "min",
     suffixes: tuple[str, ...] = CHECKPOINT_SUFFIXES,
     of_folder: Literal["best", "latest"] = "best",
+    deployed: tuple[str, ...] = DEPLOYED_FOLDERS,
 ) -> ResolvedFile:
     """The file that ``value``, the spec's ``key``, means.
 
@@ -56,7 +57,7 @@ def resolve_model_file(
     ``latest``. *Best* is ``model_best_*.pth``, else ``<prefix>_best.pth``, else the epoch with the best ``monitor``
     (lowest or highest, by ``mode``) in ``status.json``, else the latest. *Latest* is ``<prefix>_latest.pth``, else the
     highest epoch and step. Where ``suffixes`` has no checkpoint kind (``.onnx``, ``.engine``), or a folder has no
-    checkpoint, the newest file with one of them is taken.
+    checkpoint, the newest file with one of them is taken, there or in the action folders ``deployed``.
 
     Raises: CheckpointError when there is no such file, naming what the folder does hold.
     """
@@ -65,13 +66,13 @@ def resolve_model_file(
         path = _local(word, key)
         if not path.is_dir():
             return ResolvedFile(real_file(path, where=key), "given")
-        folder = _Folder(path, prefix, key, suffixes)
+        folder = _Folder(path, prefix, key, suffixes, deployed)
         return folder.best(monitor, mode) if of_folder == "best" else folder.latest()
     if results_dir is None:
         raise CheckpointError(
             key, f"{word or 'nothing'} given, and no results_dir to look into", f"set {key} to a model file"
         )
-    folder = _Folder(Path(results_dir).expanduser(), prefix, key, suffixes)
+    folder = _Folder(Path(results_dir).expanduser(), prefix, key, suffixes, deployed)
     if word.startswith("epoch:"):
         return folder.epoch(word.removeprefix("epoch:").strip())
     found = folder.best(monitor, mode) if word == "best" else folder.latest()
@@ -186,8 +187,16 @@ def _numbered(folder: Path, pattern: re.Pattern[str]) -> dict[tuple[int, ...], P
 class _Folder:
     """A results root (its ``train`` holds the checkpoints) or the folder of one action."""
 
-    def __init__(self, root: Path, prefix: str, key: str, suffixes: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        prefix: str,
+        key: str,
+        suffixes: tuple[str, ...],
+        deployed: tuple[str, ...] = DEPLOYED_FOLDERS,
+    ) -> None:
         self.root, self.prefix, self.key, self.suffixes = Path(os.path.abspath(root)), prefix, key, suffixes
+        self.deployed = deployed
         if not root.is_dir():
             raise CheckpointError(
                 key, f"no folder {root}", f"set {key} to a model file, or results_dir to a finished run"
@@ -245,7 +254,7 @@ class _Folder:
 
     def newest(self) -> ResolvedFile:
         """The newest file with a wanted suffix, of whatever name, here or in the folder of a later action."""
-        folders = dict.fromkeys((self.path, self.root, *(self.root / name for name in DEPLOYED_FOLDERS)))
+        folders = dict.fromkeys((self.path, self.root, *(self.root / name for name in self.deployed)))
         files = [path for folder in folders if folder.is_dir() for path in _files(folder, self.suffixes)]
         own = [path for path in files if not path.stem.endswith("_latest")]
         if not own:

@@ -21,6 +21,7 @@ __all__ = [
     "DTYPES",
     "LOAD_FROM_BYTES",
     "NAMES",
+    "PARTS_OF",
     "STORAGES",
     "Array",
     "DType",
@@ -32,9 +33,11 @@ __all__ = [
 
 INERT_MODULES = (
     *("omegaconf", "pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "torchmetrics"),
-    *("pytorch_metric_learning", "torch.optim", "pathlib", "argparse", "datetime", "enum", "typing"),
+    *("pytorch_metric_learning", "torch.optim", "pathlib", "argparse", "datetime", "enum", "typing", "torchao"),
 )
 """Modules (with everything below them) whose classes become plain data; TAO's ``nvidia_tao_*`` come on top."""
+PARTS_OF = "<class>"
+"""Among the parts of a quantized tensor, the entry that names its class."""
 MOST_DIMS = 64
 REPEATED_BYTES = 64 << 20
 """A view that repeats its storage (strides of 0) may have so many bytes, or as many as its storage."""
@@ -210,12 +213,21 @@ def _tensor_v3(storage: Storage, offset: int, size: Any, stride: Any, *rest: Any
     return _tensor(Storage(storage.bytes, dtype), offset, size, stride, None, None, *marks)
 
 
-def _tensor_of_type(rebuild: Name, _type: Any, args: Any, _state: Any) -> Any:
+def _tensor_of_type(rebuild: Name, kind: Any, args: Any, state: Any) -> Any:
+    if isinstance(rebuild, Name) and rebuild.name == "torch._utils._rebuild_wrapper_subclass":
+        return _wrapped(kind, args, state)
     if not (isinstance(rebuild, Name) and rebuild.name.startswith("torch._utils._rebuild_")):
         raise RefusedGlobalError(
             f"torch._tensor._rebuild_from_type_v2 of {getattr(rebuild, 'name', type(rebuild).__name__)}"
         )
     return rebuild(*args)
+
+
+def _wrapped(kind: Any, args: Any, state: Any) -> Inert:
+    """A tensor made of other tensors, as quantized ones are: its parts, with its class and the type it stands for."""
+    if not (isinstance(kind, Name) and kind.name.startswith("torchao.") and isinstance(state, dict)):
+        raise RefusedGlobalError(f"a tensor of type {getattr(kind, 'name', type(kind).__name__)}")
+    return Inert(kind.name, state={**state, PARTS_OF: kind.name, "dtype": args[1]})
 
 
 DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
@@ -245,6 +257,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("_functools.reduce", "functools.reduce"), _annotation),
     "copyreg._reconstructor": _old_style,
     "torch.Size": lambda size=(): tuple(map(int, size)),
+    "torch.serialization._get_layout": lambda name: name,
     "torch.device": lambda kind, index=None: kind if index is None else f"{kind}:{index}",
     "torch.torch_version.TorchVersion": lambda *args: args[0] if args else "",
     "torch._utils._rebuild_tensor": _tensor,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES
 from fiducial.deploy.digest import IR_SUFFIX
+from fiducial.deploy.quantize.artefacts import is_quantized
 from fiducial.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -66,7 +67,14 @@ def _openvino(path: Path, runtime: TaskRuntime, key: str | None) -> Predictor:
     return OpenVinoPredictor(path, runtime)
 
 
+def _quantized(path: Path, runtime: TaskRuntime, key: str | None) -> Predictor:
+    from fiducial.deploy.quantize.loading import open_quantized
+
+    return open_quantized(path, runtime, key)
+
+
 RUNTIMES: list[ModelRuntime] = [
+    ModelRuntime("torch", CHECKPOINT_SUFFIXES, _quantized, claims=is_quantized, many_processes=True),
     ModelRuntime("torch", CHECKPOINT_SUFFIXES, _torch, many_processes=True),
     ModelRuntime("onnxruntime", (".onnx",), _onnx),
     ModelRuntime(

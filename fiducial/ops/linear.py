@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fiducial.ops.fastest import Fastest
 
-__all__ = ["LINEARS", "Linear", "linear", "linear_into", "use_fast_linears"]
+__all__ = ["LINEARS", "Linear", "linear", "linear_into", "use_fast_linears", "use_plain_linears"]
 
 LINEARS = Fastest("linear layers", ("plain", "convolution"))
 MOST_ROWS = 256
@@ -105,3 +105,10 @@ def use_fast_linears(module: nn.Module) -> None:
     for layer in module.modules():
         if type(layer) is nn.Linear:
             layer.__class__ = Linear
+
+
+def use_plain_linears(module: nn.Module) -> None:
+    """The reverse of :func:`use_fast_linears`, for libraries that know a layer by its very class."""
+    for layer in module.modules():
+        if type(layer) is Linear:
+            layer.__class__ = nn.Linear

@@ -218,6 +218,7 @@ class RunModelSection(DistributedSection):
         schema_range=(-1, None),
         shown=True,
     )
+    is_quantized: bool = knob(False, "The checkpoint is a result of the quantize action.", schema=False)
     compile: bool | CompileMode = knob(
         False,
         "Compile a checkpoint's network for this machine: true, or a mode of torch.compile. The first start takes "
@@ -276,6 +277,7 @@ class ExportSection(Section):
         shown=True,
     )
     verbose: bool = knob(False, "Print the graph while it is exported.")
+    is_quantized: bool = knob(False, "The checkpoint is a result of the quantize action.", schema=False)
     overwrite: bool = knob(False, "Replace onnx_file when it exists; otherwise that is an error.", schema=False)
 
 
@@ -313,28 +315,43 @@ class QuantizeLayer(Section):
     activations: QuantizerSection | None = knob(None, "Format of the layer's input; null leaves it as it is.")
 
 
+TAO_QUANTIZERS = ("torchao", "modelopt.pytorch", "modelopt.onnx")
+"""The backends that TAO has."""
+
+
 class QuantizeSection(Section):
     """``quantize``: post-training quantization."""
 
-    backend: Literal["torchao", "modelopt.pytorch", "modelopt.onnx"] = knob(
+    backend: Literal["torchao", "modelopt.pytorch", "modelopt.onnx", "openvino"] = knob(
         "torchao",
-        "Library that quantizes: torchao (weights of linear layers), modelopt.pytorch (calibrated) or modelopt.onnx "
-        "(calibrated, on an ONNX file). modelopt is another name of modelopt.pytorch.",
+        "Library that quantizes: torchao (weights of linear layers), modelopt.pytorch (calibrated), modelopt.onnx "
+        "(calibrated, on an ONNX file) or openvino (NNCF, to an OpenVINO model). modelopt is another name of "
+        "modelopt.pytorch.",
+        options=TAO_QUANTIZERS,
         shown=True,
     )
-    mode: Annotated[Literal["static_ptq", "weight_only_ptq"], Lowercase] = knob(
-        "weight_only_ptq", "weight_only_ptq goes with torchao, static_ptq (needs calibration images) with modelopt."
+    mode: Annotated[Literal["static_ptq", "weight_only_ptq", "dynamic_ptq"], Lowercase] = knob(
+        "weight_only_ptq",
+        "weight_only_ptq goes with torchao, static_ptq (needs calibration images) with modelopt, either with openvino; "
+        "dynamic_ptq (torchao) also rounds the inputs of linear layers, as they come.",
+        options=("static_ptq", "weight_only_ptq"),
+        shown=True,
     )
     algorithm: Annotated[
         Literal["minmax", "max", "entropy", "awq_clip", "awq_lite", "awq_full", "rtn_dq"], Lowercase
     ] = knob("minmax", "How calibration turns observed values into scales. torchao does not use it.")
     layers: list[QuantizeLayer] = knob(
         [],
-        "Which layers to quantize and how; later entries win. An empty list quantizes nothing, or everything it can "
-        "with modelopt.onnx.",
+        "Which layers to quantize and how; later entries win. An empty list takes every layer that the backend "
+        "quantizes, in int8.",
     )
     skip_names: list[str] = knob([], "Patterns of layers to leave out, applied after layers.")
-    model_path: Text = knob("", "Checkpoint to quantize (an ONNX file for modelopt.onnx).", required=True, shown=True)
+    model_path: Text = knob(
+        "",
+        "Checkpoint to quantize (an ONNX file for modelopt.onnx and openvino); empty takes the run's own.",
+        required=True,
+        shown=True,
+    )
     results_dir: Text = knob("", "Folder for the quantized model; empty means <results_dir>/quantize.", required=True)
     backend_kwargs: dict[str, Any] | None = knob({}, "Extra arguments that are handed to the backend.")
     device: str = knob(
@@ -342,6 +359,14 @@ class QuantizeSection(Section):
         "Where calibration runs: cuda, cuda:N, cpu, or trt (modelopt.onnx only).",
         pattern="^(cuda|cpu|trt|cuda:[0-9]+)$",
     )
+    calibration_items: int = knob(
+        128,
+        "Items of the calibration data that are observed, evenly spread over them.",
+        ge=1,
+        le=10**6,
+        schema=False,
+    )
+    compare: bool = knob(True, "Evaluate the model before and after, where labelled test data are there.", schema=False)
     default_layer_dtype: OptionalText = knob(
         None, "Format of layers that no entry names.", schema=False, ignored="name the layers in quantize.layers"
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fiducial.data.checks import spread
-from fiducial.errors import DatasetError, UserError
+from fiducial.errors import DatasetError, Problem, UserError
 from fiducial.prediction import Graph
 from fiducial.task import CalibrationData
 
@@ -53,7 +53,7 @@ class CalibrationBatches:
 
     def check(self) -> None:
         """Read every item once. Raises: DatasetError naming all that cannot be read, or are of another shape."""
-        problems = []
+        problems: list[Problem] = []
         for place in self.places:
             try:
                 self._check_shapes(self._inputs(place))
