@@ -103,7 +103,7 @@ def _in_torch(task: Task[Any], run: Run, source: Path, target: Path) -> _Made:
 def _as_graph(task: Task[Any], run: Run, source: Path, target: Path) -> _Made:
     """Quantize an exported graph."""
     section, runtime = run.section, _runtime(task, run)
-    with baseline(section.backend, source) as path:
+    with baseline(section.backend, source, target) as path:
         predictor = open_predictor(path, runtime)
         items = _items(runtime, section, predictor)
         before = _measured(task, run, runtime, predictor, path, items)

@@ -1,13 +1,15 @@
-"""Quantizing an exported graph: which library, and what stands beside its result."""
+"""Quantizing an exported graph: which library, and what its result is compared with."""
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fiducial.deploy.quantize import modelopt_onnx
+from fiducial.deploy.digest import IR_SUFFIX
+from fiducial.deploy.quantize import modelopt_onnx, nncf
 from fiducial.deploy.quantize.calibration import CalibrationBatches
 
 __all__ = ["baseline", "quantize_graph"]
@@ -18,10 +20,19 @@ def quantize_graph(source: Path, target: Path, section: Any, batches: Calibratio
 
     Raises: CheckpointError where the library cannot; SpecError where it does not take what the spec says.
     """
+    if section.backend == "openvino":
+        return nncf.quantize(source, target, section, batches)
+    assert batches is not None  # its only mode is static
     return modelopt_onnx.quantize(source, target, section, batches)
 
 
 @contextlib.contextmanager
-def baseline(backend: str, source: Path) -> Iterator[Path]:
-    """The model that the quantized one is compared with, as a file of the same kind."""
-    yield source
+def baseline(backend: str, source: Path, beside: Path) -> Iterator[Path]:
+    """The model that the quantized one is compared with, as a file of the same kind, for as long as it is needed."""
+    if backend != "openvino":
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix=".quantize-", dir=beside.parent) as folder:
+        path = Path(folder) / f"{source.stem}{IR_SUFFIX}"
+        nncf.convert(source, path)
+        yield path

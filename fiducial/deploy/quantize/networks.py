@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fiducial.checkpoints.atomic import save_atomically
-from fiducial.deploy.card import ModelCard, TensorCard, sidecar
+from fiducial.deploy.card import ModelCard, TensorCard
 from fiducial.deploy.quantize import modelopt_torch, torchao
 from fiducial.deploy.quantize.artefacts import QUANTIZER
 from fiducial.deploy.quantize.patterns import INT8, Layer, Plan, plan_layers
@@ -21,7 +20,7 @@ from fiducial.errors import SpecError
 from fiducial.prediction import Graph
 from fiducial.run.console import LOGGER
 
-__all__ = ["plan_network", "quantize_network", "save_quantized", "write_card"]
+__all__ = ["plan_network", "quantize_network", "quantized_card", "save_quantized"]
 
 _KINDS = {"torchao": torchao.KINDS, "modelopt.pytorch": modelopt_torch.KINDS}
 _EVERY = modelopt_torch.KINDS
@@ -75,13 +74,7 @@ def save_quantized(network: nn.Module, path: Path, section: Any, card: ModelCard
     """Write a quantized network as TAO does, and its card beside it."""
     content = network.state_dict() if section.backend == "torchao" else modelopt_torch.state(network)
     save_atomically(path, lambda file: torch.save(content, file))
-    write_card(path, card)
-
-
-def write_card(path: Path, card: ModelCard) -> None:
-    """Write a model's card beside its file."""
-    text = json.dumps(card.plain(), indent=2)
-    save_atomically(sidecar(path), lambda file: file.write(text.encode()))
+    card.write_beside(path)
 
 
 def quantized_card(card: ModelCard, graph: Graph, outputs: Mapping[str, Tensor], quantizer: str) -> ModelCard:

@@ -62,7 +62,7 @@ def write_report(
     notes: list[Html] = [note(text, tone="bad") for text in warnings] + [note(text) for text in remarks]
     page.add("Summary", tiles(top), *notes)
     if before.kpis and after.kpis:
-        rows = [
+        rows: list[list[str | float | Cell | None]] = [
             [kpi, Cell(number(before.kpis[kpi]), None), Cell(number(after.kpis[kpi]), None), points]  # type: ignore[arg-type]
             for kpi, (_, points) in sorted(lost.items(), key=lambda entry: (entry[0] != name, entry[0]))
         ]

@@ -160,7 +160,7 @@ class TestTrain:
         from fiducial.actions.perform import perform
 
         with pytest.raises(SpecError, match="not available in this version"):
-            perform([SEEK], "quantize", None)
+            perform([SEEK], "automl", None)
         with pytest.raises(SpecError, match="no such action"):
             perform([SEEK], "polish", None)
 
@@ -279,7 +279,7 @@ class TestCommandLine:
 
     @pytest.mark.parametrize(
         ("action", "why"),
-        [("prune", "Seek models are not pruned"), ("quantize", "not available"), ("gen_trt_engine", "not available")],
+        [("prune", "Seek models are not pruned"), ("automl", "not available"), ("gen_trt_engine", "not available")],
     )
     def test_refused(self, act, capfd, action, why):
         assert act(action)[0] == 1

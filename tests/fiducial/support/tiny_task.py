@@ -33,6 +33,7 @@ class Spec(common.ExperimentBase):
     evaluate: common.RunModelSection = section(common.RunModelSection, "Evaluation.")
     inference: common.RunModelSection = section(common.RunModelSection, "Inference.")
     export: common.ExportSection = section(common.ExportSection, "Export.")
+    quantize: common.QuantizeSection = section(common.QuantizeSection, "Quantization.")
 
 
 METRICS = MetricTable(
@@ -42,6 +43,7 @@ METRICS = MetricTable(
         Metric("{stage}_mean", "max", "fraction", "mean output", stages=("test",)),
     ),
     default="val_loss",
+    main="{stage}_mean",
 )
 
 
