@@ -11,6 +11,7 @@ from typing import Any
 from fiducial.deploy.digest import IR_SUFFIX
 from fiducial.deploy.quantize import modelopt_onnx, nncf
 from fiducial.deploy.quantize.calibration import CalibrationBatches
+from fiducial.deploy.quantize.quiet import quietly
 
 __all__ = ["baseline", "quantize_graph"]
 
@@ -20,10 +21,11 @@ def quantize_graph(source: Path, target: Path, section: Any, batches: Calibratio
 
     Raises: CheckpointError where the library cannot; SpecError where it does not take what the spec says.
     """
-    if section.backend == "openvino":
-        return nncf.quantize(source, target, section, batches)
-    assert batches is not None  # its only mode is static
-    return modelopt_onnx.quantize(source, target, section, batches)
+    with quietly():
+        if section.backend == "openvino":
+            return nncf.quantize(source, target, section, batches)
+        assert batches is not None  # its only mode is static
+        return modelopt_onnx.quantize(source, target, section, batches)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import tempfile
@@ -100,8 +99,6 @@ def quantize(source: Path, target: Path, section: Any, batches: CalibrationBatch
 
 
 def _run(work: Callable[..., Any], source: str, target: str, reader: _Reader, options: Mapping[str, Any]) -> None:
-    quiet = logging.getLogger("modelopt")
-    before = quiet.level
     try:
         work(source, calibration_data_reader=reader, output_path=target, log_level="ERROR", **options)
     except TypeError as error:
@@ -113,8 +110,6 @@ def _run(work: Callable[..., Any], source: str, target: str, reader: _Reader, op
     except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
         found = f"ModelOpt cannot quantize it: {one_line(error)}"
         raise CheckpointError(source, found, "export it again, or use another backend") from error
-    finally:
-        quiet.setLevel(before)
 
 
 def _options(section: Any, model: Any) -> dict[str, Any]:
@@ -171,9 +166,7 @@ def _runtimes(device: str) -> list[str]:
     )
     found = [name for name in wanted if kinds[name.partition(":")[0]] in there]
     if len(found) < len(wanted):
-        LOGGER.info(
-            "quantize.device: onnxruntime has no %s, calibrating on %s", device, (found or ["cpu"])[0]
-        )
+        LOGGER.info("quantize.device: onnxruntime has no %s, calibrating on %s", device, (found or ["cpu"])[0])
     return [*found, "cpu"]
 
 

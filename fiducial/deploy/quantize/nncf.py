@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -35,7 +34,6 @@ def quantize(source: Path, target: Path, section: Any, batches: CalibrationBatch
     Raises: SpecError for patterns that match nothing, and options that NNCF does not take; CheckpointError.
     """
     nncf = openvino_package.nncf()
-    nncf.set_log_level(logging.ERROR)
     model = _read(source)
     options = {"ignored_scope": _ignored(nncf, model, section), **(section.backend_kwargs or {})}
     try:

@@ -73,12 +73,6 @@ def test_more_classes_than_norm_gives_are_a_warning():  # TAO trains them, and s
     assert (found.level, found.where) == ("warning", "dataset.segment.label_transform")
 
 
-@pytest.mark.parametrize("action", ["evaluate", "inference", "export"])
-def test_a_key_that_nothing_obeys_yet(action):
-    found = [p for p in problems(action, **{f"{action}__is_quantized": True}) if "input_height" not in p.where]
-    assert [(p.level, p.where) for p in found] == [("warning", f"{action}.is_quantized")]
-
-
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16", "16", "32-true"])
 def test_precisions_of_lightning(precision):
     assert problems(train__precision=precision) == []

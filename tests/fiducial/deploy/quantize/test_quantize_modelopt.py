@@ -37,7 +37,8 @@ class Twins(nn.Module):
         self.out = Linear(64, 2)
 
     def one(self, x):
-        return self.fc(torch.relu(self.mid(torch.relu(self.conv(x)))).mean((2, 3)))
+        tokens = torch.relu(self.mid(torch.relu(self.conv(x)))).flatten(2).transpose(1, 2)
+        return self.fc(tokens).mean(1)
 
     def forward(self, a, b):
         return self.out(torch.relu(self.one(a) - self.one(b)))
@@ -81,6 +82,19 @@ class TestNetworks:
         on = [name for name, one in modelopt_torch._quantizers(network) if one.is_enabled]
         assert on == ["fc.input_quantizer", "fc.weight_quantizer"]
 
+    def test_layers_that_are_never_called_are_left_out(self, pairs, tmp_path, caplog):
+        network = twins()
+        network.forward = lambda a, b: network.one(a - b) @ network.out.weight.T
+        with caplog.at_level("WARNING"):
+            modelopt_torch.quantize(network, {"fc": INT8, "out": INT8}, lambda: iter(pairs), entropy=False)
+        assert "does not reach 1 layers" in caplog.text
+        del network.forward
+        torch.save(modelopt_torch.state(network), tmp_path / "m.pth")
+        modelopt_torch.read(read_raw(tmp_path / "m.pth")[0], "m.pth").put(again := twins())
+        assert [name for name, one in modelopt_torch._quantizers(again) if one.is_enabled] == [
+            *("fc.input_quantizer", "fc.weight_quantizer"),
+        ]
+
     def test_entropy_is_another_scale_than_the_largest_value(self, pairs):
         networks = [quantized({"conv": INT8}, pairs, entropy=entropy) for entropy in (False, True)]
         scales = [network.conv.input_quantizer.amax for network in networks]
@@ -108,11 +122,12 @@ class TestNetworks:
         with pytest.raises(CheckpointError, match=said):
             modelopt_torch.read(content, "m.pth")
 
-    def test_the_action(self, tmp_path):
+    def test_the_action(self, tmp_path, capsys):
         spec = {"results_dir": str(tmp_path), "train": {"num_epochs": 1}}
         perform([LINE], "train", spec)
         changes = ["quantize.backend=modelopt", "quantize.mode=static_ptq", "quantize.calibration_items=4"]
         made = perform([LINE], "quantize", spec, changes)
+        assert capsys.readouterr().out == ""
         assert made.files[0].name == "quantized_model_modelopt.pytorch.pth"
         assert {"modelopt_state", "model_state_dict"} == set(read(made.files[0]).raw)
         found = perform([LINE], "evaluate", spec, ["evaluate.is_quantized=true"])

@@ -24,14 +24,17 @@ def types(path):
     return [operation.get_type_name() for operation in openvino().Core().read_model(path).get_ops()]
 
 
-def test_static_through_the_chain(run):
-    made = run("quantize", "quantize.mode=static_ptq", "quantize.calibration_items=8")
+def test_static_through_the_chain(run, capsys):
+    made = run("quantize", "quantize.mode=static_ptq")
+    assert capsys.readouterr().out == ""
     path = made.files[0]
     assert path.name == "quantized_model.xml"
     assert path.with_suffix(".bin").is_file()
     assert "FakeQuantize" in types(path)
     assert ModelCard.read(path).details["quantizer"].startswith("nncf")
-    assert made.kpis["test_mean"] == pytest.approx(made.kpis["test_mean_before"], abs=0.1)
+    assert made.kpis["test_mean"] == pytest.approx(
+        made.kpis["test_mean_before"], abs=0.3
+    )  # eight bits of few, wide rows
     found = run("evaluate", "evaluate.is_quantized=true")
     assert found.kpis["test_mean"] == pytest.approx(made.kpis["test_mean"], rel=1e-5)
     assert run("evaluate", f"evaluate.checkpoint={path}").kpis == found.kpis  # a graph needs no flag
