@@ -170,13 +170,14 @@ def read(content: Mapping[str, Any], where: str) -> Stored:
 def _enabled(said: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The quantizers that are on, and how they round; nothing else of a state is taken over."""
     try:
+        states: Mapping[Any, Any] = {}
         for mode, step in said["modelopt_state_dict"]:
             if mode != "quantize" and not str(mode).endswith("_calibrate"):  # such as _no_calibrate
                 raise CheckpointError(where, f"ModelOpt did {mode} to it", "give a model that was quantized alone")
-            states = step["metadata"].get("quantizer_state") or {}
-            for name, one in states.items():
-                if not one["_disabled"]:
-                    yield str(name), _rounding(one, f"{where}: {name}")
+            states = step["metadata"].get("quantizer_state") or states  # those of the last step count
+        for name, one in states.items():
+            if not one["_disabled"]:
+                yield str(name), _rounding(one, f"{where}: {name}")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(where, "its state of ModelOpt cannot be read", "quantize the model again") from None
 
