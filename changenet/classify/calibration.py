@@ -68,11 +68,19 @@ def _of_folder(data: ClassifyDataset, value: str, key: str, csv_path: str) -> Pa
             found = f"no row of {csv_path} has its images in {folder}"
             raise DatasetError(f"{_KEY}.csv_path", found, "check images_dir, input_map and image_ext")
         return table
+    pairs = _to_train_on(data, folder)
+    return pairs if pairs is not None else _of_images(folder, Layout.of(data), key)
+
+
+def _to_train_on(data: ClassifyDataset, folder: Path) -> PairTable | None:
+    """The rows of the training CSV whose images are in the folder; None where it has none of them."""
+    if not data.train_dataset.csv_path:
+        return None
     try:
-        table = _of_csv(data, data.train_dataset.csv_path, folder) if data.train_dataset.csv_path else None
+        table = _of_csv(data, data.train_dataset.csv_path, folder)
     except UserError:  # it is not what was asked for
-        table = None
-    return table if table is not None and table.rows else _of_images(folder, Layout.of(data), key)
+        return None
+    return table if table.rows else None
 
 
 def _of_csv(data: ClassifyDataset, csv_path: str, folder: Path) -> PairTable:

@@ -65,8 +65,8 @@ def _find_quantized(task: Task[Any], composed: Composed[Any], key: str) -> Resol
     """The newest model that the run's quantize action wrote."""
     folder = Path(_root(composed) or ".") / "quantize"
     if not folder.is_dir():
-        found = f"not set, and there is no {folder}"
-        raise CheckpointError(key, found, "name the quantized model, or run the quantize action first")
+        absent = f"not set, and there is no {folder}"
+        raise CheckpointError(key, absent, "name the quantized model, or run the quantize action first")
     found = _resolve(task, composed, str(folder), key, suffixes=suffixes())
     return ResolvedFile(found.path, f"{key} is not set: {found.how}")
 

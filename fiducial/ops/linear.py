@@ -111,4 +111,4 @@ def use_plain_linears(module: nn.Module) -> None:
     """The reverse of :func:`use_fast_linears`, for libraries that know a layer by its very class."""
     for layer in module.modules():
         if type(layer) is Linear:
-            layer.__class__ = nn.Linear
+            layer.__class__ = nn.Linear  # type: ignore[assignment]

@@ -33,7 +33,7 @@ _TYPES: dict[str, tuple[str, ...]] = {
 """Parts of a pattern, as TAO reads them, and the nodes that each stands for. A linear layer of more than two axes is a
 MatMul, which TAO's own table leaves out."""
 OVERFLOW = 0.05
-"""How far fused kernels may be from the graph, in shares of an output's range: rounding is below, an overflow beyond."""
+"""How far fused kernels may be from the graph, in shares of an output's range: rounding is below, overflow beyond."""
 _METHODS = {"entropy": "entropy"}
 """ModelOpt's names of algorithms; every other is max."""
 

@@ -15,6 +15,7 @@ from fiducial.deploy.card import ModelCard, sidecar
 from fiducial.deploy.kinds import open_predictor
 from fiducial.deploy.quantize import torchao
 from fiducial.deploy.quantize.artefacts import quantizer_of
+from fiducial.deploy.quantize.networks import plan_network
 from fiducial.deploy.quantize.patterns import INT8, LayerFormat
 from fiducial.errors import CheckpointError, SpecError
 
@@ -104,6 +105,19 @@ class TestAction:
         spec = {"results_dir": str(trained), "compat": "tao", "quantize": section}
         made = perform([LINE], "quantize", spec)
         assert not [value for value in read(made.files[0]).raw.values() if isinstance(value, dict)]
+
+
+class TestNetworks:
+    def test_convolutions_stay(self, caplog):
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
+        entry = {"module_name": "*", "weights": {"dtype": "int8"}}
+        with caplog.at_level("WARNING"):
+            plan = plan_network(network, Spec.model_validate({"quantize": {"layers": [entry]}}))
+        assert list(plan) == ["2"]
+        assert "does not quantize 1 of the layers that quantize.layers names (0)" in caplog.text
+        caplog.clear()
+        assert list(plan_network(network, Spec())) == ["2"]
+        assert not caplog.text  # nobody asked for them
 
 
 class TestFiles:
