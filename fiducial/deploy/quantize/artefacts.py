@@ -54,7 +54,10 @@ def check_flag(path: Path, action: str, is_quantized: bool) -> Iterator[Problem]
     except UserError:  # what opens the file says what is wrong with it
         return
     where, is_checkpoint = f"{action}.is_quantized", path.name.lower().endswith(CHECKPOINT_SUFFIXES)
-    if quantizer and is_checkpoint and not is_quantized:
+    if quantizer and action == "export":
+        fix = "export the checkpoint that it was made from, then quantize the .onnx file (modelopt.onnx or openvino)"
+        yield Problem("export.checkpoint", f"{path} was quantized ({quantizer}): no graph is made of it", fix)
+    elif quantizer and is_checkpoint and not is_quantized:
         found = f"false, but {path} was quantized ({quantizer})"
         yield Problem(where, found, f"set {where}=true, or give the checkpoint that it was made from")
     elif not quantizer and is_quantized:

@@ -82,11 +82,12 @@ class TestNetworks:
         on = [name for name, one in modelopt_torch._quantizers(network) if one.is_enabled]
         assert on == ["fc.input_quantizer", "fc.weight_quantizer"]
 
-    def test_layers_that_are_never_called_are_left_out(self, pairs, tmp_path, caplog):
+    @pytest.mark.parametrize("entropy", [False, True])
+    def test_layers_that_are_never_called_are_left_out(self, pairs, tmp_path, caplog, entropy):
         network = twins()
         network.forward = lambda a, b: network.one(a - b) @ network.out.weight.T
         with caplog.at_level("WARNING"):
-            modelopt_torch.quantize(network, {"fc": INT8, "out": INT8}, lambda: iter(pairs), entropy=False)
+            modelopt_torch.quantize(network, {"fc": INT8, "out": INT8}, lambda: iter(pairs), entropy=entropy)
         assert "does not reach 1 layers" in caplog.text
         del network.forward
         torch.save(modelopt_torch.state(network), tmp_path / "m.pth")

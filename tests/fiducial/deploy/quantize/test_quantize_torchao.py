@@ -77,6 +77,11 @@ class TestAction:
         with pytest.raises(CheckpointError, match=r"evaluate.is_quantized · true, but .* is not quantized"):
             evaluate(trained, "evaluate.is_quantized=true", "evaluate.checkpoint=latest")
 
+    def test_no_graph_is_made_of_it(self, trained, quantized):
+        changes = [f"export.checkpoint={quantized.files[0]}", "export.is_quantized=true"]
+        with pytest.raises(CheckpointError, match="export the checkpoint that it was made from"):
+            perform([LINE], "export", {"results_dir": str(trained)}, changes)
+
     def test_not_twice(self, trained, quantized):
         with pytest.raises(CheckpointError, match="is quantized already"):
             perform([LINE], "quantize", {"results_dir": str(trained)}, [f"quantize.model_path={quantized.files[0]}"])
