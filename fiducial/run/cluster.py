@@ -68,8 +68,8 @@ class _Worker:
                 self.predictor.network.cuda()
             if job.spec.inference.compile:
                 self.predictor.compile(job.spec.inference.compile)
-        self.loaders = list(runtime.loaders("infer"))
-        self.indices = [list(loader.batch_sampler or ()) for loader in self.loaders]
+        self.loaders: list[Any] = list(runtime.loaders("infer"))  # each of a data set, or to be read in its order
+        self.indices = [list(loader.batch_sampler) for loader in self.loaders]
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         source, number = int(row["source"]), int(row["number"])
