@@ -38,6 +38,8 @@ class GraphInput:
     batch_key: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+    image: bool = False
+    """Whether it is a picture ``(..., 3, H, W)``, or several, normalised with the model's mean and std."""
 
 
 @dataclass(frozen=True)

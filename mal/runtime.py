@@ -271,7 +271,7 @@ class MalRuntime(TaskRuntime):
         side = self.crop_size
         return Graph(
             inputs={
-                "image": GraphInput("image", (3, side, side)),
+                "image": GraphInput("image", (3, side, side), image=True),
                 "boxmask": GraphInput("boxmask", (1, side, side)),
                 "area": GraphInput("area", ()),
             },

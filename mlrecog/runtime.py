@@ -288,7 +288,8 @@ class RecogRuntime(TaskRuntime):
         LOGGER.warning("model.input_width, input_height: trained at %d x %d", found[1], found[0])
 
     def graph(self) -> Graph:
-        return Graph(inputs={"input": GraphInput("image", (3, *self.size))}, outputs=(EMBEDDING,), batch_axis="batch")
+        image = GraphInput("image", (3, *self.size), image=True)
+        return Graph(inputs={"input": image}, outputs=(EMBEDDING,), batch_axis="batch")
 
     def card(self) -> ModelCard:
         return ModelCard(

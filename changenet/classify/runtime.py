@@ -238,8 +238,8 @@ class ClassifyRuntime(ChangeNetRuntime):
         goldens = (self.data.num_golden,) if self.data.num_golden > 1 else ()
         return Graph(
             inputs={
-                "input_1": GraphInput("test", (3, height, width)),
-                "input_2": GraphInput("golden", (*goldens, 3, height, width)),
+                "input_1": GraphInput("test", (3, height, width), image=True),
+                "input_2": GraphInput("golden", (*goldens, 3, height, width), image=True),
             },
             outputs=("output",),
             batch_axis="batch",

@@ -237,7 +237,7 @@ class SegmentRuntime(ChangeNetRuntime):
         """Names and shapes of the exported model, as TAO has them; batch axis first."""
         shape = (3, self.data.img_size, self.data.img_size)
         return Graph(
-            inputs={"input0": GraphInput("A", shape), "input1": GraphInput("B", shape)},
+            inputs={"input0": GraphInput("A", shape, image=True), "input1": GraphInput("B", shape, image=True)},
             outputs=("output0", "output1", "output2", "output3", FINAL),
             batch_axis="batch_size",
             needed=(FINAL,),

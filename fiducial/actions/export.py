@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fiducial.actions.export_rules import SUFFIX, check_target, named_target
+from fiducial.actions.export_rules import SUFFIX, check_targets, named_target
 from fiducial.actions.models import open_model
 from fiducial.actions.preflight import preflight
 from fiducial.actions.result import Result
 from fiducial.backbones.deformable import is_deformable
 from fiducial.checkpoints.reading import read
+from fiducial.deploy.card import ModelCard, sidecar
+from fiducial.deploy.digest import weights_beside
 from fiducial.deploy.kinds import runtime_of
 from fiducial.deploy.onnx import ExportSettings, export_onnx
+from fiducial.deploy.openvino_export import export_openvino
+from fiducial.deploy.openvino_package import openvino
+from fiducial.deploy.pixels import with_preprocessing
 from fiducial.errors import SpecError
 from fiducial.prediction import Graph
 from fiducial.run.console import LOGGER
@@ -37,24 +42,43 @@ def export(task: Task[Any], run: Run) -> Result:
     writable_folder(target.parent, "export.onnx_file", "name a file in a folder that can be written to")
     runtime = task.runtime(run.spec)
     runtime.action = run.action.name
-    network = runtime.torch_predictor(read(checkpoint_file, key=run.spec.encryption_key)).network
+    network: Any = runtime.torch_predictor(read(checkpoint_file, key=run.spec.encryption_key)).network
     assert network is not None
-    graph = runtime.graph()
+    graph, card = runtime.graph(), runtime.card().stamped(network.state_dict())
     formulation = runtime.formulation(run.composed.given) if is_deformable(network) else "gather"
+    _check_openvino(section, formulation)
+    samples: Sequence[Mapping[str, torch.Tensor]] = _samples(runtime, graph, section.batch_size)
+    network = network.float().cpu()
+    if section.preprocessing:
+        network, graph, samples = with_preprocessing(network, graph, samples, card)
     LOGGER.info("tracing the network, then comparing the file with it: minutes for a large one")
-    worst = export_onnx(
-        network.float().cpu(),
-        target,
-        graph,
-        ExportSettings(section.opset_version, section.batch_size, section.verbose, formulation),
-        card=runtime.card(),
-        samples=_samples(runtime, graph, section.batch_size),
+    settings = ExportSettings(
+        section.opset_version, section.batch_size, section.verbose, formulation, simplify=section.simplify
     )
-    compared = "not compared: only TensorRT runs its plugin" if worst != worst else f"at most {worst:.2g} from torch"
-    LOGGER.info("%s: %.1f MB, %s", target, target.stat().st_size / 1e6, compared)
-    beside = runtime.write_beside_export(target)
+    _tell(target, export_onnx(network, target, graph, settings, card=card, samples=samples))
+    files = [target, ModelCard.read(target).write_beside(target)]
+    if section.openvino:
+        written, worst = export_openvino(network, target, graph, section.batch_size, samples=samples)
+        _tell(written, worst)
+        files += [written, written.with_suffix(".bin"), sidecar(written)]
     run.note(f"Exported to {target}")
-    return Result(run.action.name, run.folder, files=(target, *beside))
+    return Result(run.action.name, run.folder, files=(*files, *runtime.write_beside_export(target)))
+
+
+def _check_openvino(section: Any, formulation: str) -> None:
+    """Raises: what would stop :func:`export_openvino` at its end."""
+    if not section.openvino:
+        return
+    openvino()
+    if formulation == "plugin":
+        found = "deformable attention as plugin runs in TensorRT alone"
+        raise SpecError("export.openvino", found, "set export.deformable_attention=gather")
+
+
+def _tell(path: Path, worst: float) -> None:
+    compared = "not compared: only TensorRT runs its plugin" if worst != worst else f"at most {worst:.2g} from torch"
+    size = sum(part.stat().st_size for part in (path, weights_beside(path)) if part)
+    LOGGER.info("%s: %.1f MB, %s", path, size / 1e6, compared)
 
 
 def _target(section: Any, beside: Path) -> Path:
@@ -62,7 +86,7 @@ def _target(section: Any, beside: Path) -> Path:
     if section.onnx_file:
         return named_target(section)
     target = beside.with_suffix(SUFFIX)
-    problems = list(check_target(target, overwrite=section.overwrite))
+    problems = list(check_targets(section, target))
     if problems:
         raise SpecError.of(problems)
     return target

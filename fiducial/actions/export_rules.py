@@ -10,7 +10,7 @@ from typing import Any
 from fiducial.deploy.opsets import check_opset
 from fiducial.errors import Problem
 
-__all__ = ["SUFFIX", "check_export", "check_target", "named_target"]
+__all__ = ["SUFFIX", "check_export", "check_targets", "named_target"]
 
 SUFFIX = ".onnx"
 
@@ -21,12 +21,27 @@ def check_export(section: Any) -> Iterator[Problem]:
     if section.batch_size == 0:
         yield Problem("export.batch_size", "found 0", "-1 leaves the batch size open, 1 or more fixes it")
     if section.onnx_file:
-        yield from check_target(named_target(section), overwrite=section.overwrite)
+        yield from check_targets(section, named_target(section))
 
 
 def named_target(section: Any) -> Path:
     """The file that a spec names; ``~`` is the home of whoever there is, else a folder of that name."""
     return Path(os.path.expanduser(section.onnx_file))  # pathlib's raises for a user there is not
+
+
+def check_targets(section: Any, target: Path) -> Iterator[Problem]:
+    """Why the ONNX file, or another of the same name that is asked for, cannot be written."""
+    problems = list(check_target(target, overwrite=section.overwrite))
+    yield from problems
+    if not section.openvino or problems:
+        return
+    for suffix in (".xml", ".bin"):
+        other = target.with_suffix(suffix)
+        if other.is_dir():
+            yield Problem("export.openvino", f"{other} is a folder", "set another export.onnx_file")
+        elif os.path.lexists(other) and not section.overwrite:
+            fix = "set export.overwrite=true, or another export.onnx_file"
+            yield Problem("export.openvino", f"{other} exists already", fix)
 
 
 def check_target(target: Path, *, overwrite: bool) -> Iterator[Problem]:

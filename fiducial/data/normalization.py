@@ -41,6 +41,11 @@ class Normalization:
         mean, std = self._columns()
         return (image_3HW.detach().float().cpu() * std + mean).clamp(0, 1)
 
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """Normalised images ``(..., 3, H, W)`` as float32 in 0..255, not rounded, where they are."""
+        mean, std = (column.to(images.device) for column in self._columns())
+        return (images.float() * std + mean) * 255
+
     def _columns(self) -> tuple[Tensor, Tensor]:
         mean, std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (self.mean, self.std))
         return mean, std

@@ -14,6 +14,7 @@ from torch import Tensor
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.digest import file_digest
 from fiducial.deploy.onnx_file import AGAIN
+from fiducial.deploy.pixels import PixelInputs, taking_pixels
 from fiducial.errors import CheckpointError, Problem
 from fiducial.prediction import Batch, Graph, GraphInput, Outputs, Predictor
 from fiducial.task import TaskRuntime
@@ -59,10 +60,13 @@ class GraphPredictor(Predictor):
         if self.card.task not in ("", task):
             raise CheckpointError(str(path), f"a model of task {self.card.task}", f"give a model of task {task}")
         runtime.adopt(self.card)  # first: what the two contradict each other in is said by the spec's keys
+        self.pixels = PixelInputs.of(self.graph, self.card)
+        if self.pixels is not None:
+            self.graph = taking_pixels(self.graph, self.pixels.names)
         self._open()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("path", "graph", "card", "digest")}
+        return {name: getattr(self, name) for name in ("path", "graph", "card", "digest", "pixels")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -97,9 +101,10 @@ class GraphPredictor(Predictor):
 
         Raises: CheckpointError when what runs it stops, or gives something else than the task's outputs.
         """
-        feeds = {
-            name: batch[item.batch_key].to(self.device, self.dtypes[name]) for name, item in self.graph.inputs.items()
-        }
+        feeds = {name: batch[item.batch_key] for name, item in self.graph.inputs.items()}
+        if self.pixels is not None:
+            feeds = self.pixels(feeds)
+        feeds = {name: value.to(self.device, self.dtypes[name]) for name, value in feeds.items()}
         size = len(next(iter(feeds.values())))
         step = self.batch_size or self.most or max(size, 1)
         parts = [self._part({k: v[start : start + step] for k, v in feeds.items()}) for start in range(0, size, step)]

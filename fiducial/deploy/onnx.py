@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
-import os
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,14 +19,17 @@ from fiducial.backbones.deformable import is_deformable
 from fiducial.deploy.card import ENTRY, ModelCard, TensorCard
 from fiducial.deploy.opsets import LAST_SCRIPTED, check_opset
 from fiducial.deploy.spelled_out import SpelledOut
-from fiducial.errors import CheckpointError, SpecError
+from fiducial.deploy.verification import Arrays, batches_for, compare, finite_outputs, outputs_of
+from fiducial.deploy.writing import beside
+from fiducial.errors import CheckpointError, MissingDependencyError, SpecError, one_line, optional
 from fiducial.ops import Formulation, export_as
 from fiducial.prediction import Graph, GraphInput
+from fiducial.run.console import LOGGER
+
+__all__ = ["ExportSettings", "export_onnx", "forget_sources"]
 
 MAX_BYTES = 1_800_000_000
 """Weights that one ONNX file holds; protobuf ends at 2 GB."""
-RTOL, ATOL = 1e-3, 1e-4
-"""How far onnxruntime may be from torch: relative to the largest output of the batch, and absolute."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class ExportSettings:
     verbose: bool = False
     deformable_attention: Formulation = "gather"
     """How deformable attention is written, in a network that has any."""
+    simplify: bool = False
+    """Whether onnxslim takes nodes out that change nothing."""
 
 
 def export_onnx(
@@ -55,11 +57,11 @@ def export_onnx(
 ) -> float:
     """Write ``network`` (float32; it is frozen for good) to ``path``; returns the largest difference from torch.
 
-    ``card`` goes into the file, with the graph's inputs and outputs, the versions and the hash of the weights; nothing
-    of the machine does. ``samples`` are batches of real inputs, by graph input name; random ones are always compared
-    too. The file appears under its name only after the ONNX checker and onnxruntime agree with torch; weights that do
-    not fit into one (2 GB is protobuf's limit) go into ``<path>.data`` beside it. A graph with TensorRT's plugin node
-    runs in TensorRT alone: it is checked, but compared with nothing, and the result is NaN.
+    ``card`` goes into the file, with the graph's inputs and outputs, the versions and, unless it has one, the hash of
+    the weights; nothing of the machine does. ``samples`` are batches of real inputs, by graph input name; random ones
+    are always compared too. The file appears under its name only after the ONNX checker and onnxruntime agree with
+    torch; weights that do not fit into one (2 GB is protobuf's limit) go into ``<path>.data`` beside it. A graph with
+    TensorRT's plugin node runs in TensorRT alone: it is checked, but compared with nothing, and the result is NaN.
 
     Raises: SpecError for an operator set that the graph cannot be written in; CheckpointError when the network's
         outputs are no numbers, the graph is invalid, computes something else, or cannot be written.
@@ -69,43 +71,20 @@ def export_onnx(
         raise SpecError.of(problems)
     network = network.eval().requires_grad_(False)
     uses_plugin = settings.deformable_attention == "plugin" and is_deformable(network)
-    batches = [*_random_batches(graph, settings.batch_size), *_fitting(samples, settings.batch_size)]
-    with _exact_floats(), torch.no_grad(), _beside(path) as written:
-        expected = [_finite(network, graph, batch) for batch in batches]
+    batches = batches_for(graph, settings.batch_size, samples)
+    with _exact_floats(), torch.no_grad(), beside(path) as written:
+        expected = [finite_outputs(network, graph, batch) for batch in batches]
         _write(network, written, graph, settings)
         inputs, outputs = _tensors(network, graph)
-        said = replace(card.stamped(network.state_dict()), inputs=inputs, outputs=outputs)
-        _finish(written, said, settings.opset, large=_is_large(network))
-        worst = math.nan if uses_plugin else _compare(written, graph, batches, expected)
-    return worst
+        stamped = card.stamped(None if card.weights else network.state_dict())
+        _finish(written, replace(stamped, inputs=inputs, outputs=outputs), settings, large=_is_large(network))
+        if uses_plugin:
+            return math.nan
+        return compare(written, _onnxruntime(written, graph), batches, expected)
 
 
 def _is_large(network: nn.Module) -> bool:
     return bool(sum(tensor.nbytes for tensor in network.state_dict().values()) > MAX_BYTES)
-
-
-@contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A file of the same name in a folder of its own; whatever is in there at the end is moved beside ``path``.
-
-    Raises: CheckpointError where the disk or its permissions end it; what stood at ``path`` is untouched then.
-    """
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".export-", dir=path.parent))
-        try:
-            yield folder / path.name
-            for file in sorted(
-                folder.iterdir(), key=lambda file: file.name == path.name
-            ):  # the graph after its weights
-                os.replace(file, path.with_name(file.name))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free >> 20 if path.parent.is_dir() else 0
-        found = f"cannot be written ({error.strerror or error})"
-        raise CheckpointError(
-            str(path), found, f"check the folder's permissions and space ({free:,} MiB free)"
-        ) from error
 
 
 def _write(network: nn.Module, path: Path, graph: Graph, settings: ExportSettings) -> None:
@@ -130,7 +109,10 @@ def _write(network: nn.Module, path: Path, graph: Graph, settings: ExportSetting
             )
             return
         batch = graph.batch_axis
-        dynamic = tuple({0: batch} for _ in inputs) if open_batch else None
+        dynamic: Any = tuple({0: batch} for _ in inputs) if open_batch else None
+        kinds = {parameter.kind for parameter in inspect.signature(network.forward).parameters.values()}
+        if open_batch and inspect.Parameter.VAR_POSITIONAL in kinds:  # ``*inputs`` counts as one
+            dynamic = (dynamic,)
         program = torch.onnx.export(network, inputs, dynamic_shapes=dynamic, dynamo=True, **common)
     assert program is not None
     program.save(str(path), external_data=_is_large(network))
@@ -138,18 +120,24 @@ def _write(network: nn.Module, path: Path, graph: Graph, settings: ExportSetting
 
 def _tensors(network: nn.Module, graph: Graph) -> tuple[dict[str, TensorCard], dict[str, TensorCard]]:
     """Shapes and types of the graph's inputs and outputs, one item each."""
-    outputs = _run(network, graph, dict(zip(graph.inputs, _zeros(graph, 1), strict=True)))
+    outputs = outputs_of(network, graph, dict(zip(graph.inputs, _zeros(graph, 1), strict=True)))
     return (
-        {name: TensorCard(item.shape, item.dtype) for name, item in graph.inputs.items()},
+        {name: TensorCard(item.shape, item.dtype, _layout(item)) for name, item in graph.inputs.items()},
         {name: TensorCard(tuple(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for name, t in outputs.items()},
     )
+
+
+def _layout(item: GraphInput) -> str:
+    if not item.image:
+        return ""
+    return "NHWC" if item.dtype == "uint8" else "NCHW"
 
 
 def _zeros(graph: Graph, size: int) -> tuple[Tensor, ...]:
     return tuple(torch.zeros(size, *item.shape, dtype=getattr(torch, item.dtype)) for item in graph.inputs.values())
 
 
-def _finish(path: Path, card: ModelCard, opset: int, *, large: bool) -> None:
+def _finish(path: Path, card: ModelCard, settings: ExportSettings, *, large: bool) -> None:
     """Add what the model says of itself, take out what exporters say of the machine, and check the file."""
     import onnx
 
@@ -157,8 +145,12 @@ def _finish(path: Path, card: ModelCard, opset: int, *, large: bool) -> None:
     for file in path.parent.iterdir():  # the graph, and what an exporter put beside it
         file.unlink()
     got = next(entry.version for entry in model.opset_import if not entry.domain)
-    if got != opset:  # the newer exporter keeps the graph as it is when it cannot convert it
-        raise SpecError("export.opset_version", f"{opset}: torch's exporter wrote {got}", f"set {got}, or at most 20")
+    if got != settings.opset:  # the newer exporter keeps the graph as it is when it cannot convert it
+        raise SpecError(
+            "export.opset_version", f"{settings.opset}: torch's exporter wrote {got}", f"set {got}, or at most 20"
+        )
+    if settings.simplify:
+        model = _slimmed(model)
     forget_sources(model)
     entry = model.metadata_props.add()
     entry.key, entry.value = ENTRY, json.dumps(card.plain())
@@ -173,6 +165,19 @@ def _finish(path: Path, card: ModelCard, opset: int, *, large: bool) -> None:
         ) from error
 
 
+def _slimmed(model: Any) -> Any:
+    """Raises: MissingDependencyError; CheckpointError when onnxslim fails."""
+    before = len(model.graph.node)
+    try:
+        model = optional("onnxslim", extra="slim").slim(model)
+    except MissingDependencyError:
+        raise
+    except Exception as error:  # whatever is thrown at a graph that it does not know
+        raise CheckpointError("export.simplify", f"onnxslim fails: {one_line(error)}", "set it to false") from error
+    LOGGER.info("onnxslim left %d of %d nodes", len(model.graph.node), before)
+    return model
+
+
 def forget_sources(message: Any) -> None:
     """Clear every comment of a protobuf message of ONNX: exporters note the source lines of every node, with paths."""
     for name in ("doc_string", "metadata_props"):
@@ -184,66 +189,13 @@ def forget_sources(message: Any) -> None:
                 forget_sources(part)
 
 
-def _compare(
-    path: Path, graph: Graph, batches: Sequence[Mapping[str, Tensor]], expected: Sequence[Mapping[str, Tensor]]
-) -> float:
-    """The largest difference of onnxruntime from what torch gave. Raises: CheckpointError when it is too large."""
+def _onnxruntime(path: Path, graph: Graph) -> Callable[[Arrays], Arrays]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    worst = 0.0
-    for batch, wanted in zip(batches, expected, strict=True):
-        got = session.run(list(wanted), {name: batch[name].numpy() for name in graph.inputs})
-        pairs = zip(wanted.items(), got, strict=True)
-        worst = max(worst, *(difference(path, name, have, want.numpy()) for (name, want), have in pairs))
-    return worst
-
-
-def difference(path: Path, name: str, have: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:
-    """How far an output is from torch's. Raises: CheckpointError when it is too far, of another shape, or no number."""
-    if have.shape != wanted.shape:
-        raise CheckpointError(path.name, f"{name} is {have.shape} instead of {wanted.shape}", "report this as a bug")
-    error = float(np.abs(have - wanted).max(initial=0.0))
-    if not error <= ATOL + RTOL * float(np.abs(wanted).max(initial=0.0)):  # NaN is no agreement either
-        found = f"{name} differs from torch by {error:.3g}"
-        raise CheckpointError(path.name, found, "try another export.opset_version, and report this as a bug")
-    return error
-
-
-def _run(network: nn.Module, graph: Graph, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    given = network(*(batch[name] for name in graph.inputs))
-    return dict(zip(graph.outputs, given if isinstance(given, (tuple, list)) else (given,), strict=True))
-
-
-def _finite(network: nn.Module, graph: Graph, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What torch gives. Raises: CheckpointError unless it is numbers: nothing can be compared with NaN."""
-    outputs = _run(network, graph, batch)
-    for name, output in outputs.items():
-        if not output.isfinite().all():
-            found = f"the network gives NaN or infinite numbers ({name})"
-            raise CheckpointError("export.checkpoint", found, "export a checkpoint from before the training diverged")
-    return outputs
-
-
-def _random_batches(graph: Graph, batch_size: int) -> Iterator[Mapping[str, Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    for size in [batch_size] if batch_size > 0 else [1, 3]:
-        yield {name: _random(item, size, generator) for name, item in graph.inputs.items()}
-
-
-def _fitting(samples: Sequence[Mapping[str, Tensor]], batch_size: int) -> Iterator[Mapping[str, Tensor]]:
-    for sample in samples:
-        if batch_size < 0 or len(next(iter(sample.values()))) == batch_size:
-            yield sample
-
-
-def _random(item: GraphInput, size: int, generator: torch.Generator) -> Tensor:
-    dtype: torch.dtype = getattr(torch, item.dtype)
-    if dtype.is_floating_point:
-        return torch.randn(size, *item.shape, generator=generator).to(dtype)
-    return torch.randint(0, 2, (size, *item.shape), generator=generator).to(dtype)  # a mask, say
+    return lambda feeds: dict(zip(graph.outputs, session.run(list(graph.outputs), dict(feeds)), strict=True))
 
 
 @contextlib.contextmanager

@@ -278,7 +278,22 @@ class ExportSection(Section):
     )
     verbose: bool = knob(False, "Print the graph while it is exported.")
     is_quantized: bool = knob(False, "The checkpoint is a result of the quantize action.", schema=False)
-    overwrite: bool = knob(False, "Replace onnx_file when it exists; otherwise that is an error.", schema=False)
+    overwrite: bool = knob(
+        False,
+        "Replace onnx_file, and what is written with it, when it exists; otherwise that is an error.",
+        schema=False,
+    )
+    preprocessing: bool = knob(
+        False,
+        "Put the normalisation into the graph: its images are pixels then, uint8 (batch, height, width, 3) in RGB.",
+        schema=False,
+    )
+    simplify: bool = knob(
+        False, "Have onnxslim take nodes out that change nothing. The outputs are compared afterwards.", schema=False
+    )
+    openvino: bool = knob(
+        False, "Also write the graph in OpenVINO's format, as .xml and .bin beside onnx_file.", schema=False
+    )
 
 
 def _known_dtype(value: Any) -> Any:

@@ -15,8 +15,9 @@ from tiny_task import LINE, Spec
 
 from fiducial import cli
 from fiducial.deploy.card import ModelCard
-from fiducial.deploy.onnx import ExportSettings, difference, export_onnx, forget_sources
+from fiducial.deploy.onnx import ExportSettings, export_onnx, forget_sources
 from fiducial.deploy.onnx_predictor import OnnxPredictor
+from fiducial.deploy.verification import difference
 from fiducial.errors import CheckpointError, SpecError
 from fiducial.prediction import Graph, GraphInput
 from fiducial.run.status import read_status

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from fiducial import cli
 from fiducial.deploy import openvino_package
 from fiducial.deploy.card import ModelCard, sidecar
 from fiducial.deploy.kinds import open_predictor
+from fiducial.deploy.openvino_export import export_openvino
 from fiducial.deploy.openvino_package import openvino
 from fiducial.errors import CheckpointError, MissingDependencyError
 
@@ -73,6 +75,12 @@ class TestRunning:
         for size in (1, 5):
             np.testing.assert_allclose(predictor.predict({"x": x[:size]})["y"], x[:size].sum(1))
 
+    def test_sizes_that_come_again_get_graphs_of_their_own(self, path):
+        predictor, x = opened(write(path)), torch.arange(15.0).view(5, 3)
+        for size in (2, 2, 5, 2, 1, 1, 3, 3, 5, 5, 2, 4):
+            np.testing.assert_allclose(predictor.predict({"x": x[:size]})["y"], x[:size].sum(1))
+        assert sorted(predictor._fixed) == [1, 2]
+
     def test_results_do_not_change_with_the_next_batch(self, path):
         predictor = opened(write(path))
         first = predictor.predict({"x": ROWS})["y"]
@@ -81,8 +89,9 @@ class TestRunning:
 
     def test_threads_are_those_of_torch(self, path):
         predictor = opened(write(path))
-        assert predictor.compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
-        assert predictor.compiled.get_property("INFERENCE_PRECISION_HINT") == openvino().Type.f32
+        compiled = predictor._request.get_compiled_model()
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
+        assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino().Type.f32
         assert predictor.facts()["threads"] == str(torch.get_num_threads())
 
     def test_half_numbers_are_converted(self, path):
@@ -220,3 +229,53 @@ def test_card_beside_an_onnx_file_without_one(tmp_path):
     path.write_bytes(onnx_models.write(tmp_path / "other.onnx", opset=16).read_bytes())
     with pytest.raises(CheckpointError, match=r"the card of another m\.onnx"):
         ModelCard.read(path)
+
+
+class TestExport:
+    @pytest.fixture
+    def act(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        Path("spec.yaml").write_text("results_dir: r\nwandb: {enable: false}\nexport: {checkpoint: m.pth}\n")
+        torch.manual_seed(0)
+        weights = {f"model.{key}": value for key, value in tiny_runtime.Network().state_dict().items()}
+        torch.save({"state_dict": weights}, "m.pth")
+        return lambda action, *words: cli.main([LINE], [action, "-e", "spec.yaml", *words], prog="tiny")
+
+    def test_both_formats_give_the_same(self, act, capfd):
+        assert act("export", "export.openvino=true", "export.simplify=true") == 0
+        files = {"m.onnx", "m.onnx.card.json", "m.xml", "m.bin", "m.xml.card.json"}
+        assert {path.name for path in Path().glob("m.*")} == {"m.pth", *files}
+        said = capfd.readouterr().err
+        assert re.search(r"m\.onnx: \S+ MB, at most \S+ from torch", said)
+        assert re.search(r"m\.xml: \S+ MB, at most \S+ from torch", said)
+        assert re.search(r"onnxslim left \d+ of \d+ nodes", said)
+        rows = {}
+        for model in ("m.pth", "m.onnx", "m.xml"):
+            assert act("evaluate", f"evaluate.checkpoint={model}") == 0
+            rows[model] = json.loads(Path("r/evaluate/evaluate.json").read_text())["rows"]
+        for model in ("m.onnx", "m.xml"):
+            np.testing.assert_allclose(rows[model], rows["m.pth"], atol=1e-5)
+        assert ModelCard.read(Path("m.xml")).weights == ModelCard.read(Path("m.onnx")).weights != ""
+
+    def test_what_stands_there_is_kept(self, act, capfd):
+        for name in ("m.xml", "m.bin"):
+            Path(name).write_text("mine")
+        assert act("export", "export.openvino=true") == 1
+        assert "m.xml exists already · set export.overwrite=true" in capfd.readouterr().err
+        assert not Path("m.onnx").exists()
+        assert act("export", "export.openvino=true", "export.onnx_file=m.onnx") == 1
+        assert act("export", "export.openvino=true", "export.overwrite=true") == 0
+        assert Path("m.xml").stat().st_size > 100
+
+    def test_without_openvino_nothing_is_written(self, act, monkeypatch, capfd):
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        assert act("export", "export.openvino=true") == 1
+        assert "pip install 'fiducial[openvino]'" in capfd.readouterr().err
+        assert not Path("m.onnx").exists()
+
+    def test_a_wrong_graph_gets_no_name(self, act, tmp_path):
+        assert act("export") == 0
+        other = tiny_runtime.Network().eval()
+        with pytest.raises(CheckpointError, match=r"m\.xml · y differs from torch by"):
+            export_openvino(other, tmp_path / "m.onnx", tiny_runtime.Runtime(Spec()).graph(), -1, samples=[])
+        assert not [*tmp_path.glob("*.xml"), *tmp_path.glob("*.bin")]
