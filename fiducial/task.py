@@ -114,6 +114,9 @@ class TaskRuntime(ABC):
     action: str = "inference"
     """The action that it serves, whose section of the spec may say how a model is used; a library's is inference."""
 
+    providers: tuple[str, ...] = ()
+    """What onnxruntime is to run an exported model on; empty: what it finds best."""
+
     @abstractmethod
     def network(self) -> nn.Module:
         """The untrained network."""

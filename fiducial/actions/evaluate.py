@@ -42,8 +42,10 @@ def _run(task: Task[Any], run: Run, stage: Stage, message: str) -> Result:
     if not kind.many_processes:
         devices = single(devices)
     runtime = task.runtime(run.spec)
-    runtime.action = run.action.name
+    runtime.action, runtime.providers = run.action.name, tuple(run.section.providers)
     predictor = open_predictor(model_file, runtime, run.spec.encryption_key)
+    if run.section.providers and predictor.runtime != "onnxruntime":
+        LOGGER.warning("%s.providers: %s runs the model, which has none", run.action.name, predictor.runtime)
     if run.section.compile:
         if predictor.network is None:
             LOGGER.warning("%s.compile: %s runs the model as it is", run.action.name, predictor.runtime)

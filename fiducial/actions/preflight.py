@@ -10,6 +10,7 @@ from typing import Any
 from fiducial.actions.action import Action
 from fiducial.actions.export_rules import check_export
 from fiducial.actions.models import check_model_files
+from fiducial.deploy.providers import unavailable
 from fiducial.deploy.quantize.rules import check_quantize
 from fiducial.errors import SHOWN, CheckpointError, DatasetError, Problem, SpecError, one_line
 from fiducial.run.console import LOGGER
@@ -61,10 +62,11 @@ def check_rules(task: Task[Any], spec: Any, action: Action) -> list[Problem]:
     shared: list[Problem] = []
     if action.name == "train":
         shared = [*_check_intervals(spec), *_check_best_names(task, spec)]
+    elif action.name in ("evaluate", "inference"):
+        shared = list(unavailable(getattr(spec, action.name).providers, f"{action.name}.providers"))
+        shared += _check_cluster(task, spec) if action.name == "inference" else ()
     elif action.name == "export":
         shared = list(check_export(spec.export))
-    elif action.name == "inference":
-        shared = list(_check_cluster(task, spec))
     elif action.name == "quantize":
         shared = list(check_quantize(spec))
     return [*task.check_spec(spec, action.name), *shared]

@@ -54,7 +54,7 @@ class GraphPredictor(Predictor):
     """The smallest batch that it takes, which smaller ones are padded to."""
 
     def __init__(self, path: Path, runtime: TaskRuntime) -> None:
-        self.path, self.graph = Path(path).absolute(), runtime.graph()
+        self.path, self.graph, self.providers = Path(path).absolute(), runtime.graph(), runtime.providers
         self.card, self.digest = self.read()
         task = runtime.card().task
         if self.card.task not in ("", task):
@@ -66,7 +66,7 @@ class GraphPredictor(Predictor):
         self._open()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("path", "graph", "card", "digest", "pixels")}
+        return {name: getattr(self, name) for name in ("path", "graph", "providers", "card", "digest", "pixels")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

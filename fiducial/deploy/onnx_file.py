@@ -30,6 +30,8 @@ class OnnxFile:
     metadata: dict[str, str]
     has_loops: bool
     """Whether its graph can go on without end."""
+    symmetric_int8: bool = False
+    """Whether it is quantized to int8 alone, as ModelOpt does: neither bytes from 0 to 255, nor biases of int32."""
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -54,7 +56,8 @@ def read_onnx(path: Path) -> OnnxFile:
         raise CheckpointError.of(problems)
     metadata = {item.key: item.value for item in model.metadata_props}
     has_loops = any(node.op_type in _ENDLESS for node in nodes)
-    return OnnxFile(path, hashlib.sha256(content).hexdigest(), metadata, has_loops)
+    digest = hashlib.sha256(content).hexdigest()
+    return OnnxFile(path, digest, metadata, has_loops, _is_symmetric_int8(nodes, model.graph.initializer))
 
 
 def one_line(error: object) -> str:
@@ -89,6 +92,18 @@ def _inside(message: Any) -> Iterator[Any]:
                 yield from _inside(part)
         elif descriptor.type == descriptor.TYPE_STRING and any(isinstance(part, bytes) for part in parts):
             raise ValueError(f"{descriptor.name} is not UTF-8")
+
+
+def _is_symmetric_int8(nodes: list[Any], constants: Any) -> bool:
+    from onnx import TensorProto
+
+    kinds = {tensor.name: tensor.data_type for tensor in constants}
+    for node in nodes:
+        if node.op_type == "Constant":
+            kinds.update((node.output[0], entry.t.data_type) for entry in node.attribute if entry.name == "value")
+    quantizing = [node for node in nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    used = {kinds[name] for node in quantizing for name in (*node.input[:1], *node.input[2:]) if name in kinds}
+    return used - {TensorProto.FLOAT, TensorProto.FLOAT16} == {TensorProto.INT8}
 
 
 def _unfit(path: Path, nodes: list[Any]) -> Iterator[Problem]:

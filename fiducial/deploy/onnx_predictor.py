@@ -13,6 +13,7 @@ from torch import Tensor
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.graph_predictor import GraphPredictor, Port
 from fiducial.deploy.onnx_file import AGAIN, OnnxFile, one_line, read_onnx
+from fiducial.deploy.providers import chosen_providers, short_name
 from fiducial.errors import CheckpointError
 from fiducial.run.console import LOGGER
 
@@ -22,6 +23,8 @@ LOOP_SECONDS = 60.0
 """How long a batch may take in a graph with loops, which no exported network has and which may never end."""
 _TYPES = {"float": "float32", "double": "float64"}
 """onnxruntime's names of types, where torch has others."""
+EXACT_INT8 = "session.x64quantprecision"
+"""On processors without VNNI, products of int8 are added in int16, which overflows: the option has them added apart."""
 
 
 class OnnxPredictor(GraphPredictor):
@@ -38,7 +41,7 @@ class OnnxPredictor(GraphPredictor):
         """Make the session."""
         import onnxruntime as ort
 
-        self.session = _session(self.file)
+        self.session = _session(self.file, self.providers)
         LOGGER.info("onnxruntime %s with %s", ort.__version__, ", ".join(self.session.get_providers()))
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         return [_port(entry) for entry in inputs], [_port(entry) for entry in outputs]
@@ -59,29 +62,52 @@ class OnnxPredictor(GraphPredictor):
             raise CheckpointError(str(self.path), f"onnxruntime stopped: {one_line(error)}", fix) from None
         return [torch.from_numpy(output) for output in outputs]
 
+    def facts(self) -> Mapping[str, str]:
+        """What a report says about how it ran."""
+        return {"providers": ", ".join(map(short_name, self.session.get_providers()))}
+
 
 def _port(entry: Any) -> Port:
     name = entry.type.removeprefix("tensor(").removesuffix(")") if entry.type.startswith("tensor(") else entry.type
     return Port(entry.name, list(entry.shape), _TYPES.get(name, name))
 
 
-def _session(file: OnnxFile) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what it logs as an error, it raises, too
-    available = ort.get_available_providers()
-    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+def _session(file: OnnxFile, named: Sequence[str]) -> Any:
+    """Raises: CheckpointError when no session can be made, or onnxruntime leaves out a provider that is named."""
+    providers = chosen_providers(named)
     while True:
         try:
-            # without onnxruntime's own second try, which prints
-            return ort.InferenceSession(str(file.path), options, providers=providers, enable_fallback=0)
+            session = _made(file, providers)
         except Exception as error:  # onnxruntime raises bare exceptions of its own
             found = f"onnxruntime cannot load it: {one_line(error)}"
-            if len(providers) < 2:
+            if named or len(providers) < 2:
                 raise CheckpointError(str(file.path), found, AGAIN) from None
             LOGGER.warning("%s: %s: trying the CPU", file.path, found)
             providers = providers[1:]
+            continue
+        missing = [short_name(name) for name, _ in providers if named and name not in session.get_providers()]
+        if missing:
+            found = f"onnxruntime has the provider {', '.join(missing)}, but not the libraries that it needs"
+            raise CheckpointError(str(file.path), found, "install them, or leave the key providers out")
+        return session
+
+
+def _made(file: OnnxFile, providers: Sequence[tuple[str, dict[str, Any]]]) -> Any:
+    """A session; of a graph of symmetric int8, one that does not saturate, where there can be one."""
+    import onnxruntime as ort
+
+    for exact in (True, False) if file.symmetric_int8 else (False,):
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # what it logs as an error, it raises, too
+        if exact:
+            options.add_session_config_entry(EXACT_INT8, "1")
+        try:
+            # without onnxruntime's own second try, which prints
+            return ort.InferenceSession(str(file.path), options, providers=list(providers), enable_fallback=0)
+        except Exception:  # some graphs do not load with it
+            if not exact:
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 @contextlib.contextmanager

@@ -225,6 +225,17 @@ class RunModelSection(DistributedSection):
         "minutes, later ones seconds.",
         schema=False,
     )
+    providers: list[str] = knob(
+        [],
+        "What onnxruntime runs an ONNX file on, the first choice first: cpu, cuda, tensorrt, or another of its "
+        "execution providers; empty takes a GPU where there is one.",
+        schema=False,
+    )
+
+    @field_validator("providers", mode="before")
+    @classmethod
+    def _one_provider_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value else value or []
 
 
 class ClusterSection(Section):

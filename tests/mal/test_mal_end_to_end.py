@@ -259,6 +259,16 @@ class TestExport:
         )
         assert ours == pytest.approx(theirs, abs=1e-3)
 
+    def test_in_openvino_s_format_with_pixels_as_inputs(self, trained, evaluated, tmp_path):
+        more = ("export.preprocessing=true", "export.openvino=true")
+        assert run("export", trained[0], f"export.onnx_file={tmp_path / 'm.onnx'}", *more) == 0
+        places = (f"evaluate.checkpoint={tmp_path / 'm.xml'}", f"evaluate.results_dir={tmp_path}")
+        assert run("evaluate", trained[0], *places) == 0
+        ours, theirs = (
+            json.loads((folder / "metrics.json").read_text())["kpis"]["mIoU"] for folder in (evaluated, tmp_path)
+        )
+        assert ours == pytest.approx(theirs, abs=1e-3)
+
     def test_labels_the_same(self, trained, exported, tmp_path):
         for name, model in (("torch", trained[1] / "train"), ("onnx", exported)):
             overrides = [f"inference.checkpoint={model}", f"inference.results_dir={tmp_path / name}"]

@@ -158,6 +158,14 @@ class TestEvaluate:
         ours, theirs = (json.loads((path / "metrics.json").read_text())["kpis"] for path in (evaluated, tmp_path))
         assert ours == pytest.approx(theirs, abs=1e-6)
 
+    def test_in_openvino_s_format_with_pixels_as_inputs(self, trained, act, evaluated, tmp_path):
+        more = ("export.preprocessing=true", "export.openvino=true", f"export.onnx_file={tmp_path / 'm.onnx'}")
+        assert act(trained, "export", "export.checkpoint=latest", "export.verbose=false", *more) == 0
+        words = [f"evaluate.checkpoint={tmp_path / 'm.xml'}", f"evaluate.results_dir={tmp_path}"]
+        assert act(trained, "evaluate", *words) == 0
+        ours, theirs = (json.loads((path / "metrics.json").read_text())["kpis"] for path in (evaluated, tmp_path))
+        assert ours == pytest.approx(theirs, abs=1e-6)
+
 
 class TestInference:
     def test_class_folders(self, trained, act, folder, shelves):

@@ -293,6 +293,18 @@ class TestExport:
         one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("torch", "onnx"))
         assert one["kpis"] == pytest.approx(other["kpis"], abs=1e-4, nan_ok=True)
 
+    def test_in_openvino_s_format_with_pixels_as_inputs(self, trained, tmp_path):
+        target, size = tmp_path / "m.onnx", ("export.input_height=64", "export.input_width=32")
+        more = ("export.checkpoint=latest", "export.preprocessing=true", "export.openvino=true")
+        assert run("export", trained[0], *size, *more, f"export.onnx_file={target}") == 0
+        for name, model in (("torch", "latest"), ("openvino", target.with_suffix(".xml"))):
+            overrides = (f"evaluate.checkpoint={model}", f"evaluate.results_dir={tmp_path / name}")
+            assert run("evaluate", trained[0], *overrides) == 0
+        one, other = (scores_of(tmp_path / name / "evaluate.csv") for name in ("torch", "openvino"))
+        assert one == pytest.approx(other, abs=1e-4)
+        written = json.loads((tmp_path / "openvino" / "metrics.json").read_text())
+        assert written["run"]["runtime"] == "openvino"
+
     def test_graph_and_metadata(self, exported):
         import onnx
 

@@ -182,6 +182,17 @@ class TestEvaluate:
         assert (a["confusion"], a["kpis"]) == (b["confusion"], b["kpis"])
         assert (a["run"]["runtime"], b["run"]["runtime"]) == ("torch", "onnxruntime")
 
+    @pytest.mark.slow
+    def test_in_openvino_s_format_with_pixels_as_inputs(self, trained, tmp_path):
+        target, sizes = tmp_path / "m.onnx", ("export.input_height=32", "export.input_width=32")
+        more = ("export.checkpoint=latest", "export.preprocessing=true", "export.openvino=true")
+        assert run("export", trained[0], *sizes, *more, f"export.onnx_file={target}") == 0
+        for name, model in (("torch", "latest"), ("openvino", target.with_suffix(".xml"))):
+            out = f"evaluate.results_dir={tmp_path / name}"
+            assert run("evaluate", trained[0], f"evaluate.checkpoint={model}", out) == 0
+        mine, theirs = masks_of(tmp_path / "torch"), masks_of(tmp_path / "openvino")
+        assert all((mine[name] == theirs[name]).all() for name in mine)
+
     def test_status_and_report(self, trained):
         assert run("evaluate", trained[0], "evaluate.checkpoint=latest") == 0
         kpi = new_kpis(read_status(trained[1] / "evaluate" / "status.json"), "Test")[-1]
