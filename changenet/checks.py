@@ -40,6 +40,9 @@ def check_export(spec: ExperimentSpec, size: tuple[int, int], size_says: str) ->
         yield Problem("export.input_channel", f"found {export.input_channel}", "these networks take 3 colour channels")
     if export.format != "onnx":
         yield Problem("export.format", f"found {export.format!r}", "only onnx can be written")
+    if export.preprocessing and export.serialize_nvdsinfer:
+        found = "true, with export.serialize_nvdsinfer: DeepStream normalises by itself, and gives no pixels"
+        yield Problem("export.preprocessing", found, "export twice, for either use")
     yield from _check_formulation(spec)
     if (export.input_height, export.input_width) != size:
         found = f"{export.input_height} x {export.input_width}, but {size_says}"

@@ -19,6 +19,7 @@ OURS = ("fiducial", "changenet", "mal", "mlrecog")
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "faiss": "faiss-cpu",
+    "google": "protobuf",
     "huggingface_hub": "huggingface-hub",
     "hydra": "hydra-core",
     "pydantic_core": "pydantic-core",
@@ -37,6 +38,7 @@ UNDER_THE_HOOD = {
     "mypy": "make lint",
     "ruff": "make lint",
     "pytest-xdist": "make test",
+    "tritonclient": "tests take Triton's own schema out of it",
     "types-pyyaml": "make lint",
 }
 """Declared although nothing of ours imports them."""

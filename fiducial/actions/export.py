@@ -21,6 +21,7 @@ from fiducial.deploy.onnx import ExportSettings, export_onnx
 from fiducial.deploy.openvino_export import export_openvino
 from fiducial.deploy.openvino_package import openvino
 from fiducial.deploy.pixels import with_preprocessing
+from fiducial.deploy.triton import add_to_repository
 from fiducial.errors import SpecError
 from fiducial.prediction import Graph
 from fiducial.run.console import LOGGER
@@ -40,6 +41,9 @@ def export(task: Task[Any], run: Run) -> Result:
         raise SpecError("export.checkpoint", f"{checkpoint_file} is exported already", "give a checkpoint")
     target = _target(section, checkpoint_file if task.onnx_beside_checkpoint else run.folder / checkpoint_file.name)
     writable_folder(target.parent, "export.onnx_file", "name a file in a folder that can be written to")
+    if section.triton.repository:
+        folder = Path(section.triton.repository).expanduser()
+        writable_folder(folder, "export.triton.repository", "name a folder that can be written to")
     runtime = task.runtime(run.spec)
     runtime.action = run.action.name
     network: Any = runtime.torch_predictor(read(checkpoint_file, key=run.spec.encryption_key)).network
@@ -61,8 +65,23 @@ def export(task: Task[Any], run: Run) -> Result:
         written, worst = export_openvino(network, target, graph, section.batch_size, samples=samples)
         _tell(written, worst)
         files += [written, written.with_suffix(".bin"), sidecar(written)]
+    if section.triton.repository:
+        files += _to_triton(section, target)
     run.note(f"Exported to {target}")
     return Result(run.action.name, run.folder, files=(*files, *runtime.write_beside_export(target)))
+
+
+def _to_triton(section: Any, target: Path) -> tuple[Path, ...]:
+    written = add_to_repository(
+        Path(section.triton.repository).expanduser(),
+        section.triton.name or target.stem,
+        target,
+        ModelCard.read(target),
+        batch_size=section.batch_size,
+        max_batch_size=section.triton.max_batch_size,
+    )
+    LOGGER.info("Triton Inference Server: %s", written[0])
+    return written
 
 
 def _check_openvino(section: Any, formulation: str) -> None:

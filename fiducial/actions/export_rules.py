@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fiducial.deploy.opsets import check_opset
+from fiducial.deploy.triton import check_name
 from fiducial.errors import Problem
 
 __all__ = ["SUFFIX", "check_export", "check_targets", "named_target"]
@@ -20,6 +21,8 @@ def check_export(section: Any) -> Iterator[Problem]:
     yield from check_opset(section.opset_version)
     if section.batch_size == 0:
         yield Problem("export.batch_size", "found 0", "-1 leaves the batch size open, 1 or more fixes it")
+    if section.triton.name is not None:
+        yield from check_name(section.triton.name, "export.triton.name")
     if section.onnx_file:
         yield from check_targets(section, named_target(section))
 

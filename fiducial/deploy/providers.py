@@ -22,6 +22,8 @@ def short_name(provider: str) -> str:
 
 def unavailable(named: Sequence[str], key: str) -> Iterator[Problem]:
     """A problem for each provider that the installed onnxruntime does not have."""
+    if not named:  # not worth the import
+        return
     import onnxruntime as ort
 
     here = {short_name(name) for name in ort.get_available_providers()}

@@ -262,6 +262,18 @@ class ClusterSection(Section):
     )
 
 
+class TritonSection(Section):
+    """``export.triton``: the model as Triton Inference Server wants it."""
+
+    repository: OptionalText = knob(
+        None, "Folder of a model repository that the exported file is added to, as the next version of its model."
+    )
+    name: OptionalText = knob(None, "The model's name in it; empty takes that of onnx_file, without its suffix.")
+    max_batch_size: int = knob(
+        16, "Most items that Triton may put into one batch, where the batch size is open.", ge=1, le=MAX_BATCH
+    )
+
+
 class ExportSection(Section):
     """``export``: checkpoint to ONNX."""
 
@@ -305,6 +317,7 @@ class ExportSection(Section):
     openvino: bool = knob(
         False, "Also write the graph in OpenVINO's format, as .xml and .bin beside onnx_file.", schema=False
     )
+    triton: TritonSection = section(TritonSection, "A model repository of Triton Inference Server.", schema=False)
 
 
 def _known_dtype(value: Any) -> Any:
