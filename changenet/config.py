@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from changenet.classify.config import ClassifyDataset, ClassifyModel, ClassifyTrain
 from changenet.segment.config import SegmentDataset, SegmentTrain
-from fiducial.spec import common
+from fiducial.spec import common, engine
 from fiducial.spec.common import Lowercase, OptionalText
 from fiducial.spec.knob import Section, knob, section
 from fiducial.training.sections import (
@@ -171,7 +171,7 @@ class ExportSection(common.ExportSection):
     )
 
 
-class TensorRTSection(common.TensorRTSection):
+class TensorRTSection(engine.TensorRTSection):
     """``gen_trt_engine.tensorrt``: how the engine is built."""
 
     max_batch_size: int = knob(8, "Largest batch that the engine accepts.", ge=1)
@@ -185,7 +185,7 @@ def _unused_size(what: str) -> int | None:
     return made
 
 
-class GenTrtEngineSection(common.GenTrtEngineSection):
+class GenTrtEngineSection(engine.GenTrtEngineSection):
     """``gen_trt_engine``: ONNX to a TensorRT engine."""
 
     input_channel: int | None = _unused_size("Channels")

@@ -40,6 +40,7 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 class ChangeNetRuntime(TaskRuntime):
     """A runtime for one spec of Visual ChangeNet; ``normalization`` is what images are prepared with now."""
 
+    spec: ExperimentSpec
     normalization: Normalization
 
     def __init__(self, spec: ExperimentSpec) -> None:

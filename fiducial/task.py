@@ -111,11 +111,17 @@ class CalibrationData:
 class TaskRuntime(ABC):
     """The part of a task that needs torch. One instance serves one spec."""
 
+    spec: Any
     action: str = "inference"
     """The action that it serves, whose section of the spec may say how a model is used; a library's is inference."""
 
     providers: tuple[str, ...] = ()
     """What onnxruntime is to run an exported model on; empty: what it finds best."""
+
+    @property
+    def section(self) -> Any:
+        """The keys of the action; None where the spec has none."""
+        return getattr(self.spec, self.action, None)
 
     @abstractmethod
     def network(self) -> nn.Module:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fiducial.spec import common
+from fiducial.spec import common, engine
 from fiducial.spec.common import OptionalText, Text
 from fiducial.spec.knob import Section, knob, section
 from fiducial.training.sections import cache_knob, cache_mb_knob
@@ -294,4 +294,5 @@ class ExperimentSpec(common.ExperimentBase):
     evaluate: EvaluateSection = section(EvaluateSection, "Masks against ground truth.")
     inference: InferenceSection = section(InferenceSection, "Masks for boxes.")
     export: ExportSection = section(ExportSection, "Checkpoint to ONNX.")
+    gen_trt_engine: engine.GenTrtEngineSection = section(engine.GenTrtEngineSection, "ONNX to a TensorRT engine.")
     quantize: QuantizeSection = section(QuantizeSection, "Post-training quantization.", schema=False)

@@ -61,6 +61,8 @@ _USES = {
 class MalRuntime(TaskRuntime):
     """A runtime for one spec."""
 
+    spec: ExperimentSpec
+
     def __init__(self, spec: ExperimentSpec) -> None:
         self.spec, self.data = spec, spec.dataset
         self.crop_size = spec.dataset.crop_size

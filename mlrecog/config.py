@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from fiducial.spec import common
+from fiducial.spec import common, engine
 from fiducial.spec.common import OptionalText, Text
 from fiducial.spec.knob import MISSING, Section, knob, section
 from fiducial.training.sections import cache_knob, cache_mb_knob
@@ -353,6 +353,6 @@ class ExperimentSpec(common.ExperimentBase):
     evaluate: EvaluateSection = section(EvaluateSection, "Retrieval, measured.")
     inference: InferenceSection = section(InferenceSection, "The nearest classes of pictures.")
     export: ExportSection = section(ExportSection, "Checkpoint to ONNX.")
-    gen_trt_engine: common.GenTrtEngineSection = section(common.GenTrtEngineSection, "ONNX to a TensorRT engine.")
+    gen_trt_engine: engine.GenTrtEngineSection = section(engine.GenTrtEngineSection, "ONNX to a TensorRT engine.")
     quantize: common.QuantizeSection = section(common.QuantizeSection, "Post-training quantization.", schema=False)
     gallery: GallerySection = section(GallerySection, "Reference embeddings that are kept.", schema=False)

@@ -58,6 +58,8 @@ __all__ = ["RecogRuntime"]
 class RecogRuntime(TaskRuntime):
     """A runtime for one spec."""
 
+    spec: ExperimentSpec
+
     def __init__(self, spec: ExperimentSpec) -> None:
         self.spec, self.data = spec, spec.dataset
         self.normalize = Normalization(tuple(self.data.pixel_mean), tuple(self.data.pixel_std))  # type: ignore[arg-type]

@@ -22,11 +22,14 @@ DISTRIBUTIONS = {
     "google": "protobuf",
     "huggingface_hub": "huggingface-hub",
     "hydra": "hydra-core",
+    "modelopt": "nvidia-modelopt",
     "pydantic_core": "pydantic-core",
     "pytorch_lightning": "pytorch-lightning",
     "pytorch_metric_learning": "pytorch-metric-learning",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
+    "tensorrt_rtx_bindings": "tensorrt-rtx-cu13-bindings",
+    "tensorrt_rtx_libs": "tensorrt-rtx-cu13-libs",
     "yaml": "pyyaml",
 }
 """Import names of distributions that are called otherwise."""

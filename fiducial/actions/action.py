@@ -26,6 +26,8 @@ class Action:
     """Does the work; imports what it needs. None for what makes no run (``check``), or is refused."""
     model_key: str = ""
     """The key of its section that names the model file it works on; empty when it needs none."""
+    model_suffixes: tuple[str, ...] = ()
+    """Names of the model files that it works on; empty: any that a predictor runs."""
     splits: tuple[str, ...] = ()
     """The parts of the dataset that it reads, where the task does not say others."""
     verbs: tuple[str, ...] = ()

@@ -17,12 +17,13 @@ from fiducial.checkpoints.resolving import (
     real_file,
     resolve_model_file,
 )
-from fiducial.deploy.kinds import refuse_engine, runs_an_engine, suffixes
+from fiducial.deploy.digest import ENGINE_SUFFIXES
+from fiducial.deploy.kinds import is_named, suffixes
 from fiducial.deploy.quantize.artefacts import check_flag, quantizer_of
 from fiducial.deploy.quantize.rules import SOURCES
 from fiducial.errors import CheckpointError, Problem, UserError
 from fiducial.spec.compose import Composed
-from fiducial.spec.knob import MISSING, plain, replaced, walk
+from fiducial.spec.knob import replaced, walk
 from fiducial.task import Task
 
 if TYPE_CHECKING:
@@ -37,15 +38,21 @@ def find_model(task: Task[Any], composed: Composed[Any], action: Action) -> Reso
     Raises: CheckpointError.
     """
     section = getattr(composed.spec, action.name)
-    named, engine = getattr(section, action.model_key), getattr(section, "trt_engine", None)
     if action.name == "quantize":
         return _find_source(task, composed, section)
-    if getattr(section, "is_quantized", False) and named in (None, "", MISSING) and not engine:
+    key, wanted, kinds = _asked(section, action)
+    if getattr(section, "is_quantized", False) and not is_named(wanted):
         return _find_quantized(task, composed, f"{action.name}.{action.model_key}")
-    if runs_an_engine(plain(section)):
-        refuse_engine(f"{action.name}.{action.model_key if named else 'trt_engine'}")
-    wanted = engine if engine and not named else named
-    return _resolve(task, composed, wanted, f"{action.name}.{action.model_key}", suffixes=suffixes())
+    return _resolve(task, composed, wanted, f"{action.name}.{key}", suffixes=kinds)
+
+
+def _asked(section: Any, action: Action) -> tuple[str, str | None, tuple[str, ...]]:
+    """The key that says which model, its value, and the names of files that it may be."""
+    named: str | None = getattr(section, action.model_key)
+    engine = getattr(section, "trt_engine", None) if action.engine_folder else None
+    if is_named(engine) and not is_named(named):
+        return "trt_engine", engine, ENGINE_SUFFIXES
+    return action.model_key, named, action.model_suffixes or suffixes()
 
 
 def _find_source(task: Task[Any], composed: Composed[Any], section: Any) -> ResolvedFile:
@@ -75,7 +82,7 @@ def open_model(task: Task[Any], run: Run) -> Path:
     """The model file of the action, announced."""
     found = find_model(task, run.composed, run.action)
     if found.how != "given":
-        run.note(f"{run.action.name}.{run.action.model_key}: {found.path} ({found.how})")
+        run.note(f"{run.action.name}.{_asked(run.section, run.action)[0]}: {found.path} ({found.how})")
     run.note(f"Loading checkpoint: {found.path}")
     return found.path
 

@@ -45,6 +45,12 @@ def _quantize(task: Task[Any], run: Run) -> Result:
     return quantize(task, run)
 
 
+def _gen_trt_engine(task: Task[Any], run: Run) -> Result:
+    from fiducial.actions.gen_trt_engine import gen_trt_engine
+
+    return gen_trt_engine(task, run)
+
+
 _LATER = "is not available in this version"
 
 STANDARD: tuple[Action, ...] = (
@@ -67,10 +73,16 @@ STANDARD: tuple[Action, ...] = (
     ),
     Action("export", "write a checkpoint as ONNX", run=_export, model_key="checkpoint"),
     Action("quantize", "make a model smaller and faster with 8-bit numbers", run=_quantize, model_key="model_path"),
+    Action(
+        "gen_trt_engine",
+        "build a TensorRT engine from an exported model",
+        run=_gen_trt_engine,
+        model_key="onnx_file",
+        model_suffixes=(".onnx",),
+    ),
     Action("check", "look for problems in a spec and its dataset, without a model"),
     Action("default_specs", "print every key with its default and what it means, as YAML"),
     Action("schema", "write JSON schemas, spec templates and the reference of all keys (results_dir=DIR)"),
-    refused("gen_trt_engine", _LATER),
     refused("automl", _LATER),
     refused("prune", "models of {title} are not pruned"),
     refused("retrain", "models of {title} are not pruned and retrained"),

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from fiducial.errors import CheckpointError
 
-__all__ = ["IR_SUFFIX", "file_digest", "weights_beside"]
+__all__ = ["ENGINE_SUFFIXES", "IR_SUFFIX", "file_digest", "weights_beside"]
 
+ENGINE_SUFFIXES = (".engine", ".trt", ".plan")
+"""Of TensorRT's engines."""
 IR_SUFFIX = ".xml"
 """Of OpenVINO's graphs, whose weights stand in a file of the same name beside them."""
 

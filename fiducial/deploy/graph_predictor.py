@@ -19,7 +19,7 @@ from fiducial.errors import CheckpointError, Problem
 from fiducial.prediction import Batch, Graph, GraphInput, Outputs, Predictor
 from fiducial.task import TaskRuntime
 
-__all__ = ["GraphPredictor", "Port"]
+__all__ = ["GraphPredictor", "Port", "check_interface"]
 
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
 _OTHERS = ("bool", "uint8", "int32", "int64")
@@ -89,7 +89,7 @@ class GraphPredictor(Predictor):
 
     def _open(self) -> None:
         inputs, outputs = self.open()
-        problems = list(_check_interface(self.graph, inputs, outputs))
+        problems = list(check_interface(self.graph, inputs, outputs))
         if problems:
             raise CheckpointError.of(Problem(str(self.path), *problem) for problem in problems)
         self.dtypes: dict[str, torch.dtype] = {port.name: getattr(torch, port.dtype) for port in inputs}
@@ -125,7 +125,7 @@ class GraphPredictor(Predictor):
         return [output[:size] for output in outputs]
 
 
-def _check_interface(graph: Graph, inputs: Sequence[Port], outputs: Sequence[Port]) -> Iterator[tuple[str, str]]:
+def check_interface(graph: Graph, inputs: Sequence[Port], outputs: Sequence[Port]) -> Iterator[tuple[str, str]]:
     """What is wrong with a model's inputs and outputs, and what to do."""
     found, given = {i.name: i for i in inputs}, {o.name: o for o in outputs}
     for name, item in graph.inputs.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES
-from fiducial.deploy.digest import IR_SUFFIX
+from fiducial.deploy.digest import ENGINE_SUFFIXES, IR_SUFFIX
 from fiducial.deploy.quantize.artefacts import is_quantized
 from fiducial.errors import CheckpointError
 
@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from fiducial.prediction import Predictor
     from fiducial.task import TaskRuntime
 
-__all__ = ["RUNTIMES", "ModelRuntime", "open_predictor", "register", "runs_an_engine", "runtime_of", "suffixes"]
-
-ENGINE_SUFFIXES = (".engine", ".trt", ".plan")
+__all__ = [
+    "RUNTIMES",
+    "ModelRuntime",
+    "is_named",
+    "open_predictor",
+    "register",
+    "runs_an_engine",
+    "runtime_of",
+    "suffixes",
+]
 
 Open = Callable[["Path", "TaskRuntime", "str | None"], "Predictor"]
 """``(model file, the task's runtime, encryption key) -> predictor``."""
@@ -61,6 +68,12 @@ def _onnx(path: Path, runtime: TaskRuntime, key: str | None) -> Predictor:
     return OnnxPredictor(path, runtime)
 
 
+def _engine(path: Path, runtime: TaskRuntime, key: str | None) -> Predictor:
+    from fiducial.deploy.tensorrt.predictor import TensorRTPredictor
+
+    return TensorRTPredictor(path, runtime, allow_code=getattr(runtime.section, "allow_engine_code", False))
+
+
 def _openvino(path: Path, runtime: TaskRuntime, key: str | None) -> Predictor:
     from fiducial.deploy.openvino_predictor import OpenVinoPredictor
 
@@ -77,14 +90,7 @@ RUNTIMES: list[ModelRuntime] = [
     ModelRuntime("torch", CHECKPOINT_SUFFIXES, _quantized, claims=is_quantized, many_processes=True),
     ModelRuntime("torch", CHECKPOINT_SUFFIXES, _torch, many_processes=True),
     ModelRuntime("onnxruntime", (".onnx",), _onnx),
-    ModelRuntime(
-        "tensorrt",
-        ENGINE_SUFFIXES,
-        refusal=(
-            "a TensorRT engine: engines are not available in this version",
-            "set checkpoint to the checkpoint or the .onnx file that it was built from",
-        ),
-    ),
+    ModelRuntime("tensorrt", ENGINE_SUFFIXES, _engine),
     ModelRuntime("openvino", (IR_SUFFIX,), _openvino),
 ]
 """In the order in which they are asked."""
@@ -116,13 +122,6 @@ def open_predictor(path: Path, runtime: TaskRuntime, key: str | None = None) -> 
     return kind.open(path, runtime, key)
 
 
-def refuse_engine(key: str) -> None:
-    """Raises: CheckpointError for the key that names a TensorRT engine, while nothing here runs engines."""
-    engines = [runtime for runtime in RUNTIMES if set(runtime.suffixes) & set(ENGINE_SUFFIXES)]
-    if engines and not any(runtime.open for runtime in engines):
-        raise CheckpointError(key, *engines[0].refusal)
-
-
 def suffixes() -> tuple[str, ...]:
     """Every suffix of a model file that has a runtime, built or not."""
     return tuple(dict.fromkeys(suffix for runtime in RUNTIMES for suffix in runtime.suffixes))
@@ -131,7 +130,10 @@ def suffixes() -> tuple[str, ...]:
 def runs_an_engine(section: Mapping[str, Any]) -> bool:
     """Whether an action with these keys runs a TensorRT engine, by TAO's rule: only ``trt_engine`` is set, or
     ``checkpoint`` names one."""
-    checkpoint = str(section.get("checkpoint") or "")
-    named = "" if checkpoint == "???" else checkpoint
-    engine = str(section.get("trt_engine") or "")
-    return named.lower().endswith(ENGINE_SUFFIXES) if named else engine not in ("", "???")
+    checkpoint, engine = section.get("checkpoint"), section.get("trt_engine")
+    return str(checkpoint).lower().endswith(ENGINE_SUFFIXES) if is_named(checkpoint) else is_named(engine)
+
+
+def is_named(value: Any) -> bool:
+    """Whether the value of a key names a file, and not that the key is to be set."""
+    return str(value or "") not in ("", "???")

@@ -34,10 +34,11 @@ class OnnxFile:
     """Whether it is quantized to int8 alone, as ModelOpt does: neither bytes from 0 to 255, nor biases of int32."""
 
 
-def read_onnx(path: Path) -> OnnxFile:
+def read_onnx(path: Path, *, for_tensorrt: bool = False) -> OnnxFile:
     """Read a file; nothing of it is run, and no file that it names is opened.
 
-    Raises: CheckpointError for what is no ONNX, needs TensorRT, or names weights outside of its folder.
+    Raises: CheckpointError for what is no ONNX, needs TensorRT and is not ``for_tensorrt``, or names weights
+        outside of its folder.
     """
     from onnx import ModelProto
 
@@ -47,7 +48,7 @@ def read_onnx(path: Path) -> OnnxFile:
         parts = list(_inside(model))
         nodes = [part for part in parts if part.DESCRIPTOR.name == "NodeProto"]
         tensors = [part for part in parts if part.DESCRIPTOR.name == "TensorProto"]
-        problems = [*_unfit(path, nodes), *_outside(path, tensors)]
+        problems = [*_unfit(path, nodes, for_tensorrt), *_outside(path, tensors)]
     except Exception as error:  # protobuf's own exceptions
         raise CheckpointError(str(path), f"not an ONNX file: {one_line(error)}", AGAIN) from None
     if not model.graph.output:
@@ -106,13 +107,13 @@ def _is_symmetric_int8(nodes: list[Any], constants: Any) -> bool:
     return used - {TensorProto.FLOAT, TensorProto.FLOAT16} == {TensorProto.INT8}
 
 
-def _unfit(path: Path, nodes: list[Any]) -> Iterator[Problem]:
+def _unfit(path: Path, nodes: list[Any], for_tensorrt: bool) -> Iterator[Problem]:
     """Nodes that onnxruntime cannot run, or that no measurement can be made of; some of these end the process."""
     drawn = sorted({node.op_type for node in nodes if node.op_type in RANDOM})
     if drawn:
         yield Problem(str(path), f"draws random numbers ({', '.join(drawn)}): it has no one result", AGAIN)
     needed = sorted({node.op_type for node in nodes if node.domain in _TENSORRT})
-    if needed:
+    if needed and not for_tensorrt:
         found = f"has nodes of TensorRT's plugins ({', '.join(needed)}), which onnxruntime does not run"
         yield Problem(str(path), found, "export it with export.deformable_attention=gather")
 

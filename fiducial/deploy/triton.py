@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fiducial.deploy.card import ENTRY, ModelCard, TensorCard
-from fiducial.deploy.digest import IR_SUFFIX, weights_beside
-from fiducial.deploy.kinds import ENGINE_SUFFIXES
+from fiducial.deploy.digest import ENGINE_SUFFIXES, IR_SUFFIX, weights_beside
 from fiducial.errors import CheckpointError, Problem
 
 __all__ = ["add_to_repository", "check_name", "config_text"]

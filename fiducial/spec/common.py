@@ -207,6 +207,11 @@ class RunModelSection(DistributedSection):
         shown=True,
     )
     trt_engine: OptionalText = knob(None, "TensorRT engine to run instead of a checkpoint.", template="")
+    allow_engine_code: bool = knob(
+        False,
+        "Let an engine that was built version_compatible run the code in it; only for files that you trust.",
+        schema=False,
+    )
     results_dir: OptionalText = knob(
         None, "Folder for the results of this action; empty means <results_dir>/<action>.", template=""
     )
@@ -418,63 +423,6 @@ class QuantizeSection(Section):
     def _modelopt_is_its_pytorch_backend(cls, value: Any) -> Any:
         name = value.lower() if isinstance(value, str) else value
         return "modelopt.pytorch" if name == "modelopt" else name
-
-
-class CalibrationSection(Section):
-    """``gen_trt_engine.tensorrt.calibration``: data for int8 engines."""
-
-    cal_image_dir: list[str] | None = knob(
-        None, "Folders with calibration images, searched recursively.", template=MISSING
-    )
-    cal_cache_file: OptionalText = knob(None, "Calibration cache: read when it exists, else written.", template=MISSING)
-    cal_batch_size: int = knob(1, "Images per calibration batch.", ge=1, popular=True)
-    cal_batches: int = knob(1, "Calibration batches; images used = cal_batch_size x cal_batches.", ge=1, popular=True)
-
-    @field_validator("cal_image_dir", mode="before")
-    @classmethod
-    def _one_folder_is_a_list(cls, value: Any) -> Any:
-        return ([value] if value else None) if isinstance(value, str) else value
-
-
-class TensorRTSection(Section):
-    """``gen_trt_engine.tensorrt``: how the engine is built."""
-
-    data_type: Annotated[Literal["fp32", "fp16", "bf16", "int8", "fp8"], Lowercase] = knob(
-        "fp32",
-        "Precision of the engine; int8 and fp8 need calibration images unless the ONNX file is quantized already.",
-        shown=True,
-    )
-    workspace_size: int = knob(1024, "Memory that TensorRT may use while building, in MB; 0 sets no limit.", ge=0)
-    min_batch_size: int = knob(1, "Smallest batch that the engine accepts.", ge=1, popular=True)
-    opt_batch_size: int = knob(1, "Batch size that the engine is tuned for.", ge=1, popular=True)
-    max_batch_size: int = knob(1, "Largest batch that the engine accepts.", ge=1, popular=True)
-    layers_precision: list[str] | None = knob(
-        [], "Exceptions as layer_name:precision; the layer name * stands for all others."
-    )
-    calibration: CalibrationSection = section(CalibrationSection, "Data for int8 and fp8 engines.")
-
-
-class GenTrtEngineSection(Section):
-    """``gen_trt_engine``: ONNX to a TensorRT engine."""
-
-    results_dir: OptionalText = knob(
-        None, "Folder for the results; empty means <results_dir>/gen_trt_engine.", template=""
-    )
-    gpu_id: int = knob(
-        0, "GPU that the engine is built on, and for.", ge=0, lt=MAX_GPUS, schema_range=(0, None), popular=True
-    )
-    onnx_file: OptionalText = knob(
-        None, "ONNX file to build from, or a folder that holds one.", template=MISSING, required=True, shown=True
-    )
-    trt_engine: OptionalText = knob(
-        None, "Engine file to write; empty means model.engine in the results folder.", template=MISSING, shown=True
-    )
-    timing_cache: OptionalText = knob(
-        None, "File of kernel timings, read and extended: the next build is faster.", template=""
-    )
-    batch_size: int = knob(-1, "Batch size of the ONNX file; -1 when it is open.", ge=-1, popular=True)
-    verbose: bool = knob(False, "Show TensorRT's own log in full.")
-    tensorrt: TensorRTSection = section(TensorRTSection, "How the engine is built.")
 
 
 def without_null_sections(kind: type[Section], values: Any) -> Any:

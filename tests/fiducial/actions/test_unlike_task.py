@@ -279,7 +279,7 @@ class TestCommandLine:
 
     @pytest.mark.parametrize(
         ("action", "why"),
-        [("prune", "Seek models are not pruned"), ("automl", "not available"), ("gen_trt_engine", "not available")],
+        [("prune", "Seek models are not pruned"), ("automl", "not available")],
     )
     def test_refused(self, act, capfd, action, why):
         assert act(action)[0] == 1

@@ -29,6 +29,7 @@ class TestRuntimeOf:
             ("m.safetensors", "torch"),
             ("M.PTH", "torch"),
             ("m.onnx", "onnxruntime"),
+            *((f"m.{suffix}", "tensorrt") for suffix in ("engine", "trt", "plan")),
             ("m.xml", "openvino"),
         ],
     )
@@ -38,7 +39,6 @@ class TestRuntimeOf:
     @pytest.mark.parametrize(
         ("name", "why"),
         [
-            *((f"m.{suffix}", "a TensorRT engine") for suffix in ("engine", "trt", "plan")),
             ("m.bin", "of a kind that nothing here runs"),  # OpenVINO keeps weights under this name
         ],
     )
@@ -76,7 +76,7 @@ class TestEngines:
         Path("spec.yaml").write_text("results_dir: r\nwandb: {enable: false}\n")
         Path("m.engine").touch()
         assert cli.main([LINE], ["evaluate", "-e", "spec.yaml", "evaluate.trt_engine=m.engine"], prog="tiny") == 1
-        assert "a TensorRT engine" in capfd.readouterr().err
+        assert "an engine without its card" in capfd.readouterr().err
         assert [path.name for path in Path("r").iterdir()] == ["trt_evaluate"]
 
 

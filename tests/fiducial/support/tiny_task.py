@@ -7,7 +7,7 @@ from typing import Any
 
 from fiducial.errors import Problem
 from fiducial.metric_table import Metric, MetricTable
-from fiducial.spec import common
+from fiducial.spec import common, engine
 from fiducial.spec.knob import Section, knob, section
 from fiducial.task import DataReport, ResumeRules, SplitFacts, Task, TaskRuntime
 from fiducial.training.policy import TrainerPolicy
@@ -34,6 +34,7 @@ class Spec(common.ExperimentBase):
     inference: common.RunModelSection = section(common.RunModelSection, "Inference.")
     export: common.ExportSection = section(common.ExportSection, "Export.")
     quantize: common.QuantizeSection = section(common.QuantizeSection, "Quantization.")
+    gen_trt_engine: engine.GenTrtEngineSection = section(engine.GenTrtEngineSection, "Engine.")
 
 
 METRICS = MetricTable(
