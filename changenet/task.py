@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from changenet.runtime import ChangeNetRuntime
     from fiducial.errors import Problem
 
-__all__ = ["SHORTHANDS", "ChangeNetTask"]
+__all__ = ["SHORTHANDS", "ChangeNetTask", "switched_off"]
 
 SHORTHANDS = {
     **COMMON,
@@ -33,6 +33,14 @@ SHORTHANDS = {
     "freeze_backbone": ("model.backbone.freeze_backbone",),
 }
 """Of both tasks."""
+
+
+def switched_off(section: Any, path: str, searched: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Augmentations of a section that are off, and stay so in a search."""
+    for name in ("random_flip", "random_rotate", "random_color", "with_scale_random_crop"):
+        switch = f"{path}.{name}.enable"
+        if not getattr(section, name).enable and switch not in searched:
+            yield f"{path}.{name}", f"{switch} is false"
 
 
 class ChangeNetTask(Task["ExperimentSpec"]):
@@ -83,6 +91,13 @@ class ChangeNetTask(Task["ExperimentSpec"]):
         local = None if resume or whole or not path else local_weights(path, key=WEIGHTS_KEY)
         if resume or whole or local:
             yield from self.runtime(spec).check_weights(resume, local)
+
+    def unsearched(self, spec: ExperimentSpec, searched: frozenset[str], *, warm: bool = False) -> Mapping[str, str]:
+        others = [task for task in ("classify", "segment") if task != self.name]
+        dead = {f"{part}.{task}": f"task is {self.name}" for task in others for part in ("dataset", "model", "train")}
+        if spec.train.optim.optim != "sgd":
+            dead["train.optim.momentum"] = f"{spec.train.optim.optim} has none"
+        return dead
 
     @abstractmethod
     def runtime(self, spec: ExperimentSpec) -> ChangeNetRuntime: ...

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 from fiducial import __version__
 from fiducial.actions.action import Action
-from fiducial.actions.perform import compose_for, known_action, read_spec, run_action
+from fiducial.actions.perform import compose_for, known_action, read_spec, routed, run_action
 from fiducial.actions.registry import actions_of
 from fiducial.errors import SpecError, UserError, one_line
 from fiducial.machine import explained
@@ -31,6 +31,8 @@ from fiducial.task import Task
 PATH_MAP_VARIABLE = "FIDUCIAL_MAP_PATH"
 NEEDS_NO_SPEC = ("default_specs", "schema")
 """Actions that are about keys, whatever a spec says."""
+LOOKS = ("automl", "status")
+"""The action and verb that only read what lies in a folder, which may be named without a spec."""
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,21 @@ def _execute(tasks: Sequence[Task[Any]], command: Command) -> int:
 
         getattr(schema, command.action.name)(tasks, command.overrides, command.path_map)
         return 0
+    if (command.action.name, command.verb) == LOOKS:
+        from fiducial.automl.status import status
+
+        status(tasks, command.spec_file, command.overrides, command.path_map)
+        return 0
     source = read_spec(tasks, command.spec_file, command.overrides)
     is_run = command.checked is None
-    task, composed = compose_for(tasks, command.target, source, command.path_map, record=is_run)
+    target = routed(tasks, command.target, source)
+    task, composed = compose_for(tasks, target, source, command.path_map, record=is_run)
     if command.checked is not None:
         from fiducial.actions.check import check
 
-        errors = check(
-            task, command.checked, composed, spec_only=command.spec_only, gpu_memory_gb=command.gpu_memory_gb
-        )
+        errors = check(task, target, composed, spec_only=command.spec_only, gpu_memory_gb=command.gpu_memory_gb)
         return int(errors > 0)
-    run_action(task, command.action, composed, verb=command.verb)
+    run_action(task, target, composed, verb=command.verb)
     return 0
 
 
@@ -140,7 +146,7 @@ def _parse(tasks: Sequence[Task[Any]], argv: list[str], prog: str) -> Command:
             _add_command(commands, alias, action, tasks, runs, task)
     if argv and argv[0] in actions:
         known_action(tasks, argv[0])
-    known, unknown = parser.parse_known_args(argv)
+    known, unknown = parser.parse_known_args(_with_verb(argv, actions, aliases))
     flags = [item for item in unknown if item.startswith("-")]
     if flags:
         parser.error(f"unknown option {flags[0]}; spec keys are set as key=value, for example train.num_gpus=2")
@@ -163,6 +169,17 @@ def _parse(tasks: Sequence[Task[Any]], argv: list[str], prog: str) -> Command:
         overrides=overrides,
         path_map=parse_path_map([entry for entry in entries if entry]),
     )
+
+
+def _with_verb(
+    argv: list[str], actions: Mapping[str, Action], aliases: Mapping[str, tuple[Task[Any], Action]]
+) -> list[str]:
+    """The arguments, with the verb that is meant where an action has one for that."""
+    name = argv[0] if argv else ""
+    action = actions.get(name) or (aliases[name][1] if name in aliases else None)
+    if action is None or not action.default_verb or any(part in action.verbs for part in argv[1:]):
+        return argv
+    return [name, action.default_verb, *argv[1:]]
 
 
 def _add_command(
@@ -194,7 +211,8 @@ def _add_command(
             help="of train: estimate the memory of a step, and the largest batch for a GPU of this memory (24, 80)",
         )
     if action.verbs:
-        command.usage = f"{command.prog} {'|'.join(action.verbs)} [options] [key=value ...]"
+        verbs = "|".join(action.verbs)
+        command.usage = f"{command.prog} {f'[{verbs}]' if action.default_verb else verbs} [options] [key=value ...]"
         command.add_argument("verb", choices=action.verbs, help="what to do")
     command.add_argument("-e", "--experiment_spec_file", metavar="SPEC.yaml", help="the spec")
     command.add_argument("--config", metavar="NAME", help="a spec that comes with the package, instead of -e")
@@ -247,6 +265,8 @@ def _spec_file(known: argparse.Namespace, action: str) -> Path | None:
         if found is None:
             raise SpecError("--config", f"no curated spec {known.config!r}", f"use one of: {', '.join(curated)}")
         return found
+    if not known.experiment_spec_file and (action, getattr(known, "verb", "")) == LOOKS:
+        return None
     if not known.experiment_spec_file:
         raise SpecError(
             "-e/--experiment_spec_file",

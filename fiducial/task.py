@@ -52,7 +52,7 @@ class ResumeRules:
     rates: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     free: tuple[str, ...] = (
-        *("results_dir", "encryption_key", "wandb.", "inference.", "export.", "gen_trt_engine.", "quantize."),
+        *("results_dir", "encryption_key", "wandb.", "automl", "inference.", "export.", "gen_trt_engine.", "quantize."),
         *("evaluate.checkpoint", "evaluate.results_dir", "evaluate.trt_engine"),
         *("train.num_epochs", "train.results_dir", "train.resume_training_checkpoint_path", "train.checkpoint"),
         *("train.validation_interval", "train.tensorboard", "train.keep_checkpoints", "train.enable_lr_monitor"),
@@ -246,6 +246,13 @@ class Task(ABC, Generic[SpecT]):
         where there is something to compare.
         """
         return ()
+
+    def unsearched(self, spec: SpecT, searched: frozenset[str], *, warm: bool = False) -> Mapping[str, str]:
+        """Keys, or beginnings of keys, that a search leaves alone under this spec, and why: they would change nothing.
+
+        ``searched`` are those that are to be searched beside. ``warm``: trainings begin with the weights of others.
+        """
+        return {}
 
     def own_actions(self) -> tuple[Action, ...]:
         """What can be done with the network beside the standard actions; of equal names, its own counts."""

@@ -74,6 +74,7 @@ class ModelSection(Section):
 
 
 _ABOVE_0: dict[str, Any] = {"math_cond": "> 0.0", "automl": True}
+_DECAY: dict[str, Any] = {**_ABOVE_0, "search": (1e-5, 1e-2)}
 _SHARE: dict[str, Any] = {"schema_range": (None, None), "math_cond": "> 0.0"}
 
 
@@ -168,9 +169,11 @@ class PartSection(Section):
     bias_lr_factor: float = knob(
         1, "Learning rate of biases, as a multiple of base_lr.", gt=0, usual=(1, 10), automl=True, math_cond=">= 1"
     )
-    momentum: float = knob(0.9, "Momentum of SGD; the other optimizers have none.", ge=0, usual=(0, 1), **_ABOVE_0)
-    weight_decay: float = knob(5e-4, "Weight decay of all but biases.", ge=0, usual=(0, 1), **_ABOVE_0)
-    weight_decay_bias: float = knob(5e-4, "Weight decay of biases.", ge=0, usual=(0, 1), **_ABOVE_0)
+    momentum: float = knob(
+        0.9, "Momentum of SGD; the other optimizers have none.", ge=0, usual=(0, 1), search=(0.8, 0.99), **_ABOVE_0
+    )
+    weight_decay: float = knob(5e-4, "Weight decay of all but biases.", ge=0, usual=(0, 1), **_DECAY)
+    weight_decay_bias: float = knob(5e-4, "Weight decay of biases.", ge=0, usual=(0, 1), **_DECAY)
 
 
 class OptimSection(Section):
@@ -179,8 +182,12 @@ class OptimSection(Section):
     name: str = knob("Adam", "Optimizer, a class of torch.optim.", options=OPTIMIZERS[:3])
     steps: list[Annotated[int, Field(ge=0)]] = knob([40, 70], "Epochs from which the rates are multiplied by gamma.")
     gamma: float = knob(0.1, "What the rates are multiplied by at each of steps.", gt=0, usual=(0, 1), **_ABOVE_0)
-    warmup_factor: float = knob(0.01, "Share of the rates that training begins with.", gt=0, usual=(0, 1), **_ABOVE_0)
-    warmup_iters: int = knob(10, "Epochs of the warm-up.", ge=0, usual=(1, 10000), automl=True, math_cond="> 0")
+    warmup_factor: float = knob(
+        0.01, "Share of the rates that training begins with.", gt=0, usual=(0, 1), search=(1e-3, 1), **_ABOVE_0
+    )
+    warmup_iters: int = knob(
+        10, "Epochs of the warm-up.", ge=0, usual=(1, 10000), automl=True, search=(1, 100), math_cond="> 0"
+    )
     warmup_method: Literal["linear", "constant"] = knob("linear", "How the rates grow during the warm-up.")
     triplet_loss_margin: float = knob(
         0.3,

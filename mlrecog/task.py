@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fiducial.actions.action import Action
@@ -97,6 +97,19 @@ class RecogTask(Task["ExperimentSpec"]):
             gradient_clip=train.clip_grad_norm or None,
             sanity_batches=0,
         )
+
+    def unsearched(self, spec: ExperimentSpec, searched: frozenset[str], *, warm: bool = False) -> Mapping[str, str]:
+        optim, dead = spec.train.optim, {}
+        for part in ("trunk", "embedder"):
+            if optim.name != "SGD":
+                dead[f"train.optim.{part}.momentum"] = f"{optim.name} has none"
+            if not getattr(spec.train, f"train_{part}"):
+                dead[f"train.optim.{part}"] = f"train.train_{part} is false"
+        if min(optim.steps, default=spec.train.num_epochs) >= spec.train.num_epochs:
+            dead["train.optim.gamma"] = "no step is within train.num_epochs"
+        if optim.warmup_iters == 0 and "train.optim.warmup_iters" not in searched:
+            dead["train.optim.warmup_factor"] = "there is no warm-up"
+        return dead
 
     def check_spec(self, spec: ExperimentSpec, action: str) -> Iterator[Problem]:
         from mlrecog.checks import check_spec

@@ -39,6 +39,7 @@ UNDER_THE_HOOD = {
     "onnxscript": "torch.onnx.export builds its graphs with it",
     "tensorboard": "Lightning's TensorBoardLogger writes with it",
     "mypy": "make lint",
+    "psycopg": "SQLAlchemy reaches PostgreSQL with it, in the tests of searches",
     "ruff": "make lint",
     "pytest-xdist": "make test",
     "tritonclient": "tests take Triton's own schema out of it",
@@ -58,22 +59,24 @@ class Import(NamedTuple):
     file: Path
     lazy: bool  # in a function, or for type checkers alone
     extra: str | None = None  # of ``optional("name", extra="...")``
+    typing: bool = False  # for type checkers alone
 
     @property
     def distribution(self) -> str:
         return DISTRIBUTIONS.get(self.name, self.name).lower()
 
 
-def imports(node: ast.AST, file: Path, *, lazy: bool = False) -> Iterator[Import]:
+def imports(node: ast.AST, file: Path, *, lazy: bool = False, typing: bool = False) -> Iterator[Import]:
     """Imports of foreign packages below a node; relative ones are our own."""
     for child in ast.iter_child_nodes(node):
         inside = lazy or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
-        inside = inside or (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING")
+        checked = typing or (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING")
+        inside = inside or checked
         match child:
             case ast.Import(names=names):
-                yield from (Import(alias.name.partition(".")[0], file, lazy) for alias in names)
+                yield from (Import(alias.name.partition(".")[0], file, lazy, None, typing) for alias in names)
             case ast.ImportFrom(module=str(module), level=0):
-                yield Import(module.partition(".")[0], file, lazy)
+                yield Import(module.partition(".")[0], file, lazy, None, typing)
             case ast.Call(
                 func=ast.Name(id="optional"),
                 args=[ast.Constant(value=str(module))],
@@ -82,7 +85,7 @@ def imports(node: ast.AST, file: Path, *, lazy: bool = False) -> Iterator[Import
                 yield Import(module.partition(".")[0], file, lazy, ast.literal_eval(extra))
             case ast.Call(func=ast.Attribute(attr="importorskip"), args=[ast.Constant(value=str(module))]):
                 yield Import(module.partition(".")[0], file, lazy)
-        yield from imports(child, file, lazy=inside)
+        yield from imports(child, file, lazy=inside, typing=checked)
 
 
 def foreign(*folders: str) -> list[Import]:
@@ -117,6 +120,8 @@ def test_what_the_packages_import_is_declared():
             assert found.distribution in EXTRAS[found.extra], found
         elif found.name in NOT_DECLARED:
             assert found.lazy or found.file in LOADED_ON_DEMAND, found
+        elif found.typing:
+            assert found.distribution in REQUIRED.union(*EXTRAS.values()), found
         else:
             assert found.distribution in REQUIRED, found
 

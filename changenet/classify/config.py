@@ -114,6 +114,8 @@ class ClassifyDataset(Section):
         ge=0,
         usual=(0, 1),
         automl=True,
+        search=(0.02, 0.5),
+        log=True,
         shown=True,
         actions=("train",),
     )

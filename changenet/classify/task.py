@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from changenet.classify.metric_names import METRICS
-from changenet.task import SHORTHANDS, ChangeNetTask
+from changenet.task import SHORTHANDS, ChangeNetTask, switched_off
 
 if TYPE_CHECKING:
     from changenet.classify.runtime import ClassifyRuntime
@@ -76,6 +76,28 @@ class ClassifyTask(ChangeNetTask):
         from changenet.classify.inspect import check_data
 
         return check_data(spec, splits, thorough)
+
+    def unsearched(self, spec: ExperimentSpec, searched: frozenset[str], *, warm: bool = False) -> Mapping[str, str]:
+        dead = dict(super().unsearched(spec, searched, warm=warm))
+        difference, loss = spec.model.classify.difference_module, spec.train.classify.loss
+        if difference != "euclidean":
+            dead["model.classify.train_margin_euclid"] = f"difference_module is {difference}"
+        if difference != "learnable":
+            dead["model.classify.learnable_difference_modules"] = f"difference_module is {difference}"
+        elif warm or spec.train.pretrained_model_path:
+            dead["model.classify.learnable_difference_modules"] = "trainings begin with weights that it shapes"
+        if loss != "ce":
+            dead["train.classify.cls_weight"] = f"loss is {loss}"
+        metric = spec.automl.metric if spec.automl.metric != "kpi" else self.monitor(spec.train)[0]
+        if metric.removeprefix("val_").startswith(("loss", "auroc", "ap", "far")):
+            dead["model.classify.eval_margin"] = f"it changes no training, and not {metric}"
+        if metric in ("loss", "val_loss"):
+            for key in ("model.classify.train_margin_euclid", "train.classify.cls_weight"):
+                dead.setdefault(key, f"{metric} means something else with each value of it")
+        path, augmentation = "dataset.classify.augmentation_config", spec.dataset.classify.augmentation_config
+        if not augmentation.augment and f"{path}.augment" not in searched:
+            dead[path] = f"{path}.augment is false"
+        return {**dead, **dict(switched_off(augmentation, path, searched))}
 
     def runtime(self, spec: ExperimentSpec) -> ClassifyRuntime:
         from changenet.classify.runtime import ClassifyRuntime

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from changenet.segment.metric_names import METRICS
-from changenet.task import SHORTHANDS, ChangeNetTask
+from changenet.task import SHORTHANDS, ChangeNetTask, switched_off
 
 if TYPE_CHECKING:
     from changenet.config import ExperimentSpec
@@ -44,6 +44,14 @@ class SegmentTask(ChangeNetTask):
         from changenet.segment.inspect import check_data
 
         return check_data(spec, splits, thorough)
+
+    def unsearched(self, spec: ExperimentSpec, searched: frozenset[str], *, warm: bool = False) -> Mapping[str, str]:
+        augmentation = spec.dataset.segment.augmentation
+        dead = dict(super().unsearched(spec, searched, warm=warm))
+        metric = spec.automl.metric if spec.automl.metric != "kpi" else self.monitor(spec.train)[0]
+        if metric in ("loss", "val_loss"):
+            dead["dataset.segment.multi_scale_train"] = f"{metric} means something else with each value of it"
+        return {**dead, **dict(switched_off(augmentation, "dataset.segment.augmentation", searched))}
 
     def runtime(self, spec: ExperimentSpec) -> SegmentRuntime:
         from changenet.segment.runtime import SegmentRuntime

@@ -32,6 +32,8 @@ class Action:
     """The parts of the dataset that it reads, where the task does not say others."""
     verbs: tuple[str, ...] = ()
     """Sub-verbs, one of which must be given: ``gallery add``."""
+    default_verb: str = ""
+    """The verb that is meant where none is given; empty: one must be."""
     side_by_side: bool = False
     """Whether several may run in one results folder at a time: what it writes there is written whole."""
     engine_folder: str = ""

@@ -161,7 +161,9 @@ def check_model_files(task: Task[Any], composed: Composed[Any], action: Action) 
     """Model files that an action needs and that are not there, or that a training could not load."""
     try:
         if action.name == "train":
-            yield from _check_start(task, composed)
+            yield from _check_start(task, composed, find_resume(task, composed))
+        elif action.name == "automl":  # which begins its trainings anew
+            yield from _check_start(task, composed, ())
         elif action.model_key:
             found = find_model(task, composed, action)
             section = getattr(composed.spec, action.name)
@@ -171,9 +173,8 @@ def check_model_files(task: Task[Any], composed: Composed[Any], action: Action) 
         yield from error.problems
 
 
-def _check_start(task: Task[Any], composed: Composed[Any]) -> Iterator[Problem]:
+def _check_start(task: Task[Any], composed: Composed[Any], files: tuple[Path, ...]) -> Iterator[Problem]:
     """Why a training can begin with none of the files that it could be continued from, or with what the spec names."""
-    files = find_resume(task, composed)
     spec = composed.spec if files else with_start_weights(task, composed)
     problems: list[Problem] = []
     for resume in files or (None,):

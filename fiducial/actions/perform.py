@@ -20,7 +20,7 @@ from fiducial.task import Task, dispatch
 if TYPE_CHECKING:
     from fiducial.spec.compose import Composed, Source
 
-__all__ = ["compose_for", "known_action", "perform", "read_spec", "run_action"]
+__all__ = ["compose_for", "known_action", "perform", "read_spec", "routed", "run_action"]
 
 
 def perform(
@@ -42,6 +42,7 @@ def perform(
     row = known_action(tasks, action)
     given = Path(spec).expanduser() if isinstance(spec, str | Path) else spec
     source = read_spec(tasks, given, overrides)
+    row = routed(tasks, row, source)
     task, composed = compose_for(tasks, row, source, path_map or {})
     return run_action(task, row, composed, verb=verb)
 
@@ -55,6 +56,12 @@ def known_action(tasks: Sequence[Task[Any]], name: str) -> Action:
     if actions[name].refusal:
         raise SpecError(name, actions[name].refusal.format(title=tasks[0].title), f"use: {usable}")
     return actions[name]
+
+
+def routed(tasks: Sequence[Task[Any]], action: Action, source: Source) -> Action:
+    """The action that is meant: ``train`` with ``automl_policy: on`` searches."""
+    asked = source.tree.get("automl_policy")
+    return known_action(tasks, "automl") if action.name == "train" and asked in ("on", True) else action
 
 
 def read_spec(tasks: Sequence[Task[Any]], spec: Path | Mapping[str, Any] | None, overrides: Sequence[str]) -> Source:

@@ -61,7 +61,12 @@ def inspect(task: Task[Any], composed: Composed[Any], action: Action, *, thoroug
 def check_rules(task: Task[Any], spec: Any, action: Action) -> list[Problem]:
     """The rules on a spec that span keys: the task's, and those of the sections that every network has."""
     shared: list[Problem] = []
-    if action.name == "train":
+    rules = "train" if action.name == "automl" else action.name
+    if action.name == "automl":
+        from fiducial.automl.prepare import check_search
+
+        shared = list(check_search(task, spec))
+    elif action.name == "train":
         shared = [*_check_intervals(spec), *_check_best_names(task, spec)]
     elif action.name in ("evaluate", "inference"):
         shared = list(unavailable(getattr(spec, action.name).providers, f"{action.name}.providers"))
@@ -72,7 +77,7 @@ def check_rules(task: Task[Any], spec: Any, action: Action) -> list[Problem]:
         shared = list(check_quantize(spec))
     elif action.name == "gen_trt_engine":
         shared = list(check_engine(spec.gen_trt_engine))
-    return [*task.check_spec(spec, action.name), *shared]
+    return [*task.check_spec(spec, rules), *shared]
 
 
 def _check_cluster(task: Task[Any], spec: Any) -> Iterator[Problem]:

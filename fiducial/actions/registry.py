@@ -51,6 +51,12 @@ def _gen_trt_engine(task: Task[Any], run: Run) -> Result:
     return gen_trt_engine(task, run)
 
 
+def _automl(task: Task[Any], run: Run) -> Result:
+    from fiducial.automl.action import automl
+
+    return automl(task, run)
+
+
 _LATER = "is not available in this version"
 
 STANDARD: tuple[Action, ...] = (
@@ -80,10 +86,18 @@ STANDARD: tuple[Action, ...] = (
         model_key="onnx_file",
         model_suffixes=(".onnx",),
     ),
+    Action(
+        "automl",
+        "search for better spec values by many trainings; status: how a search stands",
+        run=_automl,
+        splits=("train", "val"),
+        verbs=("run", "status"),
+        default_verb="run",
+        side_by_side=True,
+    ),
     Action("check", "look for problems in a spec and its dataset, without a model"),
     Action("default_specs", "print every key with its default and what it means, as YAML"),
     Action("schema", "write JSON schemas, spec templates and the reference of all keys (results_dir=DIR)"),
-    refused("automl", _LATER),
     refused("prune", "models of {title} are not pruned"),
     refused("retrain", "models of {title} are not pruned and retrained"),
 )

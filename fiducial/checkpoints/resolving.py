@@ -23,6 +23,9 @@ CHECKPOINT_SUFFIXES = (".pth", ".tlt", ".ckpt", ".safetensors", ".pt")
 DEPLOYED_FOLDERS = ("export", "gen_trt_engine", "quantize")
 """Action folders of a results root that hold model files other than checkpoints."""
 
+WINNER = "best.json"
+"""File in the folder of a search that names the folder of its best training."""
+
 _PERIODIC = re.compile(r"model_epoch_(\d+)_step_(\d+)\.(?:pth|tlt|ckpt)")
 _BEST = re.compile(r"model_best_(?:epoch_)?(\d+)(?:-v\d+)?\.(?:pth|tlt|ckpt)")
 _POINTER_BYTES = 4096
@@ -201,6 +204,7 @@ class _Folder:
             raise CheckpointError(
                 key, f"no folder {root}", f"set {key} to a model file, or results_dir to a finished run"
             )
+        self.root = _winner(self.root) or self.root
         train = self.root / "train"
         in_train = train.is_dir() and (_files(train, CHECKPOINT_SUFFIXES) or not _files(self.root, CHECKPOINT_SUFFIXES))
         self.path = train if in_train else self.root
@@ -263,6 +267,18 @@ class _Folder:
             )
         path = max(own, key=lambda path: (path.stat().st_mtime_ns, path.name))
         return ResolvedFile(path, f"newest {path.suffix} file in {path.parent}")
+
+
+def _winner(root: Path) -> Path | None:
+    """The folder of the best training of a search, whose folder ``root`` is, or which it holds beside no training."""
+    searched = root if (root / WINNER).is_file() else root / "automl"
+    if searched != root and (root / "train").is_dir():
+        return None
+    try:
+        folder = searched / str(json.loads((searched / WINNER).read_text("utf-8"))["folder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return folder if folder.is_dir() else None
 
 
 def _scores(status: Path, monitor: str) -> dict[int, float]:

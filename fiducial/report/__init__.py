@@ -11,6 +11,7 @@ from fiducial.report.charts import Cursor, Dot, Line, histogram, line_chart, sca
 from fiducial.report.images import data_uri, thumbnail
 from fiducial.report.markup import Html, number, percent, rate, tag
 from fiducial.report.page import Page
+from fiducial.report.parallel import Scale, Thread, parallel
 
 __all__ = [
     "Cell",
@@ -20,6 +21,8 @@ __all__ = [
     "Line",
     "Page",
     "Picture",
+    "Scale",
+    "Thread",
     "Tile",
     "columns",
     "copy_line",
@@ -30,6 +33,7 @@ __all__ = [
     "line_chart",
     "note",
     "number",
+    "parallel",
     "percent",
     "rate",
     "scatter",

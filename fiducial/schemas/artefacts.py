@@ -51,6 +51,8 @@ def _schemas(tasks: Sequence[Task[Any]], actions: Mapping[str, Action]) -> Itera
     for place, task in enumerate(tasks):
         shown = {"task": task.name} if len(tasks) > 1 else {}
         for action in actions:
+            if action == "automl":  # whose keys stand in no schema of TAO's
+                continue
             name = f"{task.name}_{action}" if place else action  # the first task's have no prefix, as in TAO
             tuned = {**task.template.get("", {}), **task.template.get(action, {})}
             yield SchemaOf(task.network, action, name, tuple(actions), shown, tuned)

@@ -95,7 +95,7 @@ def network_card(tasks: Sequence[Task[Any]], actions: Mapping[str, Action], name
 
 _FILES = ("_path", "_file", "checkpoint", "trt_engine", "class_map", "gallery")
 _FOLDERS = ("_dir", "root_dir", "_dataset", "reference", "query", "source", "cal_image_dir", "input_path")
-_WRITTEN = ("results_dir", "onnx_file", "label_dump_path", "dirpath")
+_WRITTEN = ("results_dir", "export.onnx_file", "gen_trt_engine.trt_engine", "label_dump_path", "dirpath")
 
 
 def _inputs(kind: type[Section], actions: Collection[str], action: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from fiducial.spec.automl import AutomlSection
 from fiducial.spec.knob import MISSING, Section, knob, section, section_of
 
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
@@ -456,10 +457,15 @@ class ExperimentBase(Section):
         schema=False,
     )
 
-    @field_validator("compat", mode="before")
+    automl_policy: Literal["off", "on"] = knob(
+        "off", "on: train searches for better values first, as the action automl does.", schema=False
+    )
+    automl: AutomlSection = section(AutomlSection, "A search for better spec values.", schema=False)
+
+    @field_validator("compat", "automl_policy", mode="before")
     @classmethod
-    def _yaml_off_is_a_boolean(cls, value: Any) -> Any:
-        return "off" if value is False else value
+    def _yaml_reads_booleans(cls, value: Any) -> Any:
+        return ("on" if value else "off") if isinstance(value, bool) else value
 
     @model_validator(mode="before")
     @classmethod

@@ -23,7 +23,7 @@ from fiducial.spec.remarks import remarks
 from fiducial.spec.source import Source, read_source
 from fiducial.spec.value_types import union_members
 
-__all__ = ["Composed", "Source", "compose", "parse_path_map", "read_source", "to_yaml"]
+__all__ = ["Composed", "Source", "changed", "compose", "parse_path_map", "read_source", "to_yaml"]
 
 SpecT = TypeVar("SpecT", bound=Section)
 
@@ -50,7 +50,12 @@ class Composed(Generic[SpecT]):
     @property
     def changes(self) -> str:
         """As :attr:`yaml`, what differs from the defaults alone."""
-        return to_yaml(_difference(plain(self.spec), _defaults(type(self.spec))))
+        return to_yaml(changed(type(self.spec), plain(self.spec)))
+
+
+def changed(kind: type[Section], tree: dict[str, Any]) -> dict[str, Any]:
+    """What a plain spec of a kind has other than the defaults."""
+    return _difference(tree, _defaults(kind))
 
 
 def to_yaml(tree: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -75,6 +75,16 @@ _TAGS = frozenset({"str", "int", "float", "bool", "none"})
 
 def _near(word: str, options: str) -> str:
     close = difflib.get_close_matches(word, [part.strip(" '\"") for part in options.replace(" or ", ",").split(",")], 1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean …?)`` with the known key that a misspelt one is closest to, by its last part if need be."""
+    names = list(known)
+    leaf = name.rpartition(".")[2]
+    close = difflib.get_close_matches(name, names, 1, cutoff=0.75)
+    close = close or [other for other in names if other.rpartition(".")[2] == leaf][:1]
+    close = close or difflib.get_close_matches(name, names, 1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -34,6 +34,8 @@ class KnobMeta:
         pattern: Regular expression that the text must match; anything else is an error.
         aliases: Other spellings found in documents; accepted with a notice.
         automl: True: searched by default. False: never searched. None: searched only when asked for.
+        search: Where a search looks when the spec does not say it; widened to the spec's value.
+        log: Whether a search goes by orders of magnitude; None: where the range spans two or more.
         math_cond: Condition of the search (``"> 0.0"``, ``"/ 32"``).
         depends_on: Keys that a search chooses before this one, as :class:`Dependency` reads them.
         parent_param: Other keys depend on this one: a search remembers its value.
@@ -61,6 +63,8 @@ class KnobMeta:
     pattern: str | None = None
     aliases: tuple[str, ...] = ()
     automl: bool | None = None
+    search: tuple[float, float] | None = None
+    log: bool | None = None
     math_cond: str | None = None
     depends_on: str | None = None
     parent_param: bool = False
@@ -77,7 +81,7 @@ class KnobMeta:
     def __post_init__(self) -> None:
         if self.value_type is not None and self.value_type not in VALUE_TYPES:
             raise ValueError(f"value_type {self.value_type!r} is none of {', '.join(sorted(VALUE_TYPES))}")
-        for name in ("usual", "schema_range", "elsewhere"):
+        for name in ("usual", "schema_range", "elsewhere", "search"):
             low, high = getattr(self, name) or (None, None)
             if low is not None and high is not None and low > high:
                 raise ValueError(f"{name} ends before it begins: {low:g} … {high:g}")

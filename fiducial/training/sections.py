@@ -57,10 +57,22 @@ class OptimSection(Section):
         "linear", "linear lowers the rate evenly towards zero; step divides it by 10 after each third of the epochs."
     )
     momentum: float = knob(
-        0.9, "Momentum of sgd; the others do not use it.", ge=0, usual=(0, 1), automl=True, math_cond="> 0.0"
+        0.9,
+        "Momentum of sgd; the others do not use it.",
+        ge=0,
+        usual=(0, 1),
+        automl=True,
+        search=(0.8, 0.99),
+        math_cond="> 0.0",
     )
     weight_decay: float = knob(
-        0.01, "How strongly weights are pulled towards zero.", ge=0, usual=(0, 1), automl=True, math_cond="> 0.0"
+        0.01,
+        "How strongly weights are pulled towards zero.",
+        ge=0,
+        usual=(0, 1),
+        automl=True,
+        search=(1e-4, 0.3),
+        math_cond="> 0.0",
     )
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] | None = knob(
         None, "Averaging factors of adam and adamw; null takes 0.9 and 0.999.", schema=False
