@@ -17,7 +17,12 @@ def run(tmp_path_factory):
     spec = {"results_dir": str(folder), "train": {"num_epochs": 1}, "quantize": {"backend": "openvino"}}
     perform([LINE], "train", spec)
     perform([LINE], "export", spec)
-    return lambda action, *overrides: perform([LINE], action, spec, overrides)
+
+    def act(action, *overrides):
+        return perform([LINE], action, spec, overrides)
+
+    act.checkpoint = next((folder / "train").glob("model_epoch*.pth"))
+    return act
 
 
 def types(path):
@@ -58,4 +63,4 @@ def test_what_it_does_not_take(run, tmp_path):
     with pytest.raises(SpecError, match="NNCF refuses them"):
         run("quantize", *where, "quantize.backend_kwargs={speed: 1}")
     with pytest.raises(CheckpointError, match="backend openvino takes an exported"):
-        run("quantize", *where, "quantize.model_path=latest")
+        run("quantize", *where, f"quantize.model_path={run.checkpoint}")
