@@ -53,7 +53,10 @@ def preflight(task: Task[Any], run: Run) -> DataReport:
 def inspect(task: Task[Any], composed: Composed[Any], action: Action, *, thorough: bool) -> Findings:
     """Everything that can be said before anything heavy is loaded; ``thorough`` looks at every file of the dataset."""
     spec = composed.spec
-    report = task.check_data(spec, task.splits(action), thorough=thorough)
+    splits = task.splits(action)
+    if action.name == "automl" and spec.automl.run_final_evaluation:
+        splits = tuple(dict.fromkeys((*splits, *task.splits(Action("evaluate", "", splits=("test",))))))
+    report = task.check_data(spec, splits, thorough=thorough)
     report.problems = list(dict.fromkeys(report.problems))  # several looks at one broken file
     return Findings(check_rules(task, spec, action), list(check_model_files(task, composed, action)), report)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from fiducial.task import Task
 
 __all__ = ["automl"]
 
+VERIFIED = "verified.json"
+
 
 def automl(task: Task[Any], run: Run) -> Result:
     """Search until the settings say that it is enough; go on with what is there of an earlier start."""
@@ -54,8 +57,8 @@ def automl(task: Task[Any], run: Run) -> Result:
         best = best_of(search.trials(), prepared.goal)
         if best is None:
             raise _nothing(board.update())
-        evaluation = {}
-        if tested and not settings.reuse_best_metric_for_final_evaluation:
+        evaluation = _known(run, root_of(best))
+        if tested and not evaluation and not settings.reuse_best_metric_for_final_evaluation:
             evaluation = _verified(prepared, board, best)
         record = board.update(evaluation=evaluation, importances=_importances(search), finished=True)
     finally:
@@ -155,6 +158,15 @@ def _has_test_set(prepared: Prepared) -> bool:
     return not errors
 
 
+def _known(run: Run, best: int) -> dict[str, Any]:
+    """What an earlier start found the best model to be worth on the test set; nothing where it was another one."""
+    try:
+        found = json.loads((run.folder / VERIFIED).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return dict(found["kpis"]) if found.get("trial") == best else {}
+
+
 def _say_space(prepared: Prepared) -> None:
     for dimension in prepared.space.dimensions:
         LOGGER.info("search %s in %s (%s)", dimension.path, dimension.range_text(), dimension.rule)
@@ -187,7 +199,9 @@ def _verified(prepared: Prepared, board: Board, best: Any) -> dict[str, Any]:
     main = wanted or prepared.goal.metric.replace("val_", "test_", 1)
     if wanted and wanted not in kpis:
         LOGGER.warning("automl.final_evaluation_metric: evaluate reports no %s, but %s", wanted, ", ".join(kpis))
-    return {main: kpis[main]} if main in kpis else dict(kpis)
+    kept = {main: kpis[main]} if main in kpis else dict(kpis)
+    (board.run.folder / VERIFIED).write_text(json.dumps({"trial": number, "kpis": kept}), "utf-8")
+    return kept
 
 
 def _importances(search: Search) -> dict[str, float]:

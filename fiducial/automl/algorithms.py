@@ -102,7 +102,7 @@ _NOTES: dict[str, tuple[str, ...]] = {
         "which takes the trainings that are running into account",
     ),
     "hyperband": ("hyperband: rungs do not wait for each other, and trainings go on in place of being continued",),
-    "asha": ("asha: trainings go on from rung to rung in place of being continued",),
+    "asha": ("asha: trainings go on from rung to rung, or end, in place of being continued later",),
     "bohb": ("bohb: rungs do not wait for each other; the model is Optuna's multivariate TPE over all trainings",),
     "dehb": ("dehb: one population of the trainings so far, in place of one for each rung",),
     "hyperband_es": ("hyperband_es: as hyperband; the power law is compared with the median of the finished",),
@@ -143,17 +143,14 @@ def _sampler(optuna: Any, name: str, settings: Any, space: Space) -> Callable[[i
 
 
 def _pruner(optuna: Any, name: str, settings: Any, goal: Goal, most: int, least: int) -> BasePruner:
-    from fiducial.automl.pruning import own_rows, with_curves
+    from fiducial.automl.pruning import halving, with_curves
 
-    of, eta = optuna.pruners, settings.automl_reduction_factor
+    eta: int = settings.automl_reduction_factor
     if name not in ENDS_EARLY:
-        return of.NopPruner()  # type: ignore[no-any-return]
-    if name == "asha":
-        rungs = math.floor(math.log(most / least) / math.log(eta) + 1e-9)
-        first = max(least, most // eta**rungs)
-        return own_rows(of.SuccessiveHalvingPruner(min_resource=first, reduction_factor=eta))
-    last_rung = max(least, most // eta)  # without the bracket that ends nothing early, as in TAO
-    pruner = own_rows(of.HyperbandPruner(min_resource=least, max_resource=last_rung, reduction_factor=eta))
+        return optuna.pruners.NopPruner()  # type: ignore[no-any-return]
+    rungs = [least * eta**k for k in range(32) if least * eta**k < most]
+    counts = [1] if name == "asha" else [count for count, _ in brackets(max(2, most // least), eta)]
+    pruner = halving(goal, rungs=rungs, eta=eta, brackets=counts[: len(rungs)] or [1])
     if name == "hyperband_es":
         return with_curves(
             pruner,

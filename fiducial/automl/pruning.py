@@ -2,32 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fiducial.automl.goal import Goal
-from fiducial.automl.study import state
+from fiducial.automl.study import root_of, state
 from fiducial.errors import optional
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
-__all__ = ["extrapolated", "own_rows", "with_curves"]
+__all__ = ["bracket_of", "extrapolated", "halving", "with_curves"]
 
 
-def own_rows(inner: BasePruner) -> BasePruner:
-    """The same rule, by which a sampler still sees all trainings: Optuna shows it those of one bracket alone."""
+def halving(goal: Goal, *, rungs: Sequence[int], eta: int, brackets: Sequence[int] = (1,)) -> BasePruner:
+    """Successive halving with TAO's quota: of the trainings that came to a rung one in ``eta`` goes on, the best ones.
+
+    ``rungs``: the epochs after which trainings are compared. Bracket ``i`` begins at rung ``i``; ``brackets`` says how
+    many trainings of each there are. Optuna's own pruners know no quota: a training that is the best so far goes on,
+    and in a search that gets better nearly every one is.
+    """
     pruners = optional("optuna.pruners", extra="automl")
 
-    class Wrapped(pruners.BasePruner):  # type: ignore[misc,name-defined]
+    class Halving(pruners.BasePruner):  # type: ignore[misc,name-defined]
         def prune(self, study: Any, trial: Any) -> bool:
-            return inner.prune(study, trial)
+            mine = bracket_of(root_of(trial), brackets)
+            rung = _rung(trial.intermediate_values, rungs[mine:])
+            if rung is None:
+                return False
+            trials = study.get_trials(deepcopy=False, states=(state("COMPLETE"), state("PRUNED"), state("RUNNING")))
+            others = [
+                t
+                for t in trials
+                if t.number != trial.number
+                and bracket_of(root_of(t), brackets) == mine
+                and _at(t.intermediate_values, rung) is not None
+            ]
+            own = _at(trial.intermediate_values, rung)
+            better = sum(goal.better(_at(t.intermediate_values, rung) or 0.0, own) for t in others)
+            passed = [t for t in others if max(t.intermediate_values) > _step(t.intermediate_values, rung)]
+            allowed = math.ceil((len(others) + 1) / eta)
+            return better >= allowed or sum(not t.user_attrs.get("own") for t in passed) >= allowed
 
-    made: BasePruner = Wrapped()
+    made: BasePruner = Halving()
     return made
+
+
+def bracket_of(number: int, brackets: Sequence[int]) -> int:
+    """The bracket of a trial: in these proportions, spread evenly."""
+    place = (number * 0.6180339887498949) % 1.0 * sum(brackets)
+    return bisect_right(list(accumulate(brackets)), place)
+
+
+def _rung(curve: Mapping[int, float], rungs: Sequence[int]) -> int | None:
+    """The rung that the last validation came to; None when it came to none."""
+    *before, last = sorted(curve) or [0]
+    reached = [rung for rung in rungs if (before[-1] if before else 0) < rung <= last]
+    return reached[-1] if reached else None
+
+
+def _step(curve: Mapping[int, float], rung: int) -> int:
+    """The first validation at or after a rung; 0 for none."""
+    return min((epoch for epoch in curve if epoch >= rung), default=0)
+
+
+def _at(curve: Mapping[int, float], rung: int) -> float | None:
+    return curve.get(_step(curve, rung))
 
 
 def with_curves(inner: BasePruner, goal: Goal, *, last: int, least: int, confidence: float) -> BasePruner:

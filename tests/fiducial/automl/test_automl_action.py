@@ -120,14 +120,15 @@ class TestSearched:
     def test_a_finished_one_is_not_searched_again(self, searched):
         code, _, err = run(searched[0], "automl", "-e", "spec.yaml")
         assert code == 0, err
-        assert "training 4 starts" not in err
+        assert " starts" not in err
+        assert "evaluating" not in err
 
-    def test_page(self, searched, browse):
+    @pytest.mark.browser
+    def test_page(self, searched, dump):
         page = searched[0] / "out/automl/report.html"
-        text = page.read_text()
-        for part in ("Best so far", "Learning curves", "Values and what they came to", "train.lr", "Not searched"):
-            assert part in text or part == "Not searched"
-        browse(page)
+        shown = dump(page)
+        for part in ("Best so far", "Learning curves", "Values and what they came to", "train.lr", "yours"):
+            assert part in shown
 
 
 class TestKilled:
@@ -262,9 +263,8 @@ class TestBadInput:
         (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
         assert cli.main([QUICK], ["automl", "-e", "spec.yaml", *overrides], prog="quick") == 1
         assert told in capsys.readouterr().err
-        assert cli.main([QUICK], ["check", "automl", "-e", "spec.yaml", *overrides], prog="quick") == (
-            0 if "test" in told else 1
-        )
+        assert cli.main([QUICK], ["check", "automl", "-e", "spec.yaml", *overrides], prog="quick") == 1
+        assert told in capsys.readouterr().err
         assert not list(tmp_path.rglob("trial_*"))
 
     def test_a_search_of_another_spec(self, searched, capsys, monkeypatch):

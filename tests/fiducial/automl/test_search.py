@@ -88,6 +88,33 @@ class TestEarlyEnds:
         assert (plan.epochs, plan.least_epochs) == (18, 2)
         assert prepared({"algorithm": "bayesian", "automl_max_epochs": 9}, num_epochs=5).plan.epochs == 5
 
+    def test_one_of_eta_goes_on_from_a_rung(self, tmp_path):
+        """Every training is better than those before it: without a quota all would go on."""
+        ready = prepared({"algorithm": "asha", "n_trials": 19, "run_baseline": False}, num_epochs=27)
+
+        def job(order):
+            return Computed(order, lambda epoch: {"val_loss": 1.0 - 0.01 * order.number})
+
+        found = trials(tmp_path, search_in(tmp_path, ready, job, run_baseline=False))
+        reached = {rung: sum(t.last_step >= rung for t in found) for rung in (1, 3, 9, 27)}
+        assert reached == {1: 19, 3: 7, 9: 3, 27: 1}
+
+    def test_the_worse_do_not_go_on(self, tmp_path):
+        ready = prepared({"algorithm": "asha", "n_trials": 9, "run_baseline": False}, num_epochs=9)
+
+        def job(order):
+            return Computed(order, lambda epoch: {"val_loss": 1.0 + order.number})
+
+        found = trials(tmp_path, search_in(tmp_path, ready, job, run_baseline=False))
+        assert [t.number for t in found if t.last_step > 1] == [0]
+
+    def test_brackets_are_spread_evenly(self):
+        from fiducial.automl.pruning import bracket_of
+
+        found = [bracket_of(number, (27, 9, 6)) for number in range(420)]
+        assert [found.count(i) for i in range(3)] == pytest.approx([270, 90, 60], abs=2)
+        assert {found[i] for i in range(21)} == {0, 1, 2}
+
     def test_a_curve_that_leads_nowhere(self):
         from fiducial.automl.pruning import extrapolated
 

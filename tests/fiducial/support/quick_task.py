@@ -134,9 +134,9 @@ class Quick(Task[Spec]):
 
     def check_data(self, spec: Spec, splits: Sequence[str], *, thorough: bool) -> DataReport:
         report = DataReport()
-        if splits == ("test",) and not spec.dataset.test:
+        if "test" in splits and not spec.dataset.test:
             report.problems.append(Problem("dataset.test", "not set", "set it"))
-        elif splits != ("test",) and not spec.dataset.path:
+        if "train" in splits and not spec.dataset.path:
             report.problems.append(Problem("dataset.path", "not set", "set it"))
         return report
 
