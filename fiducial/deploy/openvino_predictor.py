@@ -25,19 +25,20 @@ _TYPES = {
     **{"u8": "uint8", "i32": "int32", "i64": "int64"},
 }
 """OpenVINO's names of types, where NumPy has arrays of them."""
-MOST_SIZES = 2
-"""Batch sizes that a graph with an open batch axis is compiled for beside its open form; each costs its weights."""
 
 
 def settings() -> dict[str, Any]:
     """How a graph is compiled: one batch at a time, on as many threads as torch uses, and in the numbers of the file.
 
-    OpenVINO would choose bfloat16 by itself where a processor is fast at it.
+    OpenVINO would choose bfloat16 by itself where a processor is fast at it. Its snippets, kernels made for the graph
+    at hand, end the process for some graphs of a fixed batch size (FAN with pictures of 32 pixels; seen in 2026.4.1),
+    and make no difference where the batch is open.
     """
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "f32",
+        "SNIPPETS_MODE": "DISABLE",
     }
 
 
@@ -61,13 +62,11 @@ class OpenVinoPredictor(GraphPredictor):
             inputs = [_port(port, self.graph.inputs) for port in model.inputs]
             outputs = [_port(port, self.graph.results) for port in model.outputs]
             self._bound(model)
-            self._core, self._model = core, model
-            self._request = self._compiled(None)
+            self._request = core.compile_model(model, "CPU", settings()).create_infer_request()
         except (RuntimeError, ValueError) as error:  # what OpenVINO raises, and its messages that are no text
             raise CheckpointError(str(self.path), f"OpenVINO cannot load it: {one_line(error)}", AGAIN) from None
         self._places = {name: place for place, name in enumerate(port.name for port in outputs)}
-        self._fixed: dict[int, Any] = {}
-        self._last, self._turn = 0, threading.Lock()
+        self._turn = threading.Lock()
         LOGGER.info("OpenVINO %s on %s threads", self.package.__version__, settings()["INFERENCE_NUM_THREADS"])
         return inputs, outputs
 
@@ -80,30 +79,14 @@ class OpenVinoPredictor(GraphPredictor):
                 self.padded_to = max(self.padded_to or 0, low) or None
                 self.most = min(self.most or high, high) if high > 0 else self.most
 
-    def _compiled(self, size: int | None) -> Any:
-        """A request of the graph, for one batch size or, with None, for all that it takes."""
-        model = self._model
-        if size is not None:
-            model = model.clone()
-            model.reshape({port: [size, *port.get_partial_shape()[1:]] for port in model.inputs})
-        return self._core.compile_model(model, "CPU", settings()).create_infer_request()
-
-    def _request_for(self, size: int) -> Any:
-        """What runs such a batch: for a size that comes twice in a row a graph of its own, about a tenth faster."""
-        again, self._last = size == self._last, size
-        if self.batch_size is None and again and size not in self._fixed and len(self._fixed) < MOST_SIZES:
-            self._fixed[size] = self._compiled(size)
-        return self._fixed.get(size, self._request)
-
     def run(self, feeds: Mapping[str, Tensor]) -> Sequence[Tensor]:
         """One batch."""
         arrays = {name: value.contiguous().numpy() for name, value in feeds.items()}
         with self._turn:  # a request holds the values of one batch
             try:
-                request = self._request_for(len(next(iter(arrays.values()))))
-                request.infer(arrays, share_inputs=True)
+                self._request.infer(arrays, share_inputs=True)
                 places = [self._places[name] for name in self.graph.results]
-                return [torch.from_numpy(request.get_output_tensor(place).data.copy()) for place in places]
+                return [torch.from_numpy(self._request.get_output_tensor(place).data.copy()) for place in places]
             except RuntimeError as error:
                 fix = "set a smaller batch_size" if "llocate" in str(error) else AGAIN
                 raise CheckpointError(str(self.path), f"OpenVINO stopped: {one_line(error)}", fix) from None

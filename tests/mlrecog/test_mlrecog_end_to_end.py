@@ -160,6 +160,7 @@ class TestEvaluate:
 
     def test_in_openvino_s_format_with_pixels_as_inputs(self, trained, act, evaluated, tmp_path):
         more = ("export.preprocessing=true", "export.openvino=true", f"export.onnx_file={tmp_path / 'm.onnx'}")
+        more += ("export.batch_size=3",)  # for which OpenVINO compiles kernels of its own
         assert act(trained, "export", "export.checkpoint=latest", "export.verbose=false", *more) == 0
         words = [f"evaluate.checkpoint={tmp_path / 'm.xml'}", f"evaluate.results_dir={tmp_path}"]
         assert act(trained, "evaluate", *words) == 0

@@ -75,12 +75,6 @@ class TestRunning:
         for size in (1, 5):
             np.testing.assert_allclose(predictor.predict({"x": x[:size]})["y"], x[:size].sum(1))
 
-    def test_sizes_that_come_again_get_graphs_of_their_own(self, path):
-        predictor, x = opened(write(path)), torch.arange(15.0).view(5, 3)
-        for size in (2, 2, 5, 2, 1, 1, 3, 3, 5, 5, 2, 4):
-            np.testing.assert_allclose(predictor.predict({"x": x[:size]})["y"], x[:size].sum(1))
-        assert sorted(predictor._fixed) == [1, 2]
-
     def test_results_do_not_change_with_the_next_batch(self, path):
         predictor = opened(write(path))
         first = predictor.predict({"x": ROWS})["y"]
