@@ -17,6 +17,9 @@ sys.path.append(str(Path(__file__).parent / "support"))
 
 import small_graphs
 
+from fiducial.deploy.card import ModelCard
+from fiducial.deploy.onnx import ExportSettings, export_onnx
+from fiducial.deploy.pixels import with_preprocessing
 from fiducial.deploy.tensorrt import gpu
 from fiducial.deploy.tensorrt.build import BuildSettings, build
 from fiducial.deploy.tensorrt.compare import SAME_8_BITS, TOLERANCES, difference, run_onnx
@@ -27,6 +30,7 @@ from fiducial.deploy.tensorrt.precision import typed
 from fiducial.deploy.tensorrt.runner import Runner
 from fiducial.deploy.tensorrt.source import Source
 from fiducial.errors import CheckpointError, SpecError
+from fiducial.prediction import Graph, GraphInput
 
 SETTINGS = BuildSettings((1, 2, 4), capabilities=("8.6", "8.9"))
 TYPES = {"fp16": 1e-2, "int8": 0.2, "fp8": 0.2}
@@ -183,6 +187,17 @@ class TestBuilder:
         onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
         with pytest.raises(CheckpointError, match=r"TensorRT for RTX cannot parse it.*NonMaxNothing"):
             build(load("rtx"), tmp_path / "m.onnx", [], SETTINGS)
+
+    def test_graphs_that_take_pixels(self, tmp_path):
+        network, picture = torch.nn.Conv2d(3, 4, 3), GraphInput("image", (3, 8, 8), image=True)
+        graph, card = Graph({"image": picture}, ("y",), "batch"), ModelCard(mean=(0.5,) * 3, std=(0.25,) * 3)
+        whole, graph, _ = with_preprocessing(network, graph, [], card)
+        export_onnx(whole, tmp_path / "m.onnx", graph, ExportSettings(17, -1), card=card, samples=[])
+        found = Source.read(tmp_path / "m.onnx", plugins=False)
+        found.check(graph)
+        result = build(load("rtx"), found.path, found.inputs, SETTINGS)
+        assert result.network.get_input(0).dtype.name == "UINT8"
+        assert types_of_network(result.network) == {"fp32": 1}
 
     def test_timings_are_kept(self, source, tmp_path, caplog):
         found, path = source("mlrecog")[0], tmp_path / "timings"

@@ -16,6 +16,7 @@ from fiducial.actions.models import open_model
 from fiducial.actions.preflight import preflight
 from fiducial.actions.result import Result
 from fiducial.checkpoints.atomic import save_atomically
+from fiducial.deploy.pixels import PixelInputs, taking_pixels
 from fiducial.deploy.quantize.calibration import CalibrationBatches
 from fiducial.deploy.tensorrt import gpu
 from fiducial.deploy.tensorrt.build import BuildSettings, Built, build
@@ -30,7 +31,7 @@ from fiducial.deploy.tensorrt.rules import check_precision, named_engine
 from fiducial.deploy.tensorrt.runner import Runner
 from fiducial.deploy.tensorrt.source import Source
 from fiducial.errors import CheckpointError, DatasetError, SpecError
-from fiducial.prediction import Graph
+from fiducial.prediction import Graph, GraphInput
 from fiducial.run.console import LOGGER
 from fiducial.run.run import Run, writable_folder
 from fiducial.task import Task, TaskRuntime
@@ -48,25 +49,23 @@ def gen_trt_engine(task: Task[Any], run: Run) -> Result:
     source = Source.read(open_model(task, run), plugins=tensorrt.flavor == "tensorrt")
     runtime = task.runtime(run.spec)
     runtime.action = run.action.name
-    graph = runtime.graph()
-    source.check(graph, runtime.card().task)
-    runtime.adopt(source.card)
+    inputs = _Inputs(runtime, source)
     target = named_engine(section) or run.folder / "model.engine"
     writable_folder(target.parent, f"{_KEY}.trt_engine", "name a file in a folder that can be written to")
     rules = LayerRules.of(tensorrt)
     settings = _settings(section, source, here)
-    sample = _sample(runtime, graph, source.batch_size or settings.batches[1])
+    sample = inputs.sample(source.batch_size or settings.batches[1])
     with tempfile.TemporaryDirectory(prefix=".engine-", dir=run.folder) as folder:
         path = typed(
             source,
             Path(folder),
             rules,
             sample=_first(sample, source.batch_size or 1),
-            batches=_Calibration(runtime, graph, tensorrt.calibration, source),
+            batches=_Calibration(inputs, tensorrt.calibration, source),
             ranges=_ranges(tensorrt.calibration, source),
         )
         exact = _exact(rules, tensorrt)
-        expected = _compare_typed(source, path, sample, graph, max(exact, TOLERANCES.get(rules.small, 0.0)))
+        expected = _compare_typed(source, path, sample, inputs.graph, max(exact, TOLERANCES.get(rules.small, 0.0)))
         built = build(flavour, path, source.inputs, settings)
         found = types_of_network(built.network)
         check_types(found, rules, source.path)
@@ -128,21 +127,43 @@ def _settings(section: Any, source: Source, here: gpu.Gpu | None) -> BuildSettin
     )
 
 
-def _sample(runtime: TaskRuntime, graph: Graph, size: int) -> Feeds:
-    """A batch of real inputs, the last one repeated where there are too few; random ones where no data are there."""
-    items = list(runtime.samples(size))
-    if not items:
-        LOGGER.info("no dataset of the spec is there: the engine is compared on random inputs only")
-        generator = np.random.default_rng(0)
-        return {
-            name: generator.standard_normal((size, *entry.shape)).astype(entry.dtype)
-            for name, entry in graph.inputs.items()
-        }
-    items += items[-1:] * (size - len(items))
-    return {
-        name: torch.stack([item[entry.batch_key] for item in items]).numpy().astype(entry.dtype)
-        for name, entry in graph.inputs.items()
-    }
+class _Inputs:
+    """What the graph is fed with, prepared as its card says.
+
+    Raises: CheckpointError for a file that is not of the task and the spec.
+    """
+
+    def __init__(self, runtime: TaskRuntime, source: Source) -> None:
+        self.runtime = runtime
+        source.check_task(runtime.card().task)
+        runtime.adopt(source.card)  # first: what the two contradict each other in is said by the spec's keys
+        self.prepared = self.graph = runtime.graph()
+        self.pixels = PixelInputs.of(self.prepared, source.card)
+        if self.pixels is not None:
+            self.graph = taking_pixels(self.prepared, self.pixels.names)
+        source.check(self.graph)
+
+    def feeds(self, batch: Mapping[str, torch.Tensor]) -> Feeds:
+        """Values of the graph's inputs for those of the task."""
+        found = batch if self.pixels is None else self.pixels(batch)
+        return {name: value.numpy().astype(self.graph.inputs[name].dtype) for name, value in found.items()}
+
+    def sample(self, size: int) -> Feeds:
+        """A batch of real inputs, the last one repeated where there are too few; random ones where there are none."""
+        items = list(self.runtime.samples(size))
+        if not items:
+            LOGGER.info("no dataset of the spec is there: the engine is compared on random inputs only")
+            return {name: _random(entry, size) for name, entry in self.graph.inputs.items()}
+        items += items[-1:] * (size - len(items))
+        inputs = self.prepared.inputs.items()
+        return self.feeds({name: torch.stack([item[entry.batch_key] for item in items]) for name, entry in inputs})
+
+
+def _random(entry: GraphInput, size: int) -> np.ndarray[Any, Any]:
+    generator, shape = np.random.default_rng(0), (size, *entry.shape)
+    if entry.dtype.startswith("float"):
+        return generator.standard_normal(shape).astype(entry.dtype)
+    return generator.integers(0, 256 if entry.dtype == "uint8" else 2, shape).astype(entry.dtype)
 
 
 def _first(feeds: Feeds, count: int) -> Feeds:
@@ -152,13 +173,13 @@ def _first(feeds: Feeds, count: int) -> Feeds:
 class _Calibration:
     """Batches that calibration observes; the data are looked for when it does."""
 
-    def __init__(self, runtime: TaskRuntime, graph: Graph, section: Any, source: Source) -> None:
-        self.runtime, self.graph, self.section, self.source = runtime, graph, section, source
+    def __init__(self, inputs: _Inputs, section: Any, source: Source) -> None:
+        self.inputs, self.section, self.source = inputs, section, source
 
     def __iter__(self) -> Iterator[Feeds]:
         section = self.section
         wanted = section.cal_batches * section.cal_batch_size
-        data = self.runtime.calibration(section.cal_image_dir or (), f"{_CALIBRATION}.cal_image_dir")
+        data = self.inputs.runtime.calibration(section.cal_image_dir or (), f"{_CALIBRATION}.cal_image_dir")
         if len(data.items) < wanted:
             found = f"{len(data.items)} items in {data.source}; cal_batches x cal_batch_size asks for {wanted}"
             raise DatasetError(_CALIBRATION, found, "name more data, or lower cal_batches")
@@ -166,8 +187,7 @@ class _Calibration:
         if size != section.cal_batch_size:
             LOGGER.warning("cal_batch_size %d: the ONNX file is fixed to %d", section.cal_batch_size, size)
         LOGGER.info("calibrating with %d items of %s", wanted, data.source)
-        for batch in CalibrationBatches(data, self.graph, items=wanted, batch_size=size):
-            yield {name: value.numpy() for name, value in batch.items()}
+        yield from map(self.inputs.feeds, CalibrationBatches(data, self.inputs.prepared, items=wanted, batch_size=size))
 
 
 def _ranges(calibration: Any, source: Source) -> Ranges | None:

@@ -7,8 +7,6 @@ quantizer, in the form that both libraries take; fp8 by ModelOpt's.
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiducial.deploy.onnx_file import AGAIN
+from fiducial.deploy.quantize.quiet import quietly
 from fiducial.deploy.tensorrt.calibration_cache import Ranges, observe
 from fiducial.deploy.tensorrt.layers import LayerRules
 from fiducial.deploy.tensorrt.source import QUANTIZERS, Source
@@ -92,7 +91,7 @@ def _is_large(path: Path) -> bool:
 def _half(path: Path, target: Path, rules: LayerRules, nodes: Any, sample: Feeds, *, quantized: bool) -> Path:
     import onnx
 
-    with _quiet():
+    with quietly():
         autocast = optional("modelopt.onnx.autocast", extra="quantize")
     values = target.with_suffix(".npz")
     np.savez(values, **dict[str, Any](sample))
@@ -157,7 +156,7 @@ def _int8(path: Path, target: Path, rules: LayerRules, batches: Iterable[Feeds],
 def _fp8(path: Path, target: Path, rules: LayerRules, batches: Iterable[Feeds], ranges: Ranges | None) -> Path:
     import onnx
 
-    with _quiet():
+    with quietly():
         quantization = optional("modelopt.onnx.quantization", extra="quantize")
     if ranges:
         LOGGER.warning("calibration.cal_cache_file has no effect on fp8: ModelOpt keeps none")
@@ -196,21 +195,12 @@ def _nothing(path: Path, kind: str) -> CheckpointError:
 def _explained(path: Path, found: str) -> Iterator[None]:
     """What another library raises as a user's error, and what it prints not at all."""
     try:
-        with _quiet():
+        with quietly():
             yield
     except (CheckpointError, SpecError, MemoryError):
         raise
     except Exception as error:  # neither ModelOpt nor onnxruntime has a class for what it cannot do
         raise CheckpointError(str(path), f"{found}: {one_line(error)}", f"{AGAIN}, or build it in fp32") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing is printed, and ModelOpt logs errors alone."""
-    for name in ("modelopt", "modelopt.onnx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
 
 
 @contextlib.contextmanager
