@@ -214,7 +214,7 @@ def searched(ready: Prepared, surrogate: Surrogate, budget: int | None) -> tuple
         return float(np.exp(truth).min()), sum(row.epochs for row in rows), ready.plan.epochs * len(rows)
 
 
-def compare(seeds: int, trials: int) -> int:
+def compare(seeds: int, trials: int, algorithms: list[str]) -> int:
     """Each algorithm against random search with as many epochs, over seeds."""
     import os
 
@@ -236,6 +236,8 @@ def compare(seeds: int, trials: int) -> int:
         },
     }  # fmt: skip
     for name, plan in plans.items():
+        if name not in ("random", *algorithms):
+            continue
         for seed in range(seeds):
             settings, budget = plan(seed)
             ready = prepared({**settings, "seed": seed})
@@ -305,6 +307,8 @@ def main() -> int:
     one = commands.add_parser("surrogate")
     one.add_argument("--seeds", type=int, default=10)
     one.add_argument("--trials", type=int, default=20)
+    names = ["bayesian", "bohb", "hyperband", "asha", "dehb", "hyperband_es"]
+    one.add_argument("--algorithms", nargs="+", default=names, choices=names)
     one = commands.add_parser("demo")
     one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     one.add_argument("--trials", type=int, default=12)
@@ -316,7 +320,7 @@ def main() -> int:
         collect(args.trainings)
         return 0
     if args.command == "surrogate":
-        return compare(args.seeds, args.trials)
+        return compare(args.seeds, args.trials, args.algorithms)
     return demo(args.seeds, args.trials, args.boards, args.epochs)
 
 

@@ -27,9 +27,9 @@ class TestParallel:
             'aria-label="T &lt;x&gt;"',
             "training &amp; 3",
             'class="line good"',
-            "<title>a.b.rate</title>rate",
+            "rate<title>a.b.rate</title>",
         ):
-            assert part in text.replace("rate<title>a.b.rate</title>", "<title>a.b.rate</title>rate")
+            assert part in text
 
     def test_a_place_for_every_scale(self):
         with pytest.raises(ValueError, match="needs 2 places"):
