@@ -69,10 +69,10 @@ def test_targets():
 
 @pytest.mark.slow
 def test_it_runs(capfd):
-    assert steps.main(["--quick", "--threads", "1", "--only", "mlrecog,mal", "--ways", "plain,ours,linears"]) == 0
+    assert steps.main(["--quick", "--threads", "1", "--only", "mlrecog", "--ways", "plain,ours"]) == 0
     said = capfd.readouterr().out
     assert re.findall(r"^(\S+), (\w+)$", said, re.MULTILINE) == [
-        (name, mode) for name in ("mlrecog", "mal") for mode in ("inference", "training")
+        ("mlrecog", mode) for mode in ("inference", "training")
     ]
-    assert len(re.findall(r"straightforward +\d+\.\d+ s +\d+ MB", said)) == 4
-    assert len(re.findall(r"matrix work \d+%", said)) == 4
+    assert len(re.findall(r"straightforward +\d+\.\d+ s +\d+ MB", said)) == 2
+    assert len(re.findall(r"matrix work \d+%", said)) == 2
