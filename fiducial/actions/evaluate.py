@@ -52,7 +52,7 @@ def _run(task: Task[Any], run: Run, stage: Stage, message: str) -> Result:
         else:
             predictor.compile(run.section.compile)
     evaluator = runtime.evaluator(stage, folder=run.folder)
-    if stage == "infer" and run.section.engine == "ray":
+    if stage == "infer" and getattr(run.section, "engine", "local") == "ray":
         from fiducial.run.cluster import ClusterJob, run_on_cluster
 
         run_on_cluster(ClusterJob.of(task, run.spec, model_file), runtime.loaders(stage), evaluator)

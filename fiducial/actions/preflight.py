@@ -86,7 +86,7 @@ def check_rules(task: Task[Any], spec: Any, action: Action) -> list[Problem]:
 def _check_cluster(task: Task[Any], spec: Any) -> Iterator[Problem]:
     """What keeps an inference from running on a cluster, where it is to."""
     where = "inference.engine"
-    if spec.inference.engine != "ray":
+    if getattr(spec.inference, "engine", "local") != "ray":
         return
     if find_spec("ray") is None:
         yield Problem(where, "ray is not installed", "pip install 'fiducial[ray]', or set local")
