@@ -19,6 +19,7 @@ from fiducial.deploy.card import ENTRY, ModelCard
 from fiducial.deploy.onnx import MAX_BYTES, forget_sources
 from fiducial.deploy.quantize.artefacts import QUANTIZER
 from fiducial.deploy.quantize.calibration import CalibrationBatches
+from fiducial.deploy.quantize.quiet import onnxruntime_as_it_was
 from fiducial.errors import CheckpointError, SpecError, one_line, optional
 from fiducial.run.console import LOGGER
 
@@ -134,7 +135,8 @@ def _run(work: Callable[..., Any], source: str, target: str, reader: _Reader, op
         raise SpecError("quantize.backend_kwargs", found, "leave it out")
     arguments = {"calibration_data_reader": reader, "output_path": target, "log_level": "CRITICAL", **options}
     try:
-        work(source, **arguments)
+        with onnxruntime_as_it_was():
+            work(source, **arguments)
     except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
         found = f"ModelOpt cannot quantize it: {one_line(error)}"
         raise CheckpointError(source, found, "export it again, or use another backend") from error

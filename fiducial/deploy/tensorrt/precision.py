@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiducial.deploy.onnx_file import AGAIN
-from fiducial.deploy.quantize.quiet import quietly
+from fiducial.deploy.quantize.quiet import onnxruntime_as_it_was, quietly
 from fiducial.deploy.tensorrt.calibration_cache import Ranges, observe
 from fiducial.deploy.tensorrt.layers import LayerRules
 from fiducial.deploy.tensorrt.source import QUANTIZERS, Source
@@ -163,7 +163,7 @@ def _fp8(path: Path, target: Path, rules: LayerRules, batches: Iterable[Feeds], 
     model = onnx.load(str(path), load_external_data=False)
     left = [node.name for node in model.graph.node if node.op_type in QUANTIZABLE and not _is_small(node, rules, "fp8")]
     held = list(batches)
-    with _explained(path, "cannot be quantized to fp8"), _onnxruntime_as_it_was():
+    with _explained(path, "cannot be quantized to fp8"), onnxruntime_as_it_was():
         quantization.quantize(
             str(path),
             quantize_mode="fp8",
@@ -201,22 +201,3 @@ def _explained(path: Path, found: str) -> Iterator[None]:
         raise
     except Exception as error:  # neither ModelOpt nor onnxruntime has a class for what it cannot do
         raise CheckpointError(str(path), f"{found}: {one_line(error)}", f"{AGAIN}, or build it in fp32") from error
-
-
-@contextlib.contextmanager
-def _onnxruntime_as_it_was() -> Iterator[None]:
-    """ModelOpt replaces parts of onnxruntime's quantizer in the whole process: they are put back."""
-    from onnxruntime.quantization import base_quantizer, calibrate, qdq_quantizer
-
-    classes = (calibrate.CalibraterBase, calibrate.MinMaxCalibrater, calibrate.HistogramCalibrater)
-    others = (calibrate.HistogramCollector, qdq_quantizer.QDQQuantizer, base_quantizer.BaseQuantizer)
-    before = [(part, dict(vars(part))) for part in (calibrate, *classes, *others)]
-    try:
-        yield
-    finally:
-        for part, names in before:
-            for name in {**vars(part)}.keys() - names.keys():
-                delattr(part, name)
-            for name, value in names.items():
-                if vars(part).get(name) is not value:
-                    setattr(part, name, value)
