@@ -22,11 +22,12 @@ __all__ = ["bracket_of", "extrapolated", "halving", "with_curves"]
 
 
 def halving(goal: Goal, *, rungs: Sequence[int], eta: int, brackets: Sequence[int] = (1,)) -> BasePruner:
-    """Successive halving with TAO's quota: of the trainings that came to a rung one in ``eta`` goes on, the best ones.
+    """Successive halving with a quota: of the trainings that came to a rung one in ``eta`` goes on, the best ones.
 
     ``rungs``: the epochs after which trainings are compared. Bracket ``i`` begins at rung ``i``; ``brackets`` says how
-    many trainings of each there are. Optuna's own pruners know no quota: a training that is the best so far goes on,
-    and in a search that gets better nearly every one is.
+    many trainings of each there are. One that is the best so far also goes on when the quota, which is TAO's, is used
+    up, but not twice the quota. Optuna's own pruners know none, and in a search that gets better nearly every training
+    is the best so far.
     """
     pruners = optional("optuna.pruners", extra="automl")
 
@@ -48,7 +49,8 @@ def halving(goal: Goal, *, rungs: Sequence[int], eta: int, brackets: Sequence[in
             better = sum(goal.better(_at(t.intermediate_values, rung) or 0.0, own) for t in others)
             passed = [t for t in others if max(t.intermediate_values) > _step(t.intermediate_values, rung)]
             allowed = math.ceil((len(others) + 1) / eta)
-            return better >= allowed or sum(not t.user_attrs.get("own") for t in passed) >= allowed
+            most = allowed if better else 2 * allowed
+            return better >= allowed or sum(not t.user_attrs.get("own") for t in passed) >= most
 
     made: BasePruner = Halving()
     return made
