@@ -64,7 +64,7 @@ class TestArguments:
             (["train"], "ERROR: The subtask `train` requires the following argument: -e/--experiment_spec_file"),
             (["train", "-e", "none.yaml"], "ERROR: The indicated experiment spec file doesn't exist!"),
             (["prune"], "models of Tiny are not pruned"),
-            (["automl"], "automl · is not available in this version"),
+            (["prune"], "prune · models of"),
             (["train", "--config", "nothing"], "no curated spec 'nothing' · use one of: changenet/"),
             (["train", "-e", "none.yaml", "--map-path", "x"], "ERROR: The indicated"),
             (["train", "-e", "x" * 300], "ERROR: The indicated"),
