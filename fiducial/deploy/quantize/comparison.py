@@ -40,7 +40,7 @@ class Measured:
 
 
 def call(predictor: Predictor, graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The graph's results for a batch by input names; in torch by the plain network, which keeps nothing between calls."""
+    """The graph's results for a batch by input names; in torch by the plain network: it keeps nothing between calls."""
     if predictor.network is None:
         outputs = predictor.predict({item.batch_key: inputs[name] for name, item in graph.inputs.items()})
         return {name: output.cpu() for name, output in outputs.items()}
