@@ -57,8 +57,6 @@ def _automl(task: Task[Any], run: Run) -> Result:
     return automl(task, run)
 
 
-_LATER = "is not available in this version"
-
 STANDARD: tuple[Action, ...] = (
     Action("train", "train a model", run=_train, splits=("train", "val")),
     Action(

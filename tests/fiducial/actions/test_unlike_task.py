@@ -154,13 +154,13 @@ class TestTrain:
         assert set(found["evaluate"].kpis) == {"test Precision at Rank 1", "test_box_error"}
         assert found["evaluate"].files == (tmp_path / "a/evaluate/shapes.json",)
         assert (found["inference"].kpis, found["inference"].files) == ({}, (tmp_path / "a/inference/shapes.json",))
-        assert found["export"].files == (Path("out.onnx"),)
+        assert found["export"].files == (Path("out.onnx"), Path("out.onnx.card.json"))
 
     def test_a_refused_action_is_an_error_of_the_user(self):
         from fiducial.actions.perform import perform
 
-        with pytest.raises(SpecError, match="not available in this version"):
-            perform([SEEK], "automl", None)
+        with pytest.raises(SpecError, match="Seek models are not pruned"):
+            perform([SEEK], "prune", None)
         with pytest.raises(SpecError, match="no such action"):
             perform([SEEK], "polish", None)
 
@@ -279,7 +279,7 @@ class TestCommandLine:
 
     @pytest.mark.parametrize(
         ("action", "why"),
-        [("prune", "Seek models are not pruned"), ("automl", "not available")],
+        [("prune", "Seek models are not pruned"), ("retrain", "not pruned and retrained")],
     )
     def test_refused(self, act, capfd, action, why):
         assert act(action)[0] == 1
