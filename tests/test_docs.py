@@ -91,7 +91,7 @@ def test_keys_exist(page):
     keys |= {key.rpartition(".")[0] for key in keys}
     sections = "train|evaluate|inference|export|dataset|model"
     named = set(re.findall(rf"(?<![\w./`-])`?((?:{sections})\.[a-z_]+[a-z_.]*[a-z_])", page.read_text("utf-8")))
-    files = {name for name in named if name.endswith((".csv", ".html", ".onnx", ".py", ".xml"))}
+    files = {name for name in named if name.endswith((".csv", ".html", ".json", ".onnx", ".py", ".xml"))}
     assert named - files <= keys
 
 
