@@ -83,5 +83,6 @@ def test_an_engine_alone(keys, named):
     from fiducial.actions.registry import actions_of
 
     made = composed({**DEPLOY, "evaluate": keys}, "evaluate")
-    with pytest.raises(CheckpointError, match=rf"evaluate\.{named} · .*engines are not available in this version"):
+    file = keys.get(named)
+    with pytest.raises(CheckpointError, match=rf"evaluate\.{named} · no file .*/{file}"):
         find_model(CLASSIFY, made, actions_of([CLASSIFY])["evaluate"])
