@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -83,10 +82,11 @@ def plan_of(spec: Any, space: Space, goal: Goal) -> Plan:
     concurrent = settings.automl_max_concurrent
     if concurrent is None and name not in ("asha", "bfbo", "pbt"):
         concurrent = 1
+    rungs = [least * eta**k for k in range(32) if least * eta**k < most]
     return Plan(
         algorithm=name,
-        sampler=_sampler(optuna, name, settings, space),
-        pruner=_pruner(optuna, name, settings, goal, most, least),
+        sampler=_sampler(optuna, name, settings, space, [*rungs, most]),
+        pruner=_pruner(optuna, name, settings, goal, most, least, rungs),
         trials=trials,
         epochs=most,
         least_epochs=least,
@@ -103,36 +103,28 @@ _NOTES: dict[str, tuple[str, ...]] = {
     ),
     "hyperband": ("hyperband: rungs do not wait for each other, and trainings go on in place of being continued",),
     "asha": ("asha: trainings go on from rung to rung, or end, in place of being continued later",),
-    "bohb": ("bohb: rungs do not wait for each other; the model is Optuna's multivariate TPE over all trainings",),
+    "bohb": ("bohb: rungs do not wait for each other; the density estimates are those of Optuna's multivariate TPE",),
     "dehb": ("dehb: one population of the trainings so far, in place of one for each rung",),
     "hyperband_es": ("hyperband_es: as hyperband; the power law is compared with the median of the finished",),
     "pbt": ("pbt: every member goes on from a checkpoint; the best of the last generations is the result",),
 }
 
 
-def _sampler(optuna: Any, name: str, settings: Any, space: Space) -> Callable[[int], BaseSampler]:
+def _sampler(optuna: Any, name: str, settings: Any, space: Space, rungs: list[int]) -> Callable[[int], BaseSampler]:
     of = optuna.samplers
     if name in ("bayesian", "bfbo"):
         return lambda seed: of.GPSampler(seed=seed, n_startup_trials=_WARM_UP[name], warn_independent_sampling=False)
     if name == "bohb":
-        share: float = settings.automl_top_n_percent / 100
+        from fiducial.automl.density import density_sampler
 
-        def good(count: int) -> int:
-            return max(1, math.ceil(share * count))
-
-        def tree(seed: int) -> BaseSampler:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # gamma, which has no successor, goes with Optuna 6
-                made: BaseSampler = of.TPESampler(
-                    seed=seed,
-                    n_startup_trials=settings.automl_min_points_in_model,
-                    n_ei_candidates=settings.automl_kde_samples,
-                    gamma=good,
-                    multivariate=True,
-                )
-                return made
-
-        return tree
+        return lambda seed: density_sampler(
+            space,
+            seed,
+            rungs=rungs,
+            least=settings.automl_min_points_in_model,
+            candidates=settings.automl_kde_samples,
+            share=settings.automl_top_n_percent / 100,
+        )
     if name == "dehb":
         from fiducial.automl.evolution import evolution_sampler
 
@@ -142,13 +134,12 @@ def _sampler(optuna: Any, name: str, settings: Any, space: Space) -> Callable[[i
     return lambda seed: of.RandomSampler(seed=seed)
 
 
-def _pruner(optuna: Any, name: str, settings: Any, goal: Goal, most: int, least: int) -> BasePruner:
+def _pruner(optuna: Any, name: str, settings: Any, goal: Goal, most: int, least: int, rungs: list[int]) -> BasePruner:
     from fiducial.automl.pruning import halving, with_curves
 
     eta: int = settings.automl_reduction_factor
     if name not in ENDS_EARLY:
         return optuna.pruners.NopPruner()  # type: ignore[no-any-return]
-    rungs = [least * eta**k for k in range(32) if least * eta**k < most]
     counts = [1] if name == "asha" else [count for count, _ in brackets(max(2, most // least), eta)]
     pruner = halving(goal, rungs=rungs, eta=eta, brackets=counts[: len(rungs)] or [1])
     if name == "hyperband_es":

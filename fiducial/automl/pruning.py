@@ -18,7 +18,7 @@ from fiducial.errors import optional
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
-__all__ = ["bracket_of", "extrapolated", "halving", "with_curves"]
+__all__ = ["bracket_of", "extrapolated", "halving", "value_at_rung", "with_curves"]
 
 
 def halving(goal: Goal, *, rungs: Sequence[int], eta: int, brackets: Sequence[int] = (1,)) -> BasePruner:
@@ -43,10 +43,10 @@ def halving(goal: Goal, *, rungs: Sequence[int], eta: int, brackets: Sequence[in
                 for t in trials
                 if t.number != trial.number
                 and bracket_of(root_of(t), brackets) == mine
-                and _at(t.intermediate_values, rung) is not None
+                and value_at_rung(t.intermediate_values, rung) is not None
             ]
-            own = _at(trial.intermediate_values, rung)
-            better = sum(goal.better(_at(t.intermediate_values, rung) or 0.0, own) for t in others)
+            own = value_at_rung(trial.intermediate_values, rung)
+            better = sum(goal.better(value_at_rung(t.intermediate_values, rung) or 0.0, own) for t in others)
             passed = [t for t in others if max(t.intermediate_values) > _step(t.intermediate_values, rung)]
             allowed = math.ceil((len(others) + 1) / eta)
             most = allowed if better else 2 * allowed
@@ -74,7 +74,8 @@ def _step(curve: Mapping[int, float], rung: int) -> int:
     return min((epoch for epoch in curve if epoch >= rung), default=0)
 
 
-def _at(curve: Mapping[int, float], rung: int) -> float | None:
+def value_at_rung(curve: Mapping[int, float], rung: int) -> float | None:
+    """What the first validation at or after a rung gave; None where there was none."""
     return curve.get(_step(curve, rung))
 
 

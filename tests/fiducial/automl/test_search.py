@@ -1,6 +1,7 @@
 """The loop of a search, by trainings that are computed here: directions, early ends, failures, going on."""
 
 import math
+from itertools import pairwise
 
 import optuna
 import pytest
@@ -88,8 +89,7 @@ class TestEarlyEnds:
         assert (plan.epochs, plan.least_epochs) == (18, 2)
         assert prepared({"algorithm": "bayesian", "automl_max_epochs": 9}, num_epochs=5).plan.epochs == 5
 
-    def test_one_of_eta_goes_on_from_a_rung(self, tmp_path):
-        """Every training is better than those before it: without a quota all would go on."""
+    def test_that_every_training_is_the_best_so_far_lets_twice_the_quota_on(self, tmp_path):
         ready = prepared({"algorithm": "asha", "n_trials": 19, "run_baseline": False}, num_epochs=27)
 
         def job(order):
@@ -97,7 +97,20 @@ class TestEarlyEnds:
 
         found = trials(tmp_path, search_in(tmp_path, ready, job, run_baseline=False))
         reached = {rung: sum(t.last_step >= rung for t in found) for rung in (1, 3, 9, 27)}
-        assert reached == {1: 19, 3: 7, 9: 3, 27: 1}
+        assert reached == {1: 19, 3: 13, 9: 9, 27: 6}
+        assert all(reached[rung * 3] <= 2 * math.ceil(reached[rung] / 3) for rung in (1, 3, 9))
+
+    def test_one_of_eta_goes_on_where_none_is_special(self, tmp_path):
+        """The first is the best; the others come in no order."""
+        ready = prepared({"algorithm": "asha", "n_trials": 28, "run_baseline": False}, num_epochs=27)
+
+        def job(order):
+            return Computed(order, lambda epoch: {"val_loss": 0.01 * (order.number * 11 % 28)})
+
+        found = trials(tmp_path, search_in(tmp_path, ready, job, run_baseline=False))
+        reached = [sum(t.last_step >= rung for t in found) for rung in (1, 3, 9, 27)]
+        assert reached[0] == 28
+        assert all(after <= math.ceil(before / 3) for before, after in pairwise(reached))
 
     def test_the_worse_do_not_go_on(self, tmp_path):
         ready = prepared({"algorithm": "asha", "n_trials": 9, "run_baseline": False}, num_epochs=9)
