@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from fiducial.errors import Problem
 from fiducial.redact import STARS, is_secret_name
 from fiducial.spec.bounded import brief
-from fiducial.spec.knob import Section, item_section_of, section_of, walk
+from fiducial.spec.knob import Section, item_section_of, meta_of, section_of, walk
 
 
 def problems_of(kind: type[Section], error: ValidationError) -> Iterator[Problem]:
@@ -92,8 +92,12 @@ def _suggest(kind: type[Section], parent: type[Section] | None, path: str) -> st
     section_path, _, leaf = path.rpartition(".")
     leaf = leaf.partition("[")[0]  # of a list's item
     prefix = f"{section_path}." if section_path else ""
-    here = list(parent.model_fields) if parent else []
-    close = difflib.get_close_matches(leaf, here, 1, cutoff=0.7)
+    fields = parent.model_fields if parent else {}
+    here = {
+        **{alias: name for name, info in fields.items() for alias in meta_of(info).aliases},
+        **{n: n for n in fields},
+    }
+    close = [here[found] for found in difflib.get_close_matches(leaf, here, 1, cutoff=0.7)]
     elsewhere = [key.path for key in walk(kind) if key.path.rpartition(".")[2] == leaf]
     if close:
         return f"did you mean {prefix}{close[0]}?"

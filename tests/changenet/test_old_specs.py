@@ -86,3 +86,8 @@ def test_an_engine_alone(keys, named):
     file = keys.get(named)
     with pytest.raises(CheckpointError, match=rf"evaluate\.{named} · no file .*/{file}"):
         find_model(CLASSIFY, made, actions_of([CLASSIFY])["evaluate"])
+
+
+def test_a_misspelt_short_spelling_names_its_key():
+    with pytest.raises(SpecError, match=r"automl\.algoritm · unknown key · did you mean automl\.automl_algorithm\?"):
+        composed({"automl": {"algoritm": "bohb"}}, "train")
