@@ -145,7 +145,7 @@ class Waits(TorchDispatchMode):
         frame = sys._getframe(1)
         while frame is not None:
             file = Path(frame.f_code.co_filename)
-            if file.is_relative_to(ROOT) and not file.is_relative_to(ROOT / "tests"):
+            if file.is_relative_to(ROOT) and not {"tests", "site-packages"} & set(file.parts[len(ROOT.parts) :]):
                 place = (
                     f"{file.relative_to(ROOT).as_posix()} {frame.f_code.co_qualname.partition('.<locals>')[0]}: {what}"
                 )
