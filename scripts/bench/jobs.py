@@ -1,17 +1,20 @@
 """Whole jobs, from files to files: the project's commands beside scripts as a person writes them first, in turns.
 
-    python scripts/bench/jobs.py [--only classify-shared,classify,segment] [--turns 3] [--threads 2] [--quick]
+    python scripts/bench/jobs.py [--only classify-shared,mal] [--turns 3] [--threads 2] [--quick]
 
 ``train`` of one epoch with its validation and checkpoint, ``evaluate``, ``inference``; every job in a process of its
-own, its seconds counted from the end of the imports, the same for both. Scores and masks of both are compared.
-The data is drawn: photographs of 512 × 512 under four lights with 20 rows for every golden (``classify-shared``) or one
-(``classify``), scenes of 256 × 256. The exit code is 1 when a target is missed.
+own, its seconds counted from the end of the imports, the same for both. Scores, masks and neighbours of both are
+compared. The data is drawn: photographs of 512 × 512 under four lights with 20 rows for every golden
+(``classify-shared``) or one (``classify``), scenes of 256 × 256 (``segment``), photographs of 1280 × 960 with six boxes
+each (``mal``; without the quality of labels, which would need more passes), and of 1000 × 750 (``mlrecog``). The exit
+code is 1 when a target is missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import statistics
 import subprocess
@@ -19,7 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +43,8 @@ from classify import FAN, Scale, draw_data, spec_tree
 from loading import draw
 from measure import machine
 from PIL import Image
+from pycocotools import mask as coco_mask
 
-from changenet.__main__ import TASKS
 from fiducial import cli
 
 ACTIONS = ("train", "evaluate", "inference")
@@ -91,15 +96,82 @@ def segment_data(folder: Path, *, rows: int, quick: bool) -> dict[str, Any]:
     }
 
 
-CASES: dict[str, Callable[..., dict[str, Any]]] = {
-    "classify-shared": partial(classify_data, goldens=2, rows=20),
-    "classify": partial(classify_data, goldens=40, rows=1),
-    "segment": partial(segment_data, rows=16),
+def mal_data(folder: Path, *, pictures: int, quick: bool) -> dict[str, Any]:
+    """Pictures with boxes and polygons in them, the same to train on and to label."""
+    rng = np.random.default_rng(0)
+    height, width = (96, 128) if quick else (960, 1280)
+    side = height // 4
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in range(pictures):
+        draw(folder / "images" / f"{number}.jpg", rng, height, width)
+        images.append({"id": number, "file_name": f"{number}.jpg", "height": height, "width": width})
+        for _ in range(6):
+            x, y = (int(rng.integers(0, length - side)) for length in (width, height))
+            corners = [x, y, x + side, y, x + side, y + side, x, y + side]
+            box = {"id": len(annotations), "image_id": number, "category_id": 1, "bbox": [x, y, side, side]}
+            annotations.append({**box, "area": side**2, "iscrowd": 0, "segmentation": [corners]})
+    path = folder / "annotations.json"
+    categories = [{"id": 1, "name": "thing"}]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    data = {f"{split}_{key}": str(value) for split in ("train", "val") for key, value in _of_boxes(folder).items()}
+    sizes = {"crop_size": 64 if quick else 224, "min_obj_size": 64, "num_workers_per_gpu": 0 if quick else 2}
+    return {
+        "wandb": {"enable": False},
+        "model": {"arch": "vit-deit-tiny/16" if quick else "vit-deit-small/16", "teacher_init": "student"},
+        "dataset": data | sizes,
+        "train": {"num_epochs": 1, "batch_size": 3, "mask_thres": [0.5], "use_amp": False},
+        "evaluate": {"batch_size": 3, "compute_ap": False},
+        "inference": _of_boxes(folder) | {"batch_size": 3, "quality": False, "label_dump_path": "labels.json"},
+    }
+
+
+def _of_boxes(folder: Path) -> dict[str, str]:
+    return {"ann_path": str(folder / "annotations.json"), "img_dir": str(folder / "images")}
+
+
+def recog_data(folder: Path, *, classes: int, quick: bool) -> dict[str, Any]:
+    """Pictures of products: eight of each to train on, four in the gallery, four that ask."""
+    rng = np.random.default_rng(0)
+    height, width = (96, 128) if quick else (750, 1000)
+    for part, count in (("train", 8), ("reference", 4), ("query", 4)):
+        for product in range(classes):
+            for number in range(count):
+                draw(folder / part / f"product{product}" / f"{number}.jpg", rng, height, width)
+    side, batch = (64, 8) if quick else (224, 16)
+    sides = {part: str(folder / part) for part in ("reference", "query")}
+    return {
+        "wandb": {"enable": False},
+        "model": {"backbone": "resnet_50", "input_width": side, "input_height": side},
+        "dataset": {"train_dataset": str(folder / "train"), "val_dataset": sides, "workers": 0 if quick else 2},
+        "train": {"num_epochs": 1, "batch_size": batch, "val_batch_size": batch},
+        "evaluate": {"batch_size": batch},
+        "inference": {"batch_size": batch, "topk": 4, "input_path": sides["query"]},
+    }
+
+
+@dataclass(frozen=True)
+class Case:
+    """``draw`` makes the data of a ``job``, whose command is that of ``network``, and the spec that reads them."""
+
+    network: str
+    job: str
+    draw: Callable[..., dict[str, Any]]
+
+
+CASES = {
+    "classify-shared": Case("changenet", "classify", partial(classify_data, goldens=2, rows=20)),
+    "classify": Case("changenet", "classify", partial(classify_data, goldens=40, rows=1)),
+    "segment": Case("changenet", "segment", partial(segment_data, rows=16)),
+    "mal": Case("mal", "mal", partial(mal_data, pictures=8)),
+    "mlrecog": Case("mlrecog", "mlrecog", partial(recog_data, classes=8)),
 }
-QUICK: dict[str, Callable[..., dict[str, Any]]] = {
+QUICK = {
     "classify-shared": partial(classify_data, goldens=1, rows=8),
     "classify": partial(classify_data, goldens=8, rows=1),
     "segment": partial(segment_data, rows=4),
+    "mal": partial(mal_data, pictures=2),
+    "mlrecog": partial(recog_data, classes=4),
 }
 
 
@@ -110,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=3, help="times that each job is run")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch on the CPU")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: says whether it runs, not how fast")
-    parser.add_argument("--run", nargs=3, metavar=("WAY", "ACTION", "SPEC"), help=argparse.SUPPRESS)
+    parser.add_argument("--run", nargs=4, metavar=("WAY", "CASE", "ACTION", "SPEC"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     if options.run:
@@ -119,7 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     met = True
     for name in options.only.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            tree = (QUICK if options.quick else CASES)[name](Path(folder), quick=options.quick)
+            make = QUICK[name] if options.quick else CASES[name].draw
+            tree = make(Path(folder), quick=options.quick)
             met &= compared(name, Path(folder), tree, 1 if options.quick else options.turns, options.threads)
     return int(not met and not options.quick)
 
@@ -133,12 +206,13 @@ def compared(name: str, folder: Path, tree: dict[str, Any], turns: int, threads:
             for way in WAYS:
                 spec = folder / f"{way}-{action}-{turn}.yaml"
                 spec.write_text(yaml.safe_dump(tree | {"results_dir": str(folder / f"{way}-{turn}")}))
-                spent[way].append(seconds(way, action, spec, threads))
+                spent[way].append(seconds(way, name, action, spec, threads))
         if action == "train":
             model = next((folder / "ours-0" / "train").glob("*_latest.pth")).resolve()
-            tree = tree | {other: {"checkpoint": str(model)} for other in ("evaluate", "inference")}
+            for other in ("evaluate", "inference"):
+                tree = tree | {other: tree.get(other, {}) | {"checkpoint": str(model)}}
         if action == "inference":
-            assert_equal(folder / "plain-0" / "inference", folder / "ours-0" / "inference")
+            assert_equal(CASES[name].job, folder / "plain-0" / "inference", folder / "ours-0" / "inference")
         wanted = TRAIN if action == "train" else SHARED if name == "classify-shared" else ALONE
         ratio = statistics.median(a / b for a, b in zip(spent["plain"], spent["ours"], strict=True))
         verdict = "met" if ratio >= wanted else "MISSED"
@@ -150,47 +224,64 @@ def compared(name: str, folder: Path, tree: dict[str, Any], turns: int, threads:
     return met
 
 
-def seconds(way: str, action: str, spec: Path, threads: int) -> float:
+def seconds(way: str, name: str, action: str, spec: Path, threads: int) -> float:
     """A job in a process of its own, from the end of its imports."""
-    command = [sys.executable, __file__, "--threads", str(threads), "--run", way, action, str(spec)]
+    command = [sys.executable, __file__, "--threads", str(threads), "--run", way, name, action, str(spec)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{way} {action} failed:\n{(done.stdout + done.stderr)[-3000:]}")
     return float(done.stdout.splitlines()[-1])
 
 
-def run(way: str, action: str, spec: str) -> int:
+def run(way: str, name: str, action: str, spec: str) -> int:
     """The job; its seconds are the last line."""
+    case = CASES[name]
+    package = case.network if case.network == case.job else f"{case.network}.{case.job}"
+    tasks = import_module(f"{case.network}.__main__").TASKS
     for module in ("lightning", "datamodule", "outputs", "runtime"):
-        for task in ("classify", "segment"):
-            __import__(f"changenet.{task}.{module}")
+        import_module(f"{package}.{module}")
     start = time.perf_counter()
     if way == "ours":
-        code = cli.main(TASKS, [action, "-e", spec], prog="changenet")
+        code = cli.main(tasks, [action, "-e", spec], prog=case.network)
     else:
         tree = yaml.safe_load(Path(spec).read_text())
         folder = Path(tree["results_dir"], action)
         folder.mkdir(parents=True)
         torch.manual_seed(1234)
-        plain_jobs.ACTIONS[action](plain_jobs.JOBS[tree["task"]](tree), folder)
+        plain_jobs.ACTIONS[action](plain_jobs.JOBS[case.job](tree), folder)
         code = 0
     print(time.perf_counter() - start, flush=True)
     return code
 
 
-def assert_equal(plain: Path, ours: Path) -> None:
-    """Raises: AssertionError unless scores are equal but for rounding, and masks but for a few pixels."""
-    if (plain / "inference.csv").exists():
-        np.testing.assert_allclose(scores(plain), scores(ours), atol=1e-3)
-        return
-    for path in plain.glob("*.png"):
-        (found,) = ours.rglob(path.name)
-        differ = (np.asarray(Image.open(path)) > 0) != (np.asarray(Image.open(found)) > 0)
-        if differ.mean() > 1e-3:
-            raise AssertionError(f"{path.name}: {differ.mean():.1%} of the pixels differ")
+def assert_equal(job: str, plain: Path, ours: Path) -> None:
+    """Raises: AssertionError unless numbers are equal but for rounding, and masks but for a few pixels."""
+    if job == "segment":
+        for path in plain.glob("*.png"):
+            (found,) = ours.rglob(path.name)
+            same_masks(path.name, np.asarray(Image.open(path)) > 0, np.asarray(Image.open(found)) > 0)
+    elif job == "mal":
+        for one, other in zip(labels(plain), labels(ours), strict=True):
+            same_masks(f"annotation {one['id']}", *(coco_mask.decode(x["segmentation"]) > 0 for x in (one, other)))
+    else:
+        np.testing.assert_allclose(numbers(job, plain), numbers(job, ours), atol=1e-3)
 
 
-def scores(folder: Path) -> list[float]:
+def same_masks(name: str, one: Any, other: Any) -> None:
+    if (one != other).mean() > 1e-3:
+        raise AssertionError(f"{name}: {(one != other).mean():.1%} of the pixels differ")
+
+
+def labels(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "labels.json").read_text())["annotations"]
+    return found
+
+
+def numbers(job: str, folder: Path) -> list[Any]:
+    """Scores of rows; of each query the distances of its neighbours, nearest first."""
+    if job == "mlrecog":
+        with (folder / "result.csv").open(newline="", encoding="utf-8") as file:
+            return [json.loads(row[2]) for row in csv.reader(file)]
     with (folder / "inference.csv").open(newline="", encoding="utf-8") as file:
         return [float(row["siamese_score"]) for row in csv.DictReader(file)]
 
