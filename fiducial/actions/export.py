@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ from fiducial.actions.export_rules import SUFFIX, check_targets, named_target
 from fiducial.actions.models import open_model
 from fiducial.actions.preflight import preflight
 from fiducial.actions.result import Result
+from fiducial.actions.serving import prepare, publish
 from fiducial.backbones.deformable import is_deformable
-from fiducial.checkpoints.reading import read
 from fiducial.deploy.card import ModelCard, sidecar
 from fiducial.deploy.digest import weights_beside
-from fiducial.deploy.kinds import runtime_of
+from fiducial.deploy.kinds import open_predictor, runtime_of
 from fiducial.deploy.onnx import ExportSettings, export_onnx
 from fiducial.deploy.openvino_export import export_openvino
 from fiducial.deploy.openvino_package import openvino
 from fiducial.deploy.pixels import with_preprocessing
-from fiducial.deploy.triton import add_to_repository
+from fiducial.deploy.quantize.artefacts import QUANTIZER, quantizer_of
+from fiducial.deploy.quantize.modelopt_torch import check_exportable
 from fiducial.errors import SpecError
 from fiducial.prediction import Graph
 from fiducial.run.console import LOGGER
@@ -41,14 +43,16 @@ def export(task: Task[Any], run: Run) -> Result:
         raise SpecError("export.checkpoint", f"{checkpoint_file} is exported already", "give a checkpoint")
     target = _target(section, checkpoint_file if task.onnx_beside_checkpoint else run.folder / checkpoint_file.name)
     writable_folder(target.parent, "export.onnx_file", "name a file in a folder that can be written to")
-    if section.triton.repository:
-        folder = Path(section.triton.repository).expanduser()
-        writable_folder(folder, "export.triton.repository", "name a folder that can be written to")
+    prepare(section.triton, "export.triton")
     runtime = task.runtime(run.spec)
     runtime.action = run.action.name
-    network: Any = runtime.torch_predictor(read(checkpoint_file, key=run.spec.encryption_key)).network
+    network: Any = open_predictor(checkpoint_file, runtime, run.spec.encryption_key).network
     assert network is not None
     graph, card = runtime.graph(), runtime.card().stamped(network.state_dict())
+    if section.is_quantized:
+        check_exportable(network)
+        by = ModelCard.beside(checkpoint_file).details.get(QUANTIZER) or quantizer_of(checkpoint_file)
+        card = replace(card, details={**card.details, QUANTIZER: by})
     formulation = runtime.formulation(run.composed.given) if is_deformable(network) else "gather"
     _check_openvino(section, formulation)
     samples: Sequence[Mapping[str, torch.Tensor]] = _samples(runtime, graph, section.batch_size)
@@ -57,7 +61,12 @@ def export(task: Task[Any], run: Run) -> Result:
         network, graph, samples = with_preprocessing(network, graph, samples, card)
     LOGGER.info("tracing the network, then comparing the file with it: minutes for a large one")
     settings = ExportSettings(
-        section.opset_version, section.batch_size, section.verbose, formulation, simplify=section.simplify
+        section.opset_version,
+        section.batch_size,
+        section.verbose,
+        formulation,
+        simplify=section.simplify,
+        quantized=section.is_quantized,
     )
     _tell(target, export_onnx(network, target, graph, settings, card=card, samples=samples))
     files = [target, ModelCard.read(target).write_beside(target)]
@@ -65,23 +74,9 @@ def export(task: Task[Any], run: Run) -> Result:
         written, worst = export_openvino(network, target, graph, section.batch_size, samples=samples)
         _tell(written, worst)
         files += [written, written.with_suffix(".bin"), sidecar(written)]
-    if section.triton.repository:
-        files += _to_triton(section, target)
+    files += publish(section.triton, target, batch_size=section.batch_size)
     run.note(f"Exported to {target}")
     return Result(run.action.name, run.folder, files=(*files, *runtime.write_beside_export(target)))
-
-
-def _to_triton(section: Any, target: Path) -> tuple[Path, ...]:
-    written = add_to_repository(
-        Path(section.triton.repository).expanduser(),
-        section.triton.name or target.stem,
-        target,
-        ModelCard.read(target),
-        batch_size=section.batch_size,
-        max_batch_size=section.triton.max_batch_size,
-    )
-    LOGGER.info("Triton Inference Server: %s", written[0])
-    return written
 
 
 def _check_openvino(section: Any, formulation: str) -> None:

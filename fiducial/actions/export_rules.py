@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fiducial.deploy.opsets import check_opset
-from fiducial.deploy.triton import check_name
+from fiducial.deploy.triton import check_triton
 from fiducial.errors import Problem
 
 __all__ = ["SUFFIX", "check_export", "check_targets", "named_target"]
@@ -18,11 +18,10 @@ SUFFIX = ".onnx"
 
 def check_export(section: Any) -> Iterator[Problem]:
     """What is wrong with a spec's ``export`` section, whatever the network."""
-    yield from check_opset(section.opset_version)
+    yield from check_opset(section.opset_version, quantized=section.is_quantized)
     if section.batch_size == 0:
         yield Problem("export.batch_size", "found 0", "-1 leaves the batch size open, 1 or more fixes it")
-    if section.triton.name is not None:
-        yield from check_name(section.triton.name, "export.triton.name")
+    yield from check_triton(section.triton, "export.triton")
     if section.onnx_file:
         yield from check_targets(section, named_target(section))
 

@@ -15,6 +15,7 @@ import torch
 from fiducial.actions.models import open_model
 from fiducial.actions.preflight import preflight
 from fiducial.actions.result import Result
+from fiducial.actions.serving import prepare, publish
 from fiducial.checkpoints.atomic import save_atomically
 from fiducial.deploy.pixels import PixelInputs, taking_pixels
 from fiducial.deploy.quantize.calibration import CalibrationBatches
@@ -52,6 +53,7 @@ def gen_trt_engine(task: Task[Any], run: Run) -> Result:
     inputs = _Inputs(runtime, source)
     target = named_engine(section) or run.folder / "model.engine"
     writable_folder(target.parent, f"{_KEY}.trt_engine", "name a file in a folder that can be written to")
+    prepare(section.triton, f"{_KEY}.triton")
     rules = LayerRules.of(tensorrt)
     settings = _settings(section, source, here)
     sample = inputs.sample(source.batch_size or settings.batches[1])
@@ -76,8 +78,10 @@ def gen_trt_engine(task: Task[Any], run: Run) -> Result:
         _write(built, target, source, _facts(flavour, tensorrt, settings, source, found, here))
     said = ", ".join(f"{count} {name}" for name, count in found.items())
     LOGGER.info("%s: %.1f MB; layers: %s", target, target.stat().st_size / 1e6, said)
+    least, _, most = settings.batches
+    served = publish(section.triton, target, batch_size=most if least == most else -1, most=most)
     run.note(f"Engine generated at {target}")
-    return Result(run.action.name, run.folder, files=(target,))
+    return Result(run.action.name, run.folder, files=(target, *served))
 
 
 def _gpu(section: Any, flavour: Flavour) -> gpu.Gpu | None:

@@ -42,7 +42,7 @@ def find_model(task: Task[Any], composed: Composed[Any], action: Action) -> Reso
         return _find_source(task, composed, section)
     key, wanted, kinds = _asked(section, action)
     if getattr(section, "is_quantized", False) and not is_named(wanted):
-        return _find_quantized(task, composed, f"{action.name}.{action.model_key}")
+        return _find_quantized(task, composed, action)
     return _resolve(task, composed, wanted, f"{action.name}.{key}", suffixes=kinds)
 
 
@@ -68,13 +68,14 @@ def _find_source(task: Task[Any], composed: Composed[Any], section: Any) -> Reso
     return found
 
 
-def _find_quantized(task: Task[Any], composed: Composed[Any], key: str) -> ResolvedFile:
-    """The newest model that the run's quantize action wrote."""
+def _find_quantized(task: Task[Any], composed: Composed[Any], action: Action) -> ResolvedFile:
+    """The newest model that the run's quantize action wrote, of a kind that the action takes."""
+    key = f"{action.name}.{action.model_key}"
     folder = Path(_root(composed) or ".") / "quantize"
     if not folder.is_dir():
         absent = f"not set, and there is no {folder}"
         raise CheckpointError(key, absent, "name the quantized model, or run the quantize action first")
-    found = _resolve(task, composed, str(folder), key, suffixes=suffixes())
+    found = _resolve(task, composed, str(folder), key, suffixes=action.model_suffixes or suffixes())
     return ResolvedFile(found.path, f"{key} is not set: {found.how}")
 
 

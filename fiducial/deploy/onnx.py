@@ -19,7 +19,15 @@ from fiducial.backbones.deformable import is_deformable
 from fiducial.deploy.card import ENTRY, ModelCard, TensorCard
 from fiducial.deploy.opsets import LAST_SCRIPTED, check_opset
 from fiducial.deploy.spelled_out import SpelledOut
-from fiducial.deploy.verification import Arrays, batches_for, compare, finite_outputs, outputs_of
+from fiducial.deploy.verification import (
+    QUANTIZED_RTOL,
+    RTOL,
+    Arrays,
+    batches_for,
+    compare,
+    finite_outputs,
+    outputs_of,
+)
 from fiducial.deploy.writing import beside
 from fiducial.errors import CheckpointError, MissingDependencyError, SpecError, one_line, optional
 from fiducial.ops import Formulation, export_as
@@ -44,6 +52,8 @@ class ExportSettings:
     """How deformable attention is written, in a network that has any."""
     simplify: bool = False
     """Whether onnxslim takes nodes out that change nothing."""
+    quantized: bool = False
+    """Whether the network rounds to 8 bits: torch's older exporter writes Q/DQ nodes for that."""
 
 
 def export_onnx(
@@ -66,7 +76,7 @@ def export_onnx(
     Raises: SpecError for an operator set that the graph cannot be written in; CheckpointError when the network's
         outputs are no numbers, the graph is invalid, computes something else, or cannot be written.
     """
-    problems = list(check_opset(settings.opset, settings.deformable_attention))
+    problems = list(check_opset(settings.opset, settings.deformable_attention, quantized=settings.quantized))
     if problems:
         raise SpecError.of(problems)
     network = network.eval().requires_grad_(False)
@@ -80,7 +90,8 @@ def export_onnx(
         _finish(written, replace(stamped, inputs=inputs, outputs=outputs), settings, large=_is_large(network))
         if uses_plugin:
             return math.nan
-        return compare(written, _onnxruntime(written, graph), batches, expected)
+        run = _onnxruntime(written, graph, fused=not settings.quantized)
+        return compare(written, run, batches, expected, rtol=QUANTIZED_RTOL if settings.quantized else RTOL)
 
 
 def _is_large(network: nn.Module) -> bool:
@@ -100,7 +111,7 @@ def _write(network: nn.Module, path: Path, graph: Graph, settings: ExportSetting
     network(*inputs)  # tables that depend on the size are made now, and become constants of the graph
     with warnings.catch_warnings(), export_as(settings.deformable_attention), SpelledOut():
         warnings.simplefilter("ignore")
-        if settings.opset <= LAST_SCRIPTED:
+        if settings.opset <= LAST_SCRIPTED or settings.quantized:
             axes = {name: {0: graph.batch_axis} for name in (*graph.inputs, *graph.outputs)} if open_batch else None
             # the version of the plugin's node, as TAO writes it
             custom = {"nvidia": settings.opset} if settings.deformable_attention == "plugin" else None
@@ -189,11 +200,13 @@ def forget_sources(message: Any) -> None:
                 forget_sources(part)
 
 
-def _onnxruntime(path: Path, graph: Graph) -> Callable[[Arrays], Arrays]:
+def _onnxruntime(path: Path, graph: Graph, *, fused: bool = True) -> Callable[[Arrays], Arrays]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    if not fused:  # as the graph says it; fused, sums of int8 may overflow on processors without VNNI
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda feeds: dict(zip(graph.outputs, session.run(list(graph.outputs), dict(feeds)), strict=True))
 

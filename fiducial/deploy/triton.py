@@ -14,7 +14,7 @@ from fiducial.deploy.card import ENTRY, ModelCard, TensorCard
 from fiducial.deploy.digest import ENGINE_SUFFIXES, IR_SUFFIX, weights_beside
 from fiducial.errors import CheckpointError, Problem
 
-__all__ = ["add_to_repository", "check_name", "config_text"]
+__all__ = ["add_to_repository", "check_triton", "config_text"]
 
 _RUNTIMES = {
     ".onnx": ("onnxruntime", "model.onnx"),
@@ -30,8 +30,11 @@ _QUEUE_MICROSECONDS = 1000
 """How long a request waits for others to be computed with it: little beside what a batch takes."""
 
 
-def check_name(name: str, key: str) -> Iterator[Problem]:
-    """A problem with the name of a model, which is that of a folder."""
+def check_triton(section: Any, key: str) -> Iterator[Problem]:
+    """What is wrong with a spec's ``triton`` section, ``key``: the name of a model is that of a folder."""
+    name, key = section.name, f"{key}.name"
+    if name is None:
+        return
     if not name.strip() or name.startswith(".") or {"/", "\\", "\0"} & set(name):
         yield Problem(key, f"{name!r} is no name of a folder", "use letters, digits, _ and -")
 

@@ -13,10 +13,23 @@ from torch import Tensor, nn
 from fiducial.errors import CheckpointError
 from fiducial.prediction import Graph, GraphInput
 
-__all__ = ["ATOL", "RTOL", "Arrays", "batches_for", "compare", "difference", "finite_outputs", "outputs_of"]
+__all__ = [
+    "ATOL",
+    "QUANTIZED_RTOL",
+    "RTOL",
+    "Arrays",
+    "batches_for",
+    "compare",
+    "difference",
+    "finite_outputs",
+    "outputs_of",
+]
 
 RTOL, ATOL = 1e-3, 1e-4
 """How far a runtime may be from torch: relative to the largest output of the batch, and absolute."""
+QUANTIZED_RTOL = 0.1
+"""The first of them where numbers are rounded to 8 bits: what lies in the middle of two becomes either, and all that
+follows from it moves by as much as rounding itself moves it."""
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
@@ -60,21 +73,25 @@ def compare(
     run: Callable[[Arrays], Arrays],
     batches: Sequence[Mapping[str, Tensor]],
     expected: Sequence[Mapping[str, Tensor]],
+    *,
+    rtol: float = RTOL,
 ) -> float:
     """The largest difference of a runtime from what torch gave. Raises: CheckpointError when it is too large."""
     worst = 0.0
     for batch, wanted in zip(batches, expected, strict=True):
         got = run({name: value.numpy() for name, value in batch.items()})
-        worst = max(worst, *(difference(path, name, got[name], want.numpy()) for name, want in wanted.items()))
+        worst = max(worst, *(difference(path, name, got[name], want.numpy(), rtol) for name, want in wanted.items()))
     return worst
 
 
-def difference(path: Path, name: str, have: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> float:
+def difference(
+    path: Path, name: str, have: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any], rtol: float = RTOL
+) -> float:
     """How far an output is from torch's. Raises: CheckpointError when it is too far, of another shape, or no number."""
     if have.shape != wanted.shape:
         raise CheckpointError(path.name, f"{name} is {have.shape} instead of {wanted.shape}", "report this as a bug")
     error = float(np.abs(have - wanted).max(initial=0.0))
-    if not error <= ATOL + RTOL * float(np.abs(wanted).max(initial=0.0)):  # NaN is no agreement either
+    if not error <= ATOL + rtol * float(np.abs(wanted).max(initial=0.0)):  # NaN is no agreement either
         found = f"{name} differs from torch by {error:.3g}"
         raise CheckpointError(path.name, found, "try another export.opset_version, and report this as a bug")
     return error

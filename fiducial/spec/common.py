@@ -269,12 +269,12 @@ class ClusterSection(Section):
 
 
 class TritonSection(Section):
-    """``export.triton``: the model as Triton Inference Server wants it."""
+    """``export.triton``, ``gen_trt_engine.triton``: the model as Triton Inference Server wants it."""
 
     repository: OptionalText = knob(
-        None, "Folder of a model repository that the exported file is added to, as the next version of its model."
+        None, "Folder of a model repository that the file is added to, as the next version of its model."
     )
-    name: OptionalText = knob(None, "The model's name in it; empty takes that of onnx_file, without its suffix.")
+    name: OptionalText = knob(None, "The model's name in it; empty takes that of the file, without its suffix.")
     max_batch_size: int = knob(
         16, "Most items that Triton may put into one batch, where the batch size is open.", ge=1, le=MAX_BATCH
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from fiducial.spec.common import MAX_GPUS, Lowercase, OptionalText
+from fiducial.spec.common import MAX_GPUS, Lowercase, OptionalText, TritonSection
 from fiducial.spec.knob import MISSING, Section, knob, section
 
 __all__ = ["CalibrationSection", "GenTrtEngineSection", "TensorRTSection"]
@@ -114,3 +114,4 @@ class GenTrtEngineSection(Section):
     )
     verbose: bool = knob(False, "Show TensorRT's own log in full.")
     tensorrt: TensorRTSection = section(TensorRTSection, "How the engine is built.")
+    triton: TritonSection = section(TritonSection, "A model repository of Triton Inference Server.", schema=False)

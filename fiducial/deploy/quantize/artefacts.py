@@ -12,7 +12,7 @@ from fiducial.checkpoints.resolving import CHECKPOINT_SUFFIXES
 from fiducial.deploy.card import ENTRY, sidecar
 from fiducial.errors import Problem, UserError
 
-__all__ = ["NAMES", "QUANTIZER", "check_flag", "is_quantized", "quantizer_of"]
+__all__ = ["NAMES", "QUANTIZER", "QUANTIZE_GRAPH", "check_flag", "is_quantized", "quantizer_of"]
 
 NAMES = {
     "torchao": "quantized_model_torchao.pth",
@@ -23,6 +23,8 @@ NAMES = {
 """File name of each backend's model: TAO's, where TAO has the backend."""
 QUANTIZER = "quantizer"
 """The detail of a model card that names what quantized the model, with its version."""
+QUANTIZE_GRAPH = "export the checkpoint that it was made from, then quantize the .onnx (modelopt.onnx or openvino)"
+"""What to do where a quantized checkpoint cannot become a graph."""
 _MARKS = {b"torchao.quantization": "torchao", b"modelopt_state": "modelopt"}
 """What the pickle of a quantized checkpoint names: TAO writes them without a card."""
 _MOST = 64 << 20
@@ -45,7 +47,7 @@ def is_quantized(path: Path) -> bool:
 
 
 def check_flag(path: Path, action: str, is_quantized: bool) -> Iterator[Problem]:
-    """A quantized checkpoint without the action's ``is_quantized``, and the reverse.
+    """A quantized checkpoint without the action's ``is_quantized``, and the reverse; one that no graph is made of.
 
     A quantized graph runs as any other: without the flag, too.
     """
@@ -54,9 +56,9 @@ def check_flag(path: Path, action: str, is_quantized: bool) -> Iterator[Problem]
     except UserError:  # what opens the file says what is wrong with it
         return
     where, is_checkpoint = f"{action}.is_quantized", path.name.lower().endswith(CHECKPOINT_SUFFIXES)
-    if quantizer and action == "export":
-        fix = "export the checkpoint that it was made from, then quantize the .onnx file (modelopt.onnx or openvino)"
-        yield Problem("export.checkpoint", f"{path} was quantized ({quantizer}): no graph is made of it", fix)
+    if action == "export" and quantizer == "torchao":
+        found = f"{path} was quantized ({quantizer}): no graph is made of it"
+        yield Problem("export.checkpoint", found, QUANTIZE_GRAPH)
     elif quantizer and is_checkpoint and not is_quantized:
         found = f"false, but {path} was quantized ({quantizer})"
         yield Problem(where, found, f"set {where}=true, or give the checkpoint that it was made from")

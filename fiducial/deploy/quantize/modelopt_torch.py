@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fiducial.deploy.quantize.artefacts import QUANTIZE_GRAPH
 from fiducial.deploy.quantize.patterns import Plan
 from fiducial.deploy.quantize.quiet import quietly
 from fiducial.deploy.quantize.stored import Stored
@@ -20,7 +21,7 @@ from fiducial.errors import CheckpointError, optional
 from fiducial.ops.linear import use_plain_linears
 from fiducial.run.console import LOGGER
 
-__all__ = ["quantize", "read", "state", "version"]
+__all__ = ["check_exportable", "quantize", "read", "state", "version"]
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 """Layers that it quantizes."""
@@ -128,6 +129,14 @@ def _calibrate(network: nn.Module, observe: Callable[[nn.Module], None]) -> None
 def _quantizers(network: nn.Module) -> Iterator[tuple[str, Any]]:
     kind = optional("modelopt.torch.quantization.nn", extra="quantize").TensorQuantizer
     return ((name, module) for name, module in network.named_modules() if isinstance(module, kind))
+
+
+def check_exportable(network: nn.Module) -> None:
+    """Raises: CheckpointError where a network rounds to numbers that only TensorRT's own nodes write in a graph."""
+    odd = sorted(name for name, found in _quantizers(network) if found.is_enabled and found.num_bits != _BITS["int8"])
+    if odd:
+        found = f"{odd[0]} rounds to fp8, which torch's exporter writes for TensorRT alone"
+        raise CheckpointError("export.checkpoint", found, QUANTIZE_GRAPH)
 
 
 def state(network: nn.Module) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fiducial.deploy.digest import ENGINE_SUFFIXES
 from fiducial.deploy.tensorrt.layers import SMALL, LayerRules
+from fiducial.deploy.triton import check_triton
 from fiducial.errors import Problem
 
 __all__ = ["PICTURES", "check_engine", "check_precision", "named_engine"]
@@ -50,6 +51,10 @@ def check_engine(section: Any) -> Iterator[Problem]:
         yield Problem(_SECTION, found, "let each be at least the one before it")
     yield from LayerRules.check(tensorrt)
     yield from _check_flavour(tensorrt)
+    yield from check_triton(section.triton, "gen_trt_engine.triton")
+    if tensorrt.flavor == "rtx" and section.triton.repository:
+        fix = "export.triton.repository serves the ONNX file; or build with flavor: tensorrt"
+        yield Problem("gen_trt_engine.triton.repository", "Triton does not run engines of TensorRT for RTX", fix)
     if tensorrt.data_type in SMALL:
         yield from _check_calibration(tensorrt.calibration)
 

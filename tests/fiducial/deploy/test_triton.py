@@ -15,9 +15,13 @@ from google.protobuf import text_format
 from tiny_task import LINE
 
 from fiducial import cli
+from fiducial.actions.serving import publish
 from fiducial.deploy.card import ModelCard, TensorCard
+from fiducial.deploy.tensorrt.rules import check_engine
 from fiducial.deploy.triton import add_to_repository, config_text
 from fiducial.errors import CheckpointError
+from fiducial.spec.common import TritonSection
+from fiducial.spec.engine import GenTrtEngineSection
 
 CARD = ModelCard(
     task="segment",
@@ -165,3 +169,22 @@ class TestExport:
         assert act("export.triton.repository=models", f"export.triton.name='{name}'") == 1
         assert "export.triton.name" in capfd.readouterr().err
         assert not Path("m.onnx").exists()
+
+
+def test_an_engine_takes_no_more_items_than_it_was_built_for(tmp_path, parse):
+    engine = tmp_path / "boards.engine"
+    engine.write_bytes(b"engine")
+    CARD.write_beside(engine)
+    section = TritonSection(repository=str(tmp_path / "models"), max_batch_size=16)
+    written = publish(section, engine, batch_size=-1, most=4)
+    assert [path.relative_to(tmp_path / "models").as_posix() for path in written] == [
+        "boards/1/model.plan",
+        "boards/config.pbtxt",
+    ]
+    assert parse(written[-1].read_text()).max_batch_size == 4
+    assert publish(TritonSection(), engine, batch_size=-1) == ()
+
+
+def test_triton_runs_no_engine_of_rtx():
+    section = GenTrtEngineSection.model_validate({"tensorrt": {"flavor": "rtx"}, "triton": {"repository": "models"}})
+    assert [problem.where for problem in check_engine(section)] == ["gen_trt_engine.triton.repository"]

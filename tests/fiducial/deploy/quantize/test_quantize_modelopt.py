@@ -139,6 +139,28 @@ class TestNetworks:
         predictor = open_predictor(old, tiny_runtime.Runtime(Spec()))
         assert predictor.predict({"x": torch.ones(1, 3)})["y"].isfinite().all()
 
+    def test_the_export_of_what_the_action_wrote(self, tmp_path):
+        spec = {"results_dir": str(tmp_path), "train": {"num_epochs": 1}}
+        perform([LINE], "train", spec)
+        changes = ["quantize.backend=modelopt", "quantize.mode=static_ptq", "quantize.calibration_items=4"]
+        made = perform([LINE], "quantize", spec, changes)
+        exported = perform([LINE], "export", spec, ["export.is_quantized=true"]).files[0]
+        kinds = [node.op_type for node in onnx.load(exported).graph.node]
+        assert {"QuantizeLinear", "DequantizeLinear"} <= set(kinds)
+        assert quantizer_of(exported).startswith("modelopt")
+        found = perform([LINE], "evaluate", spec, [f"evaluate.checkpoint={exported}"])
+        assert found.kpis["test_mean"] == pytest.approx(made.kpis["test_mean"], rel=1e-2)
+        with pytest.raises(CheckpointError, match=r"export\.is_quantized.*was quantized"):
+            perform([LINE], "export", spec, [f"export.checkpoint={made.files[0]}"])
+        newest = [f"export.checkpoint={made.files[0]}", "export.is_quantized=true", "export.opset_version=21"]
+        with pytest.raises(SpecError, match="a quantized network is written in ONNX operator set 13 to 20"):
+            perform([LINE], "export", spec, newest)
+
+    def test_fp8_is_not_exported(self, pairs):
+        with pytest.raises(CheckpointError, match=r"fc\.weight_quantizer rounds to fp8"):
+            modelopt_torch.check_exportable(quantized({"fc": LayerFormat("fp8_e4m3fn")}, pairs))
+        modelopt_torch.check_exportable(quantized({"fc": INT8}, pairs))
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory, pairs):
