@@ -87,6 +87,8 @@ def compose_for(
     from fiducial.spec.compose import compose
 
     kind = tasks[0].spec_model()
+    if action.model_key and action.name not in kind.model_fields:
+        raise SpecError(action.name, f"{tasks[0].title} has no such section in its spec", "use another action")
     use_path_map(path_map)
     try:
         composed = compose(

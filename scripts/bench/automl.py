@@ -14,7 +14,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -214,7 +214,7 @@ def searched(ready: Prepared, surrogate: Surrogate, budget: int | None) -> tuple
         return float(np.exp(truth).min()), sum(row.epochs for row in rows), ready.plan.epochs * len(rows)
 
 
-def compare(seeds: int, trials: int, algorithms: list[str]) -> int:
+def compare(seeds: Sequence[int], trials: int, algorithms: list[str]) -> int:
     """Each algorithm against random search with as many epochs, over seeds."""
     import os
 
@@ -238,7 +238,7 @@ def compare(seeds: int, trials: int, algorithms: list[str]) -> int:
     for name, plan in plans.items():
         if name not in ("random", *algorithms):
             continue
-        for seed in range(seeds):
+        for seed in seeds:
             settings, budget = plan(seed)
             ready = prepared({**settings, "seed": seed})
             found.setdefault(name, []).append(searched(ready, surrogate, budget))
@@ -250,7 +250,7 @@ def compare(seeds: int, trials: int, algorithms: list[str]) -> int:
         epochs, full = sum(row[1] for row in rows), sum(row[2] for row in rows)
         p = float("nan") if name == "random" else float(wilcoxon(values, plain, alternative="less").pvalue)
         print(
-            f"{name:14}{median(values):8.4f} {median(values) / median(plain):9.3f} {epochs / seeds:7.0f} "
+            f"{name:14}{median(values):8.4f} {median(values) / median(plain):9.3f} {epochs / len(seeds):7.0f} "
             f"{epochs / full:11.0%}  {p:.4f}"
         )
         if name in ("bayesian", "bohb"):
@@ -305,7 +305,8 @@ def main() -> int:
     one = commands.add_parser("collect")
     one.add_argument("--trainings", type=int, default=200)
     one = commands.add_parser("surrogate")
-    one.add_argument("--seeds", type=int, default=10)
+    one.add_argument("--seeds", type=int, default=10, help="how many")
+    one.add_argument("--first-seed", type=int, default=0)
     one.add_argument("--trials", type=int, default=20)
     names = ["bayesian", "bohb", "hyperband", "asha", "dehb", "hyperband_es"]
     one.add_argument("--algorithms", nargs="+", default=names, choices=names)
@@ -320,7 +321,8 @@ def main() -> int:
         collect(args.trainings)
         return 0
     if args.command == "surrogate":
-        return compare(args.seeds, args.trials, args.algorithms)
+        seeds = range(args.first_seed, args.first_seed + args.seeds)
+        return compare(seeds, args.trials, args.algorithms)
     return demo(args.seeds, args.trials, args.boards, args.epochs)
 
 

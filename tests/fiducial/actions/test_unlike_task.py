@@ -16,6 +16,8 @@ import torch
 from seek_task import SEEK, write_annotations
 
 from fiducial import cli
+from fiducial.actions.action import Action
+from fiducial.actions.perform import compose_for, read_spec
 from fiducial.checkpoints.reading import read
 from fiducial.deploy.card import ModelCard
 from fiducial.errors import SpecError
@@ -308,3 +310,11 @@ def test_two_processes(act, tmp_path):
         for r in ("two", "one")
     ]
     assert kpis[0] == pytest.approx(kpis[1], rel=1e-5)
+
+
+def test_an_action_whose_section_the_spec_lacks(tmp_path):
+    """As of a network from elsewhere, whose spec has only what it needs."""
+    action = Action("grind", help="", model_key="checkpoint")
+    source = read_spec([SEEK], {"results_dir": str(tmp_path)}, ())
+    with pytest.raises(SpecError, match=f"grind · {SEEK.title} has no such section"):
+        compose_for([SEEK], action, source, {})
