@@ -16,6 +16,8 @@ from timm.layers.drop import DropPath
 from timm.models.xcit import ClassAttentionBlock
 from torch import Tensor, nn
 
+from fiducial.backbones.recompute import gelu_again
+
 __all__ = [
     "ClassAttention",
     "FanBlock",
@@ -70,7 +72,8 @@ class _ConvNeXtBlock(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        branch: Tensor = self.mlp(self.norm(self.conv_dw(x_BCHW)))
+        fc1, fc2 = self.mlp[0], self.mlp[2]
+        branch = gelu_again(fc1(self.norm(self.conv_dw(x_BCHW))), fc2)
         return x_BCHW + self.gamma[:, None, None] * branch
 
 
@@ -177,7 +180,7 @@ class DepthwiseConvs(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        out_BCHW: Tensor = self.conv2(self.bn(F.gelu(self.conv1(x_BCHW))))
+        out_BCHW: Tensor = self.conv2(gelu_again(self.conv1(x_BCHW), self.bn))
         return out_BCHW
 
 

@@ -1,16 +1,19 @@
-"""Trading time for memory: activations of a block are computed again in the backward pass instead of kept."""
+"""Trading time for memory: what a block, or one cheap layer, gave is computed again in the backward pass, not kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["run_block"]
+__all__ = ["gelu_again", "run_block"]
 
 
 def run_block(enabled: bool, block: nn.Module, x: Tensor, *size: int) -> Tensor:
@@ -36,3 +39,44 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in kept:
             buffer.copy_(value)
+
+
+def gelu_again(x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
+    """``then(gelu(x))``, equal in value and gradient; ``then``'s backward pass computes the GELU anew from ``x``.
+
+    ``x`` is kept for the GELU's own gradient in any case, so this halves what the two keep, for the time of a GELU.
+    """
+    active = F.gelu(x)
+    if not (x.requires_grad and torch.is_grad_enabled()) or _is_watched(x):
+        return then(active)
+    source, dtype, storage = x.detach(), active.dtype, active.untyped_storage().data_ptr()
+
+    def keep(saved: Tensor) -> Tensor | _View:  # it lives as long as the backward pass: it must not refer to active
+        if saved.untyped_storage().data_ptr() != storage or saved.dtype != dtype:
+            return saved
+        return _View(saved.shape, saved.stride(), saved.storage_offset())
+
+    def give(kept: Tensor | _View) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        with torch.no_grad():
+            return F.gelu(source).as_strided(*kept)
+
+    with saved_tensors_hooks(keep, give):
+        return then(active)
+
+
+class _View(NamedTuple):
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+def _is_watched(x: Tensor) -> bool:
+    """Whether others decide what is kept: compilers and tracers, transforms, hooks as those of checkpointed blocks."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    )
