@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fiducial.data.images import read_pixels
+from fiducial.data.images import open_image, to_rgb
 from fiducial.prediction import Kpis
 from fiducial.report import (
     Line,
@@ -54,7 +55,8 @@ def write_retrieval_report(path: Path, result: Embedded, kpis: Kpis, judged: Ope
     page = Page("Retrieval", str(about.get("model", "")))
     numbers = tiles([Tile(name, number(v if isinstance(v, float) else None)) for name, v in kpis.items()])
     page.add("Summary", numbers, _curves(result))
-    cards = [_query_card(result, place) for place in _wrong_first(result)[:SHOWN]]
+    seen = cache(_uri)
+    cards = [_query_card(result, place, seen) for place in _wrong_first(result)[:SHOWN]]
     page.add("Queries, wrong ones first", gallery(cards, wide=True), intro=_DISTANCE)
     mixed = result.retrieval.mixed_up(reference.labels)[:20]
     if mixed:
@@ -74,7 +76,8 @@ def write_answers_report(path: Path, answers: Answers, about: Mapping[str, Any])
     shown = [Tile("pictures", number(len(answers.paths))), Tile("unknown", number(answers.num_unknown))]
     page.add("Summary", tiles(shown))
     order = torch.argsort(answers.found.distances_Qk[:, 0], descending=True).tolist()
-    cards = [_answer_card(answers, place) for place in order[:SHOWN]]
+    seen = cache(_uri)
+    cards = [_answer_card(answers, place, seen) for place in order[:SHOWN]]
     page.add("Farthest from the gallery first", gallery(cards, wide=True), intro=_DISTANCE)
     page.add("Run", facts(about))
     page.write(path)
@@ -97,7 +100,7 @@ def _wrong_first(result: Embedded) -> list[int]:
     return sorted(np.flatnonzero(found.counted).tolist(), key=lambda place: (right[place] != 0, gap[place]))
 
 
-def _query_card(result: Embedded, place: int) -> Picture:
+def _query_card(result: Embedded, place: int, seen: Callable[[Path], str]) -> Picture:
     reference, queries = result.sides
     found, sample = result.retrieval.found, queries.samples[place]
     images = {f"query: {queries.names[sample.label]}": sample.path}
@@ -114,10 +117,10 @@ def _query_card(result: Embedded, place: int) -> Picture:
     said = {"nearest of its class": number(_finite(own)), "nearest of another": number(_finite(stranger))}
     badge, tone = ("right", "good") if right else ("wrong", "bad")
     title = name if right else f"{name}, taken for {taken_for}"
-    return _picture(title, images, {"file": _shown(sample.path), **said}, badge, tone)
+    return _picture(title, _drawn(images, seen), {"file": _shown(sample.path), **said}, badge, tone)
 
 
-def _answer_card(answers: Answers, place: int) -> Picture:
+def _answer_card(answers: Answers, place: int, seen: Callable[[Path], str]) -> Picture:
     found, decision = answers.found, answers.decisions[place]
     images = {"picture": answers.paths[place]}
     for rank, (label, source) in enumerate(zip(found.labels[place], found.sources[place], strict=True)):
@@ -126,12 +129,17 @@ def _answer_card(answers: Answers, place: int) -> Picture:
     tone = "bad" if decision == UNKNOWN else ""
     nearest, rival = float(found.distances_Qk[place, 0]), float(found.rival_Q[place])
     said = {"nearest": number(nearest), "nearest of another class": number(_finite(rival))}
-    return _picture(_shown(answers.paths[place]), images, said, decision, tone)
+    return _picture(_shown(answers.paths[place]), _drawn(images, seen), said, decision, tone)
 
 
-def _picture(title: str, images: Mapping[str, Path], said: Mapping[str, str], badge: str, tone: str) -> Picture:
-    drawn = {caption: uri for caption, path in images.items() if (uri := _uri(path))}
-    return Picture(title, drawn, dict(said), badge=badge, tone=tone, problem="its picture cannot be read any more")
+def _picture(title: str, drawn: Mapping[str, str], said: Mapping[str, str], badge: str, tone: str) -> Picture:
+    return Picture(
+        title, dict(drawn), dict(said), badge=badge, tone=tone, problem="its picture cannot be read any more"
+    )
+
+
+def _drawn(images: Mapping[str, Path], seen: Callable[[Path], str]) -> dict[str, str]:
+    return {caption: uri for caption, path in images.items() if (uri := seen(path))}
 
 
 def _shown(path: Path) -> str:
@@ -142,7 +150,9 @@ def _shown(path: Path) -> str:
 def _uri(path: Path) -> str:
     """Empty where the picture is not there: a kept gallery has the names of its pictures alone."""
     try:
-        return data_uri(read_pixels(path), max_side=_SIDE)
+        with open_image(path) as image:
+            image.draft(None, (2 * _SIDE, 2 * _SIDE))  # JPEG files are decoded at a smaller scale
+            return data_uri(np.asarray(to_rgb(image)), max_side=_SIDE)
     except Exception:  # whatever is wrong with it, the report is of other things
         return ""
 

@@ -163,8 +163,8 @@ CASES = {
     "classify-shared": Case("changenet", "classify", partial(classify_data, goldens=2, rows=20)),
     "classify": Case("changenet", "classify", partial(classify_data, goldens=40, rows=1)),
     "segment": Case("changenet", "segment", partial(segment_data, rows=16)),
-    "mal": Case("mal", "mal", partial(mal_data, pictures=8)),
-    "mlrecog": Case("mlrecog", "mlrecog", partial(recog_data, classes=8)),
+    "mal": Case("mal", "mal", partial(mal_data, pictures=24)),
+    "mlrecog": Case("mlrecog", "mlrecog", partial(recog_data, classes=24)),
 }
 QUICK = {
     "classify-shared": partial(classify_data, goldens=1, rows=8),
