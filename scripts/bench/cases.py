@@ -24,6 +24,7 @@ from plain import (
 )
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -42,7 +43,8 @@ from mlrecog.optimizers import PartOptimizer
 __all__ = ["CASES", "QUICK", "Case"]
 
 Way = str
-"""``plain``: the straightforward one. ``ours``, ``linears``: this project's, without what is timed; ``compiled``."""
+"""``plain``: the straightforward one. ``ours``, ``linears``: this project's, without what is timed; ``compiled``;
+``checkpointed``: with ``activation_checkpointing``."""
 
 
 class Case:
@@ -68,6 +70,12 @@ class Case:
     def training(self, way: Way) -> Callable[[], Tensor]:
         """A step that draws the same random numbers, and finds the same weights, every time; its loss."""
         self.network.train()
+        if way == "checkpointed":
+            for module in self.network.modules():
+                if hasattr(module, "activation_checkpointing"):
+                    module.activation_checkpointing = True
+                elif isinstance(module, VisionTransformer):
+                    module.set_grad_checkpointing()
         optimizers = list(self.optimizers(way))
 
         def run() -> Tensor:

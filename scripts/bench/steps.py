@@ -4,8 +4,8 @@
     python scripts/bench/steps.py --threads 1 --cpu-time      # on a machine that others use too
 
 Inference: straightforward, ours, ours with torch's linear layers, ours compiled (which takes a minute, once). Training,
-forward to the optimizer's step: straightforward, ours, ours with torch's linear layers. Straightforward is what
-``plain.py`` describes, with torch's own optimizers.
+forward to the optimizer's step: straightforward, ours, ours with torch's linear layers, ours with activation
+checkpointing. Straightforward is what ``plain.py`` describes, with torch's own optimizers.
 
 Both ways must give the same results, and in training the same gradients, before anything is timed. Each way runs in
 processes of its own, in turns; ours with memory allocated as the command line has it. Ratios are medians of
@@ -41,12 +41,13 @@ from fiducial.run.allocator import keep_freed_memory
 ROUNDING, GRADIENT_ROUNDING = 1e-3, 1e-2
 """By which results, and losses and gradients, may differ between the two ways, of their norm: in float32 a few ReLUs
 near 0 open in one and not in the other. (In float64 the tests hold them to 1e-9.)"""
-WAYS = {"inference": ("plain", "ours", "linears", "compiled"), "training": ("plain", "ours", "linears")}
+WAYS = {"inference": ("plain", "ours", "linears", "compiled"), "training": ("plain", "ours", "linears", "checkpointed")}
 NAMES = {
     "plain": "straightforward",
     "ours": "this project's",
     "linears": "the same with torch's linears",
     "compiled": "compiled",
+    "checkpointed": "activations computed again",
 }
 INFERENCE, COMPILED, TIE, MEMORY, MATRIX = 1.3, 1.6, 0.97, 0.85, 0.85
 TRAINING = {"classify-fan": 1.25, "segment-fan": 1.25}
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(CASES), help="cases, with commas")
     parser.add_argument("--modes", default="inference,training", help="with commas")
-    parser.add_argument("--ways", default="plain,ours,linears,compiled", help="with commas")
+    parser.add_argument("--ways", default="plain,ours,linears,compiled,checkpointed", help="with commas")
     parser.add_argument("--turns", type=int, default=5, help="times that each way is run")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of torch on the CPU")
     parser.add_argument("--cpu-time", action="store_true", help="count computing, not waiting")
@@ -127,7 +128,7 @@ def target(name: str, mode: str, way: str) -> float | None:
     """How many times as fast as the straightforward way it should be."""
     if way == "compiled":
         return COMPILED
-    if way == "linears":
+    if way in ("linears", "checkpointed"):
         return None
     return INFERENCE if mode == "inference" else TRAINING.get(name, LEAST_TRAINING)
 

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
 
 from mal.boundary import boundary_f
 from mal.metrics import ClassIou
@@ -54,3 +55,19 @@ class TestBoundary:
         empty = np.zeros((5, 5), bool)
         assert boundary_f(empty, empty, diagonal=5) == 1
         assert boundary_f(empty, ~empty, diagonal=5) == 0
+
+    def test_as_by_distances_of_all_pixels(self):
+        rng = np.random.default_rng(0)
+        for _ in range(40):
+            side, diagonal = int(rng.integers(3, 80)), rng.uniform(1, 300)
+            smooth = gaussian_filter(rng.standard_normal((2, side, side)), (0, 4, 4))
+            pred, target = smooth[0] > 0, smooth[0] + 0.3 * smooth[1] > 0
+            edges = [np.pad(mask, 1) ^ binary_dilation(np.pad(mask, 1)) for mask in (pred, target)]
+            if not pred.any() or not target.any():
+                continue
+            near = max(1, 0.02 * diagonal)
+            precision, recall = (
+                (distance_transform_edt(~other)[edge] <= near).mean() for edge, other in (edges, edges[::-1])
+            )
+            wanted = 2 * precision * recall / (precision + recall) if precision + recall else 0
+            assert boundary_f(pred, target, diagonal=diagonal) == pytest.approx(wanted, abs=1e-12)
