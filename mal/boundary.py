@@ -27,9 +27,8 @@ def boundary_f(pred: NDArray[np.bool_], target: NDArray[Any], *, diagonal: float
     edges = [_outer_edge(mask) for mask in (pred, target)]
     shares = []
     for edge, other in (edges, edges[::-1]):
-        apart, _ = cKDTree(other, 32, compact_nodes=False, balanced_tree=False).query(
-            edge, distance_upper_bound=near + 1e-6
-        )  # infinite beyond
+        tree = cKDTree(other, leafsize=32, compact_nodes=False, balanced_tree=False)
+        apart, _ = tree.query(edge, distance_upper_bound=near + 1e-6)  # infinite beyond
         shares.append(float((apart <= near).mean()))
     precision, recall = shares
     return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)

@@ -275,6 +275,7 @@ def demo(seeds: list[int], trials: int, boards: int, epochs: int | None) -> int:
             tree["train"]["seed"] = seed
             tree["automl"] = {
                 "algorithm": "bohb",
+                "automl_reduction_factor": 5,  # fewer rungs: what four trainings pay for
                 "n_trials": trials,
                 "min_points_in_model": 4,
                 "run_final_evaluation": False,
