@@ -16,7 +16,7 @@ from fiducial.actions.result import Result
 from fiducial.actions.serving import prepare, publish
 from fiducial.backbones.deformable import is_deformable
 from fiducial.deploy.card import ModelCard, sidecar
-from fiducial.deploy.digest import weights_beside
+from fiducial.deploy.digest import model_files
 from fiducial.deploy.kinds import open_predictor, runtime_of
 from fiducial.deploy.onnx import ExportSettings, export_onnx
 from fiducial.deploy.openvino_export import export_openvino
@@ -91,7 +91,7 @@ def _check_openvino(section: Any, formulation: str) -> None:
 
 def _tell(path: Path, worst: float) -> None:
     compared = "not compared: only TensorRT runs its plugin" if worst != worst else f"at most {worst:.2g} from torch"
-    size = sum(part.stat().st_size for part in (path, weights_beside(path)) if part)
+    size = sum(part.stat().st_size for part in model_files(path))
     LOGGER.info("%s: %.1f MB, %s", path, size / 1e6, compared)
 
 

@@ -109,7 +109,7 @@ def _as_graph(task: Task[Any], run: Run, source: Path, target: Path) -> _Made:
         before = _measured(task, run, runtime, predictor, path, items)
     size = getattr(predictor, "batch_size", None) or 1
     observed = _calibration(runtime, section, size) if calibrates(section) else None
-    quantize_graph(source, target, section, observed)
+    quantize_graph(source, target, section, observed, as_tao=run.spec.compat == "tao")
     return _Made(before, items)
 
 

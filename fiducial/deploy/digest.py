@@ -1,4 +1,4 @@
-"""What a model file is told by: the SHA-256 of its content."""
+"""The files that make up a model, and what it is told by: the SHA-256 of their content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fiducial.errors import CheckpointError
 
-__all__ = ["ENGINE_SUFFIXES", "IR_SUFFIX", "file_digest", "weights_beside"]
+__all__ = ["ENGINE_SUFFIXES", "IR_SUFFIX", "file_digest", "model_files", "weights_beside"]
 
 ENGINE_SUFFIXES = (".engine", ".trt", ".plan")
 """Of TensorRT's engines."""
@@ -18,6 +18,12 @@ IR_SUFFIX = ".xml"
 def weights_beside(path: Path) -> Path | None:
     """The file that holds the weights of a graph of OpenVINO; None for every other kind."""
     return path.with_suffix(".bin") if path.suffix.lower() == IR_SUFFIX else None
+
+
+def model_files(path: Path) -> list[Path]:
+    """A model file, and those beside it that hold its weights: OpenVINO's, and what is too large for one of ONNX."""
+    large = path.with_name(f"{path.name}.data") if path.suffix.lower() == ".onnx" else None
+    return [path, *(part for part in (weights_beside(path), large) if part is not None and part.is_file())]
 
 
 def file_digest(path: Path) -> str:

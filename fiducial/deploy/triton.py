@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fiducial.deploy.card import ENTRY, ModelCard, TensorCard
-from fiducial.deploy.digest import ENGINE_SUFFIXES, IR_SUFFIX, weights_beside
+from fiducial.deploy.digest import ENGINE_SUFFIXES, IR_SUFFIX, model_files
 from fiducial.errors import CheckpointError, Problem
 
 __all__ = ["add_to_repository", "check_triton", "config_text"]
@@ -56,7 +56,7 @@ def add_to_repository(
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as made:  # no number: Triton leaves it alone
             whole = Path(made) / "version"
             whole.mkdir()
-            names = [_copied(part, whole, model) for part in _parts(model)]
+            names = [_copied(part, whole, model) for part in model_files(model)]
             config = Path(made) / "config.pbtxt"
             config.write_text(text, encoding="utf-8")
             version = folder / str(1 + max((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), default=0))
@@ -66,13 +66,6 @@ def add_to_repository(
         found = f"cannot be written ({error.strerror or error})"
         raise CheckpointError(str(folder), found, "check the folder's permissions and space") from None
     return (*(version / name for name in names), folder / config.name)
-
-
-def _parts(model: Path) -> list[Path]:
-    """The file, and those that hold its weights."""
-    large = model.with_name(f"{model.name}.data")
-    beside = [weights_beside(model), large if model.suffix.lower() == ".onnx" else None]
-    return [model, *(part for part in beside if part is not None and part.is_file())]
 
 
 def _copied(part: Path, folder: Path, model: Path) -> str:

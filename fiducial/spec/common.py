@@ -388,7 +388,7 @@ class QuantizeSection(Section):
     layers: list[QuantizeLayer] = knob(
         [],
         "Which layers to quantize and how; later entries win. An empty list takes every layer that the backend "
-        "quantizes, in int8.",
+        "quantizes, in int8; of a graph, what multiplies.",
     )
     skip_names: list[str] = knob([], "Patterns of layers to leave out, applied after layers.")
     model_path: Text = knob(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fiducial.deploy.digest import model_files
 from fiducial.metric_table import Metric, MetricTable
 from fiducial.prediction import Graph, Kpis, Predictor
 
@@ -21,8 +22,6 @@ WARM_UP = 3
 LEAST_RUNS, MOST_RUNS = 5, 200
 SECONDS = 3.0
 """How long a model is timed, unless its least runs take longer."""
-_BESIDE = (".data", ".bin")
-"""Files that belong to a model file."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,7 @@ def latency(predictor: Predictor, graph: Graph, inputs: Mapping[str, Tensor]) ->
 
 def file_size(path: Path) -> int:
     """Bytes of a model file with the weights beside it."""
-    beside = [path.with_name(path.name + suffix) for suffix in _BESIDE]
-    beside += [path.with_suffix(suffix) for suffix in _BESIDE]
-    return path.stat().st_size + sum(other.stat().st_size for other in {*beside} if other.is_file())
+    return sum(part.stat().st_size for part in model_files(path))
 
 
 def largest_move(before: Sequence[Mapping[str, Tensor]], after: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:

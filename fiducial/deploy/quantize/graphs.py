@@ -16,8 +16,12 @@ from fiducial.deploy.quantize.quiet import quietly
 __all__ = ["baseline", "quantize_graph"]
 
 
-def quantize_graph(source: Path, target: Path, section: Any, batches: CalibrationBatches | None) -> str:
+def quantize_graph(
+    source: Path, target: Path, section: Any, batches: CalibrationBatches | None, *, as_tao: bool = False
+) -> str:
     """Write the quantized graph of ``source``; returns the library and its version.
+
+    ``as_tao``: with ModelOpt, an empty list of layers is all kinds of nodes, and not those that multiply alone.
 
     Raises: CheckpointError where the library cannot; SpecError where it does not take what the spec says.
     """
@@ -25,7 +29,7 @@ def quantize_graph(source: Path, target: Path, section: Any, batches: Calibratio
         if section.backend == "openvino":
             return nncf.quantize(source, target, section, batches)
         assert batches is not None  # its only mode is static
-        return modelopt_onnx.quantize(source, target, section, batches)
+        return modelopt_onnx.quantize(source, target, section, batches, all_kinds=as_tao)
 
 
 @contextlib.contextmanager

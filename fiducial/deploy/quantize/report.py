@@ -92,7 +92,9 @@ def _why(after: Measured) -> str:
             "Torch multiplies with floating-point numbers again (torchao saves memory, ModelOpt tells what a graph "
             "with 8-bit numbers will lose): for speed, quantize an ONNX file with openvino or modelopt.onnx."
         )
-    return "A CPU without VNNI or AMX gains little from 8-bit numbers; TensorRT and OpenVINO gain more."
+    return (
+        "onnxruntime's 8-bit numbers gain little on a CPU, and nothing without VNNI or AMX; OpenVINO and TensorRT do."
+    )
 
 
 def _mb(count: int) -> str:

@@ -175,11 +175,11 @@ def source(tmp_path_factory, pairs):
     return path
 
 
-def make(source, target, pairs, **section):
+def make(source, target, pairs, *, all_kinds=False, **section):
     items = [{"a": a[i], "b": b[i]} for a, b in pairs for i in range(2)]
     batches = CalibrationBatches(CalibrationData(items, "pairs"), GRAPH, items=8)
     section = QuantizeSection.model_validate({"backend": "modelopt.onnx", "mode": "static_ptq", **section})
-    modelopt_onnx.quantize(source, target, section, batches)
+    modelopt_onnx.quantize(source, target, section, batches, all_kinds=all_kinds)
     return onnx.load(target)
 
 
@@ -232,6 +232,14 @@ class TestGraphs:
         skipped = make(source, tmp_path / "q.onnx", pairs, skip_names=["/conv/*", "/mid/*", "*Conv*"])
         assert names
         assert "Conv" not in kinds_of(skipped)
+
+    def test_without_layers_it_is_what_multiplies(self, source, monkeypatch, tmp_path, pairs):
+        asked = []
+        monkeypatch.setattr(modelopt_onnx, "_run", lambda *arguments: asked.append(arguments[-1]))
+        for all_kinds in (False, True):
+            with pytest.raises(FileNotFoundError):  # nothing was written
+                make(source, tmp_path / "q.onnx", pairs, all_kinds=all_kinds)
+        assert [options["op_types_to_quantize"] for options in asked] == [["Conv", "Gemm", "MatMul"], None]
 
     def test_a_pattern_of_nothing_and_options_that_are_none(self, source, pairs, tmp_path):
         with pytest.raises(SpecError, match="'decoder' matches no node"):
