@@ -85,3 +85,12 @@ def test_the_layout_of_large_batches_changes_rounding_alone(way, monkeypatch):
     for found, wanted in zip(run(), before, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_graph_with_an_open_batch_has_no_layout_of_its_own(monkeypatch):
+    monkeypatch.setattr(resnet, "LARGE", 2 * 3 * 32 * 32)  # in the middle of the sizes that it is for
+    network = small().eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(network, (torch.randn(3, 3, 32, 32),), dynamic_shapes=({0: batch},))
+    x = torch.randn(7, 3, 32, 32)
+    torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-5)
