@@ -56,7 +56,7 @@ class TestLinear:
         plain, fast = pair()
         x = torch.randn(2, 24, 3, 5).permute(0, 2, 3, 1)
         torch.testing.assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-5)
-        assert convolutions == [(1, 24, 30, 1)]
+        assert convolutions == [(1, 24, 1, 30)]
 
     def test_no_rows(self):
         assert pair()[1](torch.empty(0, 3, 24)).shape == (0, 3, 10)
