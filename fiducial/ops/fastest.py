@@ -19,6 +19,8 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from fiducial.data.cache import Cache, default_cache_dir, digest
 
@@ -54,6 +56,10 @@ def machine() -> list[str]:
     """What decides how fast something is computed here, and by which instructions."""
     limits = [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
     return [processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__, *limits]
+
+
+def _itself(saved: Tensor) -> Tensor:
+    return saved
 
 
 class Fastest:
@@ -107,6 +113,7 @@ class Fastest:
         self._found[threads] = found
         return str(found[name]["way"])
 
+    @saved_tensors_hooks(_itself, _itself)  # not those of a checkpointed block, which would take these for its own
     def _timed(self, runs: Sequence[Callable[[], object]]) -> Answer:
         for run in runs:
             run()  # what is set up at a first call

@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from fiducial.ops import linear
+from fiducial.ops.fastest import Fastest
 from fiducial.ops.linear import Linear, use_fast_linears
 
 
@@ -57,6 +59,19 @@ class TestLinear:
         x = torch.randn(2, 24, 3, 5).permute(0, 2, 3, 1)
         torch.testing.assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-5)
         assert convolutions == [(1, 24, 1, 30)]
+
+    def test_timed_within_a_checkpointed_block(self, monkeypatch, tmp_path):
+        plain, fast = pair()
+        fresh = Fastest("linear layers", ("plain", "convolution"), folder=tmp_path)
+        monkeypatch.setattr(linear, "LINEARS", fresh)
+        x = torch.randn(2, 7, 24, requires_grad=True)
+        checkpoint(lambda x: fast(x).square(), x, use_reentrant=False).sum().backward()
+        (record,) = (tmp_path / "records").iterdir()
+        assert '"ms"' in record.read_text()
+        gradient = x.grad.clone()
+        x.grad = None
+        plain(x).square().sum().backward()
+        torch.testing.assert_close(gradient, x.grad, rtol=1e-4, atol=1e-5)
 
     def test_no_rows(self):
         assert pair()[1](torch.empty(0, 3, 24)).shape == (0, 3, 10)
