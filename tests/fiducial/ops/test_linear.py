@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from fiducial.ops import linear
-from fiducial.ops.fastest import Fastest
+from fiducial.ops.fastest import VARIABLE, Fastest
 from fiducial.ops.linear import Linear, use_fast_linears
 
 
@@ -64,6 +64,7 @@ class TestLinear:
         plain, fast = pair()
         fresh = Fastest("linear layers", ("plain", "convolution"), folder=tmp_path)
         monkeypatch.setattr(linear, "LINEARS", fresh)
+        monkeypatch.delenv(VARIABLE, raising=False)
         x = torch.randn(2, 7, 24, requires_grad=True)
         checkpoint(lambda x: fast(x).square(), x, use_reentrant=False).sum().backward()
         (record,) = (tmp_path / "records").iterdir()
