@@ -54,7 +54,7 @@ def gelu_again(x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
     def keep(saved: Tensor) -> Tensor | _View:  # it lives as long as the backward pass: it must not refer to active
         if saved.untyped_storage().data_ptr() != storage or saved.dtype != dtype:
             return saved
-        return _View(saved.shape, saved.stride(), saved.storage_offset())
+        return _View(saved.shape, saved.stride(), int(saved.storage_offset()))
 
     def give(kept: Tensor | _View) -> Tensor:
         if isinstance(kept, Tensor):
@@ -74,9 +74,11 @@ class _View(NamedTuple):
 
 def _is_watched(x: Tensor) -> bool:
     """Whether others decide what is kept: compilers and tracers, transforms, hooks as those of checkpointed blocks."""
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # torch's own: it may go, or change
     return (
-        torch.compiler.is_compiling()
+        hooks is None
+        or torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._functorch.is_functorch_wrapped_tensor(x)
-        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        or hooks(True) is not None
     )

@@ -33,7 +33,7 @@ class ResNetEmbedding(ResNet):
     def forward(self, x_B3HW: Tensor) -> Tensor:
         """Normalised images to embeddings. Raises: ValueError unless there are 3 channels."""
         check_images(x_B3HW, multiple=1)
-        as_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # which is of no size
+        as_graph = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # of no size
         if x_B3HW.device.type == "cpu" and not as_graph and x_B3HW.numel() >= LARGE:
             x_B3HW = x_B3HW.contiguous(memory_format=torch.channels_last)  # the layers after it follow
         x_BCHW = self.maxpool(self.act1(self.bn1(self.conv1(x_B3HW))))
