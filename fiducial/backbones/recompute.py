@@ -47,7 +47,7 @@ def gelu_again(x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
     ``x`` is kept for the GELU's own gradient in any case, so this halves what the two keep, for the time of a GELU.
     """
     active = F.gelu(x)
-    if not (x.requires_grad and torch.is_grad_enabled()) or _is_watched(x):
+    if not (x.requires_grad and torch.is_grad_enabled()) or _is_watched():
         return then(active)
     source, dtype, storage = x.detach(), active.dtype, active.untyped_storage().data_ptr()
 
@@ -72,13 +72,13 @@ class _View(NamedTuple):
     offset: int
 
 
-def _is_watched(x: Tensor) -> bool:
+def _is_watched() -> bool:
     """Whether others decide what is kept: compilers and tracers, transforms, hooks as those of checkpointed blocks."""
     hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # torch's own: it may go, or change
     return (
         hooks is None
         or torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
-        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        or torch._C._functorch.peek_interpreter_stack() is not None
         or hooks(True) is not None
     )

@@ -74,7 +74,7 @@ def _can_be_convolved(x: Tensor, weight: Tensor) -> bool:
         and x.shape[-1] == weight.shape[1]  # else the plain layer says what is wrong
         and type(weight) in (nn.Parameter, Tensor)  # quantized weights know linear layers alone
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # nothing could be timed within a transform
+        and torch._C._functorch.peek_interpreter_stack() is None  # nothing could be timed within a transform
     )
 
 

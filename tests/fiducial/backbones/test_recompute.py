@@ -94,6 +94,12 @@ def test_where_others_decide_it_is_a_plain_gelu(way, monkeypatch):
     torch.testing.assert_close(found, wanted)
 
 
+def test_beside_what_is_transformed():
+    first, then, x = layers("linear")
+    found = torch.func.grad(lambda scale: (scale * gelu_again(first(x), then)).sum())(torch.tensor(2.0))
+    torch.testing.assert_close(found, then(F.gelu(first(x))).sum())
+
+
 def test_it_compiles():
     first, then, x = layers("linear")
     compiled = torch.compile(lambda x: gelu_again(first(x), then), backend="eager", fullgraph=True)

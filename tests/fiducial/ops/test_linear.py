@@ -74,6 +74,14 @@ class TestLinear:
         plain(x).square().sum().backward()
         torch.testing.assert_close(gradient, x.grad, rtol=1e-4, atol=1e-5)
 
+    def test_beside_what_is_transformed(self, monkeypatch, tmp_path):
+        plain, fast = pair()
+        monkeypatch.setattr(linear, "LINEARS", Fastest("linear layers", ("plain", "convolution"), folder=tmp_path))
+        monkeypatch.delenv(VARIABLE, raising=False)
+        x = torch.randn(7, 24)
+        found = torch.func.grad(lambda scale: (scale * fast(x)).sum())(torch.tensor(2.0))
+        torch.testing.assert_close(found, plain(x).sum())
+
     def test_no_rows(self):
         assert pair()[1](torch.empty(0, 3, 24)).shape == (0, 3, 10)
 
