@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT)]  # runs from a checkout, installed or not; before this folder, whose mal is another program
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]  # runs from a checkout, installed or not
 
 import torch  # noqa: E402
+from measure import PROC, machine  # noqa: E402
 
 from changenet.classify.task import CLASSIFY  # noqa: E402
 from changenet.segment.task import SEGMENT  # noqa: E402
@@ -40,10 +41,6 @@ from fiducial.deploy.quantize.comparison import call, file_size, largest_move, l
 from fiducial.spec.compose import compose  # noqa: E402
 from mal.task import MAL  # noqa: E402
 from mlrecog.task import ML_RECOG  # noqa: E402
-
-sys.path.append(str(Path(__file__).resolve().parent))
-
-from measure import PROC, machine  # noqa: E402
 
 DEMOS: dict[str, tuple[list[Any], str]] = {
     "classify": ([CLASSIFY, SEGMENT], "changenet/demo"),

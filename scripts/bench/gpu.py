@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # before this folder, whose mal is another program
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import classify
 import ms_deform_attn

@@ -28,7 +28,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # before this folder, whose mal is another program
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fiducial.run.threads import yield_when_idle
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # before this folder, whose mal is another program
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from cases import CASES, QUICK, Case

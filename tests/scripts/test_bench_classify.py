@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))  # last: it has a mal.py, too
+sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))
 
 import classify
 import plain

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))  # last: it has a mal.py, too
+sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))
 
 import jobs
 

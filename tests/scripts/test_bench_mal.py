@@ -1,6 +1,5 @@
 """MAL's benchmark runs, and both ways of every comparison give the same; its photographs hold what they should."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -11,25 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))  # last: it has a mal.py, too
+sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))
 
+import mal_parts as bench
 import mal_photos
 from demo_mal_baseline import ELLIPSE, FILLED, baselines
 
 from mal.annotations import read_annotations
 from mal.crop import Crop, crop_around
 from mal.mean_field import MeanField
-
-
-@pytest.fixture(scope="module")
-def bench():
-    """The program, which has the package's name."""
-    spec = importlib.util.spec_from_file_location("bench_mal", Path(mal_photos.__file__).with_name("mal.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
 
 
 @pytest.fixture(autouse=True)
@@ -43,26 +32,26 @@ def one_thread():
 
 class TestPlainWays:
     @pytest.mark.parametrize("size", [3, 5])
-    def test_the_unfolded_field_is_the_field(self, bench, size):
+    def test_the_unfolded_field_is_the_field(self, size):
         inputs, field = bench.field_inputs(2, 32), MeanField(size, num_iter=20)
         mask = bench.unfolded_field(field, *inputs)
         assert torch.equal(mask, field(*inputs))
         assert 0 < mask.mean() < inputs[2].mean()  # neither nothing nor the whole box
 
-    def test_a_crop_from_nine_pictures_begins_again_at_the_opposite_edge(self, bench):
+    def test_a_crop_from_nine_pictures_begins_again_at_the_opposite_edge(self):
         rng = np.random.default_rng(0)
         picture = rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)
         for box in ((0, 0, 8, 9), (22, 12, 30, 20), (5, 5, 20, 12), (0, 0, 30, 20)):
             crop = crop_around(box, rng.uniform(0, 1, 4))
             assert np.array_equal(bench.copied(picture, crop, wrapped=True), crop.pixels(picture))
 
-    def test_beyond_the_edges_of_a_mask_there_is_nothing(self, bench):
+    def test_beyond_the_edges_of_a_mask_there_is_nothing(self):
         copied = bench.copied(np.ones((4, 5)), Crop(-2, 1, 4, 6), wrapped=False)
         assert copied.sum() == 4 * 3
         assert copied[:3, 2:].all()
 
     @pytest.mark.parametrize("training", [True, False])
-    def test_the_loaders_give_equal_items(self, bench, tmp_path, training):
+    def test_the_loaders_give_equal_items(self, tmp_path, training):
         scale = bench.QUICK
         bench.draw_data(tmp_path / "data", (96, 64), scale)
         kinds = bench.WholePictures, bench.BoxReader
@@ -72,7 +61,7 @@ class TestPlainWays:
         with pytest.raises(AssertionError, match="item 0 differs"):
             bench.check_items(plain, ours)
 
-    def test_a_box_at_a_time_gives_the_masks_of_a_batch(self, bench):
+    def test_a_box_at_a_time_gives_the_masks_of_a_batch(self):
         labeler = bench.labeler_of("vit-deit-tiny/16", 32)
         pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
         boxes = [(2, 3, 40, 50), (30, 10, 70, 40), (0, 0, 80, 60)]
@@ -82,20 +71,20 @@ class TestPlainWays:
                 assert (one.mask != other.mask).sum() <= 1
 
     @pytest.mark.parametrize(("crop", "expected"), [(512, 2), (224, 10), (64, 16), (1024, 1)])
-    def test_the_fastest_batch_on_a_cpu_fits_its_caches(self, bench, monkeypatch, crop, expected):
+    def test_the_fastest_batch_on_a_cpu_fits_its_caches(self, monkeypatch, crop, expected):
         labeler, seen = bench.labeler_of("vit-deit-tiny/16", crop), []
         monkeypatch.setattr(labeler, "_label", lambda pixels, boxes, size: seen.append(size))
         labeler.label(np.zeros((8, 8, 3), np.uint8), [])
         labeler.label(np.zeros((8, 8, 3), np.uint8), [], batch_size=3)
         assert seen == [expected, 3]
 
-    def test_a_step_loses_the_same_with_and_without_the_teachers_graph(self, bench):
+    def test_a_step_loses_the_same_with_and_without_the_teachers_graph(self):
         plain, ours = (bench.memory_of(bench.QUICK, way) for way in bench.STEPS)
         assert plain["loss"] == ours["loss"] > 0
 
 
 @pytest.mark.slow
-def test_every_part_runs(bench):
+def test_every_part_runs():
     """In a process of its own: memory cannot be told in one that keeps what others have freed."""
     command = [sys.executable, bench.__file__, "--quick", "--threads", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)

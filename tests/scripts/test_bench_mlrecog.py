@@ -1,6 +1,5 @@
 """ML Recog's benchmark runs, and both ways of every comparison give the same."""
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -8,25 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))  # last: it has an mlrecog.py, too
+sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))
 
+import mlrecog_parts as bench
 from demo_mlrecog_baseline import PIXELS, baselines
 
-FOLDER = Path(__file__).parents[2] / "scripts" / "bench"
 
-
-@pytest.fixture(scope="module")
-def bench():
-    """The program, which has the package's name."""
-    spec = importlib.util.spec_from_file_location("bench_mlrecog", FOLDER / "mlrecog.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-def test_every_part_runs(bench, capsys):
+def test_every_part_runs(capsys):
     before = torch.get_num_threads()
     try:
         assert bench.main(["--quick", "--threads", "1"]) == 0
@@ -37,7 +24,7 @@ def test_every_part_runs(bench, capsys):
     assert len(re.findall(r"\d\.\d\dx  \(target", said)) == 4
 
 
-def test_ways_that_differ_are_not_timed(bench, monkeypatch):
+def test_ways_that_differ_are_not_timed(monkeypatch):
     exact = bench.nearest
     monkeypatch.setattr(bench, "nearest", lambda queries, gallery, k: exact(-queries, gallery, k))
     with pytest.raises(AssertionError, match="differ"):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))  # last: it has a mal.py, too
+sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))
 
 import demo_baseline
 

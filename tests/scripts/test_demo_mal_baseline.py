@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))  # last: it has a mal.py, too
+sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))
 
 from demo_mal_baseline import ELLIPSE, FILLED, baselines, placed
 

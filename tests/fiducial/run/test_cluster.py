@@ -1,5 +1,6 @@
 """``inference`` on a Ray cluster of this machine: the files of a local run, byte for byte, also when a worker dies."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -68,7 +69,11 @@ def infer(job, results, *overrides):
 
 def workers():
     """The processes of Ray that hold a model."""
-    return [p for p in psutil.Process().children(recursive=True) if "Worker" in "".join(p.cmdline()[:1])]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # others of Ray may end meanwhile
+            found += [process] * ("Worker" in "".join(process.cmdline()[:1]))
+    return found
 
 
 def test_files_are_those_of_a_local_run_also_when_a_worker_is_killed(job, tmp_path, monkeypatch):

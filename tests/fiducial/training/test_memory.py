@@ -34,7 +34,6 @@ import sys
 sys.path[:0] = [{support!r}, {bench!r}]
 import pytorch_lightning as pl, torch
 from measure import measure
-sys.path.remove({bench!r})  # which has a mal.py
 import small_runs
 torch.set_num_threads(1)
 task, composed = small_runs.composed({name!r}, {folder!r}, *{overrides!r})

@@ -1,6 +1,6 @@
 """What ML Recog costs, beside the straightforward way of computing the same, in one run.
 
-    python scripts/bench/mlrecog.py [--only abcd] [--turns 3] [--threads 2] [--quick]
+    python scripts/bench/mlrecog_parts.py [--only abcd] [--turns 3] [--threads 2] [--quick]
 
 (a) the 10 nearest of 10 000 queries in a gallery of 100 000 x 256; the straightforward way is faiss's exact index;
 (b) one query in that gallery, after it was loaded; no baseline, 50 ms are asked;
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # before this folder, whose mlrecog is this program
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import faiss
 import torch

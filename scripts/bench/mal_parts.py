@@ -1,7 +1,7 @@
 """What MAL costs, beside the straightforward way of computing the same, in one run.
 
-    python scripts/bench/mal.py [--only abcd] [--turns 3] [--threads 2] [--quick]
-    python scripts/bench/mal.py --threads 1 --cpu-time      # on a machine that others use too
+    python scripts/bench/mal_parts.py [--only abcd] [--turns 3] [--threads 2] [--quick]
+    python scripts/bench/mal_parts.py --threads 1 --cpu-time      # on a machine that others use too
 
 (a) the mean field of a training batch; the straightforward way unfolds the neighbours of every pixel;
 (b) peak memory of a training step; the straightforward way records a graph for the teacher, too;
