@@ -71,6 +71,8 @@ class Predictor(ABC):
     """The module, where torch runs it: it is moved to where the batches are."""
     compiled_calls: ClassVar[tuple[str, ...]] = ("forward",)
     """The network's methods that :meth:`predict` calls with nothing but batches of tensors."""
+    results_call: ClassVar[str] = "forward"
+    """The network's method that takes the graph's inputs; a lone tensor that it gives is the graph's one result."""
 
     @abstractmethod
     def predict(self, batch: Batch) -> Outputs:

@@ -32,7 +32,10 @@ class MalModule(TrainingModule):
     tao_model = "mal"
     on_host = BoxEvaluator.on_host
     loss_name = "train/loss"
-    compiled_calls = {"student": "forward", "teacher": "forward"}
+    compiled_calls = {
+        f"{who}.{part}": "forward" for who in ("student", "teacher") for part in ("backbone", "mask_head")
+    }
+    """What is between them depends on the sizes of the boxes."""
 
     def __init__(
         self,

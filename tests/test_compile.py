@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from changenet.classify.model import build_classifier
@@ -22,8 +24,9 @@ from mal.predictor import BoxLabeler, BoxPredictor
 from mlrecog.model import build_recognizer
 from mlrecog.predictor import Embedder
 
-sys.path.append(str(Path(__file__).parent / "fiducial" / "support"))
+sys.path += [str(Path(__file__).parent / "fiducial" / "support"), str(Path(__file__).parent / "support")]
 
+import small_runs
 from tiny_task import LINE
 
 
@@ -84,6 +87,30 @@ def test_a_network_is_one_graph_for_any_batch(name, monkeypatch, tmp_path, caplo
             torch.testing.assert_close(found, wanted[key], rtol=1e-4, atol=1e-5)
     assert programs
     assert not [record.getMessage() for record in caplog.records if "not compiled" in record.getMessage()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", small_runs.RUNS)
+def test_every_network_trains_compiled(name, monkeypatch, tmp_path, caplog):
+    """In graphs without a break, whose losses are those of the network as it is; without inductor, for the time."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    small_runs.draw(name, tmp_path)
+    task, composed = small_runs.composed(name, tmp_path)
+    runtime = task.runtime(composed.spec)
+    losses = []
+    for compiles in (False, True):
+        pl.seed_everything(0, verbose=False)
+        module, data = runtime.module(pretrained=False), runtime.datamodule()
+        module.policy = task.policy(composed.spec)
+        data.num_workers = 0
+        if compiles:
+            module.compile_networks()
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = pl.Trainer(accelerator="cpu", max_epochs=1, limit_train_batches=3, limit_val_batches=0, **quiet)
+        trainer.fit(module, datamodule=data)
+        losses.append(module.last_loss)
+    assert "uncompiled" not in caplog.text
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

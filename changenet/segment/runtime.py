@@ -53,6 +53,7 @@ class ScenePredictor(Predictor):
 
     runtime = "torch"
     compiled_calls = ("final_at_once",)
+    results_call = "final"
     network: ChangeSegmenter
 
     def __init__(self, network: ChangeSegmenter) -> None:

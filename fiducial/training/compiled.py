@@ -21,7 +21,7 @@ log = logging.getLogger("fiducial")
 
 
 def compile_training(network: nn.Module, call: str, mode: CompileMode | bool = True) -> None:
-    """Replace a method of ``network`` by its compiled one, forward and backward, for batches of one size at a time."""
+    """Replace a method of ``network`` by its compiled one, forward and backward; sizes that change become open."""
     import torch._inductor.config  # takes seconds
 
     torch._inductor.config.fallback_random = True  # dropout draws the numbers that it draws uncompiled
@@ -29,20 +29,28 @@ def compile_training(network: nn.Module, call: str, mode: CompileMode | bool = T
 
 
 class _Compiled:
-    """Falls back to the method itself until it has worked once: later, an error is an error of the training."""
+    """Goes back to the method itself where it cannot be compiled, or for no more shapes.
+
+    Any other error, once it has worked, is one of the training.
+    """
 
     def __init__(self, eager: Callable[..., Any], mode: str | None) -> None:
-        self._eager = self._call = eager
-        self._compiled: Callable[..., Any] | None = torch.compile(eager, fullgraph=True, mode=mode)
+        self._eager = eager
+        self._call: Callable[..., Any] = torch.compile(eager, fullgraph=True, mode=mode)
+        self._has_worked = False
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        if self._compiled is not None:
+        if self._call is not self._eager:
             try:
-                found = self._compiled(*arguments, **options)
-                self._call, self._compiled = self._compiled, None
+                found = self._call(*arguments, **options)
+                self._has_worked = True
                 return found
-            except Exception as error:  # whatever a compiler says: where the network is wrong, the next line says so
-                self._compiled = None
+            except Exception as error:  # whatever a compiler says: where the network is wrong, the last line says so
+                from torch._dynamo.exc import FailOnRecompileLimitHit  # takes a second
+
+                if self._has_worked and not isinstance(error, FailOnRecompileLimitHit):
+                    raise
+                self._call = self._eager
                 told = one_line(f"{type(error).__name__}: {error}", 200)
                 log.warning("the network trains uncompiled: it cannot be compiled (%s)", told)
-        return self._call(*arguments, **options)
+        return self._eager(*arguments, **options)

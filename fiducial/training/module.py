@@ -63,7 +63,7 @@ class TrainingModule(pl.LightningModule):
     on_host: ClassVar[frozenset[str]] = frozenset()
     """Entries of a batch that stay on the CPU, as :attr:`fiducial.prediction.Evaluator.on_host`."""
     compiled_calls: ClassVar[Mapping[str, str]] = {"model": "forward"}
-    """For ``train.compile``: the method that steps call of each network, by the networks' names in the module."""
+    """For ``train.compile``: methods that steps call, each one graph, by the names of their modules in this one."""
 
     def __init__(self, plan: TrainingPlan, *, evaluators: Mapping[Stage, Evaluator[Any]] | None = None) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class TrainingModule(pl.LightningModule):
         """Let ``torch.compile`` compile what steps call; see :mod:`fiducial.training.compiled`."""
         self.is_compiled = True
         for network, call in self.compiled_calls.items():
-            compile_training(getattr(self, network), call, mode)
+            compile_training(self.get_submodule(network), call, mode)
 
     def on_train_epoch_end(self) -> None:
         if self.features is not None:

@@ -45,8 +45,10 @@ def call(predictor: Predictor, graph: Graph, inputs: Mapping[str, Tensor]) -> di
         return {name: output.cpu() for name, output in outputs.items()}
     device = predictor.device
     with torch.inference_mode():
-        given = predictor.network(*(inputs[name].to(device) for name in graph.inputs))
-    named = zip(graph.outputs, given if isinstance(given, tuple | list) else (given,), strict=True)
+        results = getattr(predictor.network, predictor.results_call)
+        given = results(*(inputs[name].to(device) for name in graph.inputs))
+    several = isinstance(given, tuple | list)
+    named = zip(graph.outputs, given, strict=True) if several else zip(graph.results, (given,), strict=True)
     return {name: output.float().cpu() for name, output in named if name in graph.results}
 
 

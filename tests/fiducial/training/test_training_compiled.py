@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import pytest
 import torch
+import torch._dynamo
 from torch import nn
 
 from fiducial.training.compiled import compile_training
@@ -75,3 +77,16 @@ def test_after_it_has_worked_an_error_is_not_hidden(network, monkeypatch):
     network(torch.ones(2, 3))
     with pytest.raises(RuntimeError, match="out of memory"):
         network(torch.ones(2, 3))
+
+
+def test_one_size_too_many_trains_as_it_is(network, monkeypatch, caplog):
+    """Torch compiles a method anew only so many times; the training that runs for hours goes on."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    monkeypatch.setattr(torch._dynamo.config, "automatic_dynamic_shapes", False)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compile_training(network, "forward")
+    for count in (2, 3, 4):
+        assert network(torch.ones(count, 3)).shape == (count, 2)
+    told = [record.getMessage() for record in caplog.records if record.name == "fiducial"]
+    assert len(told) == 1
+    assert told[0].startswith("the network trains uncompiled: it cannot be compiled (FailOnRecompileLimitHit")
