@@ -31,7 +31,7 @@ def conclusions(metrics: MetricTable, before: Measured, after: Measured) -> tupl
             )
     speed = before.seconds / after.seconds
     if speed < _WANTED_SPEED:
-        remarks.append(f"{_speed(speed)} than before in {after.runtime} on this machine. {_why(after)}")
+        remarks.append(f"{_speed(speed)} before in {after.runtime} on this machine. {_why(after)}")
     if after.bytes > 0.9 * before.bytes:
         remarks.append("The file is hardly smaller: its weights are stored as they were, with the scales beside them.")
     return warnings, remarks
@@ -83,7 +83,7 @@ def write_report(
 
 
 def _speed(ratio: float) -> str:
-    return f"Only {ratio:.2f} times as fast" if ratio >= 1 else f"{1 / ratio:.2f} times slower"
+    return f"Only {ratio:.2f} times as fast as" if ratio >= 1 else f"{1 / ratio:.2f} times slower than"
 
 
 def _why(after: Measured) -> str:
@@ -91,6 +91,11 @@ def _why(after: Measured) -> str:
         return (
             "Torch multiplies with floating-point numbers again (torchao saves memory, ModelOpt tells what a graph "
             "with 8-bit numbers will lose): for speed, quantize an ONNX file with openvino or modelopt.onnx."
+        )
+    if after.runtime == "openvino":
+        return (
+            "A CPU without VNNI or AMX gains little from 8-bit numbers. Weights alone (quantize.mode=weight_only_ptq) "
+            "save memory on any: they are multiplied as floating-point numbers again."
         )
     return (
         "onnxruntime's 8-bit numbers gain little on a CPU, and nothing without VNNI or AMX; OpenVINO and TensorRT do."

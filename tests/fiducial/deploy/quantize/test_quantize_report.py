@@ -1,0 +1,33 @@
+"""What the report says of a quantized model's speed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_task import METRICS
+
+from fiducial.deploy.quantize.comparison import Measured
+from fiducial.deploy.quantize.report import conclusions
+
+
+def measured(runtime, seconds, size):
+    return Measured(Path("m"), runtime, size, seconds, [{"y": torch.ones(1)}])
+
+
+@pytest.mark.parametrize(
+    ("runtime", "seconds", "said"),
+    [
+        ("torch", 1.0, "Only 1.00 times as fast as before in torch on this machine. Torch multiplies"),
+        ("onnxruntime", 2.0, "2.00 times slower than before in onnxruntime on this machine. onnxruntime's"),
+        ("openvino", 2.0, "2.00 times slower than before in openvino on this machine. A CPU without VNNI"),
+    ],
+)
+def test_a_model_that_is_no_faster_is_told_why(runtime, seconds, said):
+    warnings, remarks = conclusions(METRICS, measured(runtime, 1.0, 100), measured(runtime, seconds, 30))
+    assert not warnings
+    assert [remark[: len(said)] for remark in remarks if "before in" in remark] == [said]
+
+
+def test_one_that_is_faster_and_smaller_needs_no_remark():
+    _, remarks = conclusions(METRICS, measured("openvino", 1.0, 100), measured("openvino", 0.5, 30))
+    assert remarks == ["No labelled test data are there: what the model loses was measured on its outputs alone."]
