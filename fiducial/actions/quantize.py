@@ -24,6 +24,7 @@ from fiducial.deploy.quantize.graphs import baseline, quantize_graph
 from fiducial.deploy.quantize.networks import plan_network, quantize_network, quantized_card, save_quantized
 from fiducial.deploy.quantize.report import conclusions, write_report
 from fiducial.deploy.quantize.rules import IN_TORCH, calibrates
+from fiducial.deploy.writing import beside
 from fiducial.errors import CheckpointError, UserError
 from fiducial.prediction import Kpis, Predictor
 from fiducial.run.console import LOGGER
@@ -43,17 +44,18 @@ Items = list[dict[str, Tensor]]
 
 
 def quantize(task: Task[Any], run: Run) -> Result:
-    """Write the quantized model into the action's folder, open it as any other, and compare it with what it was."""
+    """Write the quantized model into the action's folder, opened before as any other and compared with what it was."""
     preflight(task, run)
     section, source = run.section, open_model(task, run)
     target = run.folder / NAMES[section.backend]
     if calibrates(section):
         _calibration(_runtime(task, run), section).check()  # before anything heavy is loaded
-    made = (_in_torch if section.backend in IN_TORCH else _as_graph)(task, run, source, target)
-    runtime, before, items = _runtime(task, run), made.before, made.items
-    predictor = open_predictor(target, runtime, run.spec.encryption_key)
-    after = _measured(task, run, runtime, predictor, target, items)
-    _check(made, after)
+    with beside(target) as written:
+        made = (_in_torch if section.backend in IN_TORCH else _as_graph)(task, run, source, written)
+        runtime, before, items = _runtime(task, run), made.before, made.items
+        predictor = open_predictor(written, runtime, run.spec.encryption_key)
+        after = replace(_measured(task, run, runtime, predictor, written, items), path=target)
+        _check(made, after)
     warnings, remarks = conclusions(task.metrics, before, after)
     for text in (*warnings, *remarks):
         LOGGER.log(logging.WARNING if text in warnings else logging.INFO, "%s", text)

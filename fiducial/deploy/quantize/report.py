@@ -58,7 +58,9 @@ def write_report(
     if name in lost:
         points = lost[name][1]
         tone = "bad" if points > ONE_POINT else "good"
-        top.insert(0, Tile(f"{name}, lost", f"{points:.2f} points", "of 100; negative is gained", tone=tone))
+        top.insert(
+            0, Tile(f"{name}, lost", f"{round(points, 2) + 0.0:.2f} points", "of 100; negative is gained", tone=tone)
+        )
     notes: list[Html] = [note(text, tone="bad") for text in warnings] + [note(text) for text in remarks]
     page.add("Summary", tiles(top), *notes)
     if before.kpis and after.kpis:

@@ -7,11 +7,11 @@ import torch
 from tiny_task import METRICS
 
 from fiducial.deploy.quantize.comparison import Measured
-from fiducial.deploy.quantize.report import conclusions
+from fiducial.deploy.quantize.report import conclusions, write_report
 
 
-def measured(runtime, seconds, size):
-    return Measured(Path("m"), runtime, size, seconds, [{"y": torch.ones(1)}])
+def measured(runtime, seconds, size, kpis=None):
+    return Measured(Path("m"), runtime, size, seconds, [{"y": torch.ones(1)}], kpis)
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,10 @@ def test_a_model_that_is_no_faster_is_told_why(runtime, seconds, said):
 def test_one_that_is_faster_and_smaller_needs_no_remark():
     _, remarks = conclusions(METRICS, measured("openvino", 1.0, 100), measured("openvino", 0.5, 30))
     assert remarks == ["No labelled test data are there: what the model loses was measured on its outputs alone."]
+
+
+def test_nothing_lost_is_no_number_below_zero(tmp_path):
+    before, after = (measured("torch", 1.0, 100, {"test_mean": mean}) for mean in (0.5, 0.5000001))
+    write_report(tmp_path / "r.html", METRICS, before, after, {}, [], [])
+    assert "0.00 points" in (page := (tmp_path / "r.html").read_text("utf-8"))
+    assert "-0.00" not in page

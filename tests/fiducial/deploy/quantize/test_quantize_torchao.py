@@ -90,6 +90,17 @@ class TestAction:
         with pytest.raises(CheckpointError, match=r"holds quantized weights \(linear.weight"):
             read(quantized.files[0])
 
+    def test_what_gives_no_numbers_replaces_nothing(self, trained, quantized, tmp_path):
+        content = read_raw(next((trained / "train").glob("*_latest.pth")))[0]
+        for value in content["state_dict"].values():
+            value *= torch.nan if value.is_floating_point() else 1
+        torch.save(content, tmp_path / "nan.pth")
+        before = {path: path.read_bytes() for path in quantized.files}
+        with pytest.raises(CheckpointError, match=f"{FILE} · y: the quantized model gives no numbers"):
+            perform([LINE], "quantize", {"results_dir": str(trained)}, [f"quantize.model_path={tmp_path / 'nan.pth'}"])
+        assert {path: path.read_bytes() for path in quantized.files} == before
+        assert not list((trained / "quantize").glob(".export-*"))
+
     def test_nothing_to_evaluate_before_quantizing(self, tmp_path):
         with pytest.raises(CheckpointError, match="run the quantize action first"):
             evaluate(tmp_path, "evaluate.is_quantized=true")
