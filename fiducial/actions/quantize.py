@@ -17,6 +17,7 @@ from fiducial.actions.preflight import preflight
 from fiducial.actions.result import Result
 from fiducial.checkpoints.reading import read
 from fiducial.deploy.kinds import open_predictor
+from fiducial.deploy.pixels import PixelInputs
 from fiducial.deploy.quantize.artefacts import NAMES
 from fiducial.deploy.quantize.calibration import CalibrationBatches
 from fiducial.deploy.quantize.comparison import Measured, call, file_size, largest_move, latency
@@ -110,7 +111,8 @@ def _as_graph(task: Task[Any], run: Run, source: Path, target: Path) -> _Made:
         items = _items(runtime, section, predictor)
         before = _measured(task, run, runtime, predictor, path, items)
     size = getattr(predictor, "batch_size", None) or 1
-    observed = _calibration(runtime, section, size) if calibrates(section) else None
+    pixels = getattr(predictor, "pixels", None)
+    observed = _calibration(runtime, section, size, pixels) if calibrates(section) else None
     quantize_graph(source, target, section, observed, as_tao=run.spec.compat == "tao")
     return _Made(before, items)
 
@@ -121,11 +123,12 @@ def _runtime(task: Task[Any], run: Run) -> TaskRuntime:
     return runtime
 
 
-def _calibration(runtime: TaskRuntime, section: Any, batch_size: int = 1) -> CalibrationBatches:
+def _calibration(
+    runtime: TaskRuntime, section: Any, batch_size: int = 1, pixels: PixelInputs | None = None
+) -> CalibrationBatches:
     """Batches prepared as the model that the runtime has adopted wants them."""
-    return CalibrationBatches(
-        runtime.calibration(), runtime.graph(), items=section.calibration_items, batch_size=batch_size
-    )
+    items = section.calibration_items
+    return CalibrationBatches(runtime.calibration(), runtime.graph(), items=items, batch_size=batch_size, pixels=pixels)
 
 
 def _items(runtime: TaskRuntime, section: Any, predictor: Predictor | None = None) -> Items:

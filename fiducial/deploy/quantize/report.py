@@ -21,7 +21,8 @@ def conclusions(metrics: MetricTable, before: Measured, after: Measured) -> tupl
     warnings, remarks = [], []
     name = metrics.main.replace("{stage}", "test")
     if before.kpis is None or after.kpis is None:
-        remarks.append("No labelled test data are there: what the model loses was measured on its outputs alone.")
+        why = "quantize.compare is false, or no labelled test data are there"
+        remarks.append(f"Not evaluated ({why}): what the model loses was measured on its outputs alone.")
     else:
         lost = lost_points(metrics, before.kpis, after.kpis)
         if name in lost and lost[name][1] > ONE_POINT:
