@@ -13,6 +13,7 @@ from fiducial.checkpoints.reading import Checkpoint
 from fiducial.checkpoints.resolving import resolve_model_file
 from fiducial.deploy.card import ENTRY, ModelCard
 from fiducial.deploy.kinds import suffixes
+from fiducial.deploy.quantize.artefacts import is_quantized
 from fiducial.errors import CheckpointError, SpecError, one_line
 from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose, read_source
@@ -40,8 +41,15 @@ def ready(predictor: PredictorT, device: Where, compile: bool) -> PredictorT:
 
 
 def model_file(path: str | Path, prefix: str) -> Path:
-    """A checkpoint or an exported model, also of a run's folder. Raises: CheckpointError when there is none."""
-    return resolve_model_file(path, results_dir=None, prefix=prefix, key="path", suffixes=suffixes()).path
+    """A checkpoint or an exported model, also of a run's folder.
+
+    Raises: CheckpointError when there is none, or it is a quantized checkpoint, which would be run unquantized.
+    """
+    found = resolve_model_file(path, results_dir=None, prefix=prefix, key="path", suffixes=suffixes()).path
+    if is_quantized(found):
+        fix = "load a quantized graph (modelopt.onnx, openvino), or the checkpoint that it was made from"
+        raise CheckpointError(str(found), "a quantized checkpoint, which evaluate and inference alone run", fix)
+    return found
 
 
 def foreign(checkpoint: Checkpoint, title: str, fix: str) -> CheckpointError:

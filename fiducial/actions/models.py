@@ -43,7 +43,11 @@ def find_model(task: Task[Any], composed: Composed[Any], action: Action) -> Reso
     key, wanted, kinds = _asked(section, action)
     if getattr(section, "is_quantized", False) and not is_named(wanted):
         return _find_quantized(task, composed, action)
-    return _resolve(task, composed, wanted, f"{action.name}.{key}", suffixes=kinds)
+    found = _resolve(task, composed, wanted, f"{action.name}.{key}", suffixes=kinds)
+    if key == "trt_engine" and not found.path.name.lower().endswith(kinds):
+        said, fix = f"{found.path} is no engine ({', '.join(kinds)})", f"give it as {action.name}.{action.model_key}"
+        raise CheckpointError(f"{action.name}.{key}", said, fix)
+    return found
 
 
 def _asked(section: Any, action: Action) -> tuple[str, str | None, tuple[str, ...]]:

@@ -17,6 +17,7 @@ from fiducial.actions.preflight import preflight
 from fiducial.actions.result import Result
 from fiducial.checkpoints.reading import read
 from fiducial.deploy.kinds import open_predictor
+from fiducial.deploy.pixels import PixelInputs
 from fiducial.deploy.quantize.artefacts import NAMES
 from fiducial.deploy.quantize.calibration import CalibrationBatches
 from fiducial.deploy.quantize.comparison import Measured, call, file_size, largest_move, latency
@@ -24,6 +25,7 @@ from fiducial.deploy.quantize.graphs import baseline, quantize_graph
 from fiducial.deploy.quantize.networks import plan_network, quantize_network, quantized_card, save_quantized
 from fiducial.deploy.quantize.report import conclusions, write_report
 from fiducial.deploy.quantize.rules import IN_TORCH, calibrates
+from fiducial.deploy.writing import beside
 from fiducial.errors import CheckpointError, UserError
 from fiducial.prediction import Kpis, Predictor
 from fiducial.run.console import LOGGER
@@ -43,17 +45,18 @@ Items = list[dict[str, Tensor]]
 
 
 def quantize(task: Task[Any], run: Run) -> Result:
-    """Write the quantized model into the action's folder, open it as any other, and compare it with what it was."""
+    """Write the quantized model into the action's folder, opened before as any other and compared with what it was."""
     preflight(task, run)
     section, source = run.section, open_model(task, run)
     target = run.folder / NAMES[section.backend]
     if calibrates(section):
         _calibration(_runtime(task, run), section).check()  # before anything heavy is loaded
-    made = (_in_torch if section.backend in IN_TORCH else _as_graph)(task, run, source, target)
-    runtime, before, items = _runtime(task, run), made.before, made.items
-    predictor = open_predictor(target, runtime, run.spec.encryption_key)
-    after = _measured(task, run, runtime, predictor, target, items)
-    _check(made, after)
+    with beside(target) as written:
+        made = (_in_torch if section.backend in IN_TORCH else _as_graph)(task, run, source, written)
+        runtime, before, items = _runtime(task, run), made.before, made.items
+        predictor = open_predictor(written, runtime, run.spec.encryption_key)
+        after = replace(_measured(task, run, runtime, predictor, written, items), path=target)
+        _check(made, after)
     warnings, remarks = conclusions(task.metrics, before, after)
     for text in (*warnings, *remarks):
         LOGGER.log(logging.WARNING if text in warnings else logging.INFO, "%s", text)
@@ -108,7 +111,8 @@ def _as_graph(task: Task[Any], run: Run, source: Path, target: Path) -> _Made:
         items = _items(runtime, section, predictor)
         before = _measured(task, run, runtime, predictor, path, items)
     size = getattr(predictor, "batch_size", None) or 1
-    observed = _calibration(runtime, section, size) if calibrates(section) else None
+    pixels = getattr(predictor, "pixels", None)
+    observed = _calibration(runtime, section, size, pixels) if calibrates(section) else None
     quantize_graph(source, target, section, observed, as_tao=run.spec.compat == "tao")
     return _Made(before, items)
 
@@ -119,11 +123,12 @@ def _runtime(task: Task[Any], run: Run) -> TaskRuntime:
     return runtime
 
 
-def _calibration(runtime: TaskRuntime, section: Any, batch_size: int = 1) -> CalibrationBatches:
+def _calibration(
+    runtime: TaskRuntime, section: Any, batch_size: int = 1, pixels: PixelInputs | None = None
+) -> CalibrationBatches:
     """Batches prepared as the model that the runtime has adopted wants them."""
-    return CalibrationBatches(
-        runtime.calibration(), runtime.graph(), items=section.calibration_items, batch_size=batch_size
-    )
+    items = section.calibration_items
+    return CalibrationBatches(runtime.calibration(), runtime.graph(), items=items, batch_size=batch_size, pixels=pixels)
 
 
 def _items(runtime: TaskRuntime, section: Any, predictor: Predictor | None = None) -> Items:

@@ -16,6 +16,7 @@ from torch import Tensor
 from fiducial.checkpoints.formats import is_safetensors, read_raw
 from fiducial.checkpoints.keys import unwrapped
 from fiducial.checkpoints.resolving import real_file
+from fiducial.checkpoints.stand_ins import PARTS_OF
 from fiducial.errors import CheckpointError, one_line
 
 __all__ = ["MARKER", "NESTING", "Checkpoint", "read", "read_raw"]
@@ -62,12 +63,15 @@ def read(
     copying them: do not rewrite such a file in place. ``key`` decrypts files that TAO encrypted, where NVIDIA's ``eff``
     is installed. ``where`` is the spec key for messages.
 
-    Raises: CheckpointError when the file is missing, damaged, no model file, encrypted, made to fill the memory, or
-        names code that it would run.
+    Raises: CheckpointError when the file is missing, damaged, no model file, encrypted, made to fill the memory,
+        names code that it would run, or holds quantized weights, which are no tensors here.
     """
     file = real_file(path, where=where)
     raw, foreign = read_raw(file, device=device, mmap=mmap, key=key)
     tensors, nesting = _nested(raw)
+    if quantized := [str(name) for name, value in tensors.items() if isinstance(value, Mapping) and PARTS_OF in value]:
+        found = f"holds quantized weights ({quantized[0]}, …)"
+        raise CheckpointError(str(file), found, "give the checkpoint that it was made from")
     state_dict = {
         str(name): value for name, value in ((n, _tensor(v)) for n, v in tensors.items()) if value is not None
     }

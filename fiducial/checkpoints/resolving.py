@@ -68,7 +68,7 @@ def resolve_model_file(
     if word and word not in ("latest", "best") and not word.startswith("epoch:"):
         path = _local(word, key)
         if not path.is_dir():
-            return ResolvedFile(real_file(path, where=key), "given")
+            return ResolvedFile(real_file(path, where=key, suffixes=suffixes), "given")
         folder = _Folder(path, prefix, key, suffixes, deployed)
         return folder.best(monitor, mode) if of_folder == "best" else folder.latest()
     if results_dir is None:
@@ -109,8 +109,10 @@ def newest_first(folder: str | Path, *, prefix: str, key: str) -> list[Path]:
     return list(found)
 
 
-def real_file(path: str | Path, *, where: str = "") -> Path:
+def real_file(path: str | Path, *, where: str = "", suffixes: tuple[str, ...] = CHECKPOINT_SUFFIXES) -> Path:
     """The absolute path of an existing file; a text pointer (what a symlink becomes where there are none) is followed.
+
+    ``suffixes``: of the files that are offered instead of one that is not there.
 
     Raises: CheckpointError (at ``where``, else at the path) for a missing file, a folder, a link to nothing or to
     itself.
@@ -118,38 +120,38 @@ def real_file(path: str | Path, *, where: str = "") -> Path:
     given = Path(path).expanduser()
     found = Path(os.path.abspath(given))
     for _ in range(8):
-        problem = _problem(found)
+        problem = _problem(found, suffixes)
         if problem:
             raise CheckpointError(where or str(given), *problem)
         target = _pointer(found)
         if target is None:
             return found
         found = target
-    raise CheckpointError(where or str(given), f"{given} points to itself", _suggestion(given))
+    raise CheckpointError(where or str(given), f"{given} points to itself", _suggestion(given, suffixes))
 
 
-def _problem(path: Path) -> tuple[str, str] | None:
+def _problem(path: Path, suffixes: tuple[str, ...]) -> tuple[str, str] | None:
     try:
         if path.stat() and path.is_dir():
-            return f"{path} is a folder", _suggestion(path / path.name)
-        return None if path.is_file() else (f"{path} is a device or a pipe, not a file", _suggestion(path))
+            return f"{path} is a folder", _suggestion(path / path.name, suffixes)
+        return None if path.is_file() else (f"{path} is a device or a pipe, not a file", _suggestion(path, suffixes))
     except OSError as error:
         if error.errno == errno.ELOOP:
-            return f"{path} is a link to itself", f"delete it; {_suggestion(path)}"
+            return f"{path} is a link to itself", f"delete it; {_suggestion(path, suffixes)}"
         if path.is_symlink():
-            return f"{path} links to {os.readlink(path)}, which is not there", _suggestion(path)
+            return f"{path} links to {os.readlink(path)}, which is not there", _suggestion(path, suffixes)
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return f"no file {path}", _suggestion(path)
+            return f"no file {path}", _suggestion(path, suffixes)
         return f"{path} cannot be read ({error.strerror})", "check the file's permissions"
 
 
-def _suggestion(path: Path) -> str:
+def _suggestion(path: Path, suffixes: tuple[str, ...]) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"check the path: there is no folder {folder}"
-    names = [entry.name for entry in _files(folder, CHECKPOINT_SUFFIXES) if entry.name != path.name]
+    names = [entry.name for entry in _files(folder, suffixes) if entry.name != path.name]
     if not names:
-        return f"check the path: {folder} holds no checkpoint"
+        return f"check the path: {folder} holds no {' or '.join(suffixes)} file"
     close = difflib.get_close_matches(path.name, names, n=_SHOWN, cutoff=0.5) or names[-_SHOWN:]
     return f"{folder} holds {', '.join(close)}" + (
         f" and {len(names) - len(close)} more" if len(names) > len(close) else ""

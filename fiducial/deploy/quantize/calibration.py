@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fiducial.data.checks import spread
+from fiducial.deploy.pixels import PixelInputs
 from fiducial.errors import DatasetError, Problem, UserError
 from fiducial.prediction import Graph
 from fiducial.task import CalibrationData
@@ -27,14 +28,23 @@ class CalibrationBatches:
         graph: The inputs that are fed: all of them.
         items: How many are used at most.
         batch_size: Items of a batch.
+        pixels: What makes the inputs of a graph that takes pixels; None where it takes them as they are prepared.
 
     Raises: DatasetError when there are none.
     """
 
-    def __init__(self, data: CalibrationData, graph: Graph, *, items: int, batch_size: int = 1) -> None:
+    def __init__(
+        self,
+        data: CalibrationData,
+        graph: Graph,
+        *,
+        items: int,
+        batch_size: int = 1,
+        pixels: PixelInputs | None = None,
+    ) -> None:
         if not len(data.items):
             raise DatasetError(data.source, "no items to calibrate with", "name data that have some")
-        self.data, self.graph, self.batch_size = data, graph, batch_size
+        self.data, self.graph, self.batch_size, self.pixels = data, graph, batch_size, pixels
         self.places = spread(range(len(data.items)), items)
 
     def __len__(self) -> int:
@@ -45,7 +55,8 @@ class CalibrationBatches:
             places = self.places[start : start + self.batch_size]
             items = [self._inputs(place) for place in places]
             items += repeat(items[-1], self.batch_size - len(items))
-            yield {name: torch.stack([item[name] for item in items]) for name in self.graph.inputs}
+            batch = {name: torch.stack([item[name] for item in items]) for name in self.graph.inputs}
+            yield batch if self.pixels is None else self.pixels(batch)
 
     def _inputs(self, place: int) -> dict[str, Tensor]:
         item = self.data.items[place]

@@ -94,7 +94,7 @@ def quantize(source: Path, target: Path, section: Any, batches: CalibrationBatch
     with tempfile.TemporaryDirectory(prefix=".quantize-", dir=target.parent) as folder:
         copy, made = Path(folder) / "source.onnx", Path(folder) / target.name
         onnx.save(model, str(copy), save_as_external_data=large, location="source.onnx.data")
-        _run(library.quantize, str(copy), str(made), _Reader(batches), options)
+        _run(library.quantize, source, copy, made, _Reader(batches), options)
         result = onnx.load(str(made))
         nodes = [node.op_type for node in result.graph.node]
         if "DequantizeLinear" not in nodes:
@@ -136,18 +136,20 @@ def _check_itself(path: Path, batches: CalibrationBatches) -> None:
             )
 
 
-def _run(work: Callable[..., Any], source: str, target: str, reader: _Reader, options: Mapping[str, Any]) -> None:
+def _run(
+    work: Callable[..., Any], source: Path, copy: Path, target: Path, reader: _Reader, options: Mapping[str, Any]
+) -> None:
     unknown = sorted(options.keys() - inspect.signature(work).parameters.keys())
     if unknown:  # which it would take, and do nothing with
         found = f"ModelOpt's quantize has no {', '.join(unknown)}"
         raise SpecError("quantize.backend_kwargs", found, "leave it out")
-    arguments = {"calibration_data_reader": reader, "output_path": target, "log_level": "CRITICAL", **options}
+    arguments = {"calibration_data_reader": reader, "output_path": str(target), "log_level": "CRITICAL", **options}
     try:
         with onnxruntime_as_it_was():
-            work(source, **arguments)
+            work(str(copy), **arguments)
     except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
         found = f"ModelOpt cannot quantize it: {one_line(error)}"
-        raise CheckpointError(source, found, "export it again, or use another backend") from error
+        raise CheckpointError(str(source), found, "export it again, or use another backend") from error
 
 
 def _options(section: Any, model: Any, all_kinds: bool) -> dict[str, Any]:

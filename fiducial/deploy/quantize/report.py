@@ -21,7 +21,8 @@ def conclusions(metrics: MetricTable, before: Measured, after: Measured) -> tupl
     warnings, remarks = [], []
     name = metrics.main.replace("{stage}", "test")
     if before.kpis is None or after.kpis is None:
-        remarks.append("No labelled test data are there: what the model loses was measured on its outputs alone.")
+        why = "quantize.compare is false, or no labelled test data are there"
+        remarks.append(f"Not evaluated ({why}): what the model loses was measured on its outputs alone.")
     else:
         lost = lost_points(metrics, before.kpis, after.kpis)
         if name in lost and lost[name][1] > ONE_POINT:
@@ -31,7 +32,7 @@ def conclusions(metrics: MetricTable, before: Measured, after: Measured) -> tupl
             )
     speed = before.seconds / after.seconds
     if speed < _WANTED_SPEED:
-        remarks.append(f"{_speed(speed)} than before in {after.runtime} on this machine. {_why(after)}")
+        remarks.append(f"{_speed(speed)} before in {after.runtime} on this machine. {_why(after)}")
     if after.bytes > 0.9 * before.bytes:
         remarks.append("The file is hardly smaller: its weights are stored as they were, with the scales beside them.")
     return warnings, remarks
@@ -58,7 +59,9 @@ def write_report(
     if name in lost:
         points = lost[name][1]
         tone = "bad" if points > ONE_POINT else "good"
-        top.insert(0, Tile(f"{name}, lost", f"{points:.2f} points", "of 100; negative is gained", tone=tone))
+        top.insert(
+            0, Tile(f"{name}, lost", f"{round(points, 2) + 0.0:.2f} points", "of 100; negative is gained", tone=tone)
+        )
     notes: list[Html] = [note(text, tone="bad") for text in warnings] + [note(text) for text in remarks]
     page.add("Summary", tiles(top), *notes)
     if before.kpis and after.kpis:
@@ -83,7 +86,7 @@ def write_report(
 
 
 def _speed(ratio: float) -> str:
-    return f"Only {ratio:.2f} times as fast" if ratio >= 1 else f"{1 / ratio:.2f} times slower"
+    return f"Only {ratio:.2f} times as fast as" if ratio >= 1 else f"{1 / ratio:.2f} times slower than"
 
 
 def _why(after: Measured) -> str:
@@ -91,6 +94,11 @@ def _why(after: Measured) -> str:
         return (
             "Torch multiplies with floating-point numbers again (torchao saves memory, ModelOpt tells what a graph "
             "with 8-bit numbers will lose): for speed, quantize an ONNX file with openvino or modelopt.onnx."
+        )
+    if after.runtime == "openvino":
+        return (
+            "A CPU without VNNI or AMX gains little from 8-bit numbers. Weights alone (quantize.mode=weight_only_ptq) "
+            "save memory on any: they are multiplied as floating-point numbers again."
         )
     return (
         "onnxruntime's 8-bit numbers gain little on a CPU, and nothing without VNNI or AMX; OpenVINO and TensorRT do."

@@ -120,13 +120,10 @@ def _check_calibration(calibration: Any) -> Iterator[Problem]:
     if not calibration.cal_image_dir:
         return
     folders = [Path(os.path.expanduser(name)) for name in calibration.cal_image_dir]
-    missing = [folder for folder in folders if not folder.exists()]
-    for folder in missing:
-        yield Problem(f"{key}.cal_image_dir", f"no folder {folder}", "name folders of images")
-    if missing:
-        return
     for folder in folders:
-        if folder.is_dir() and not any(_pictures(folder)):
+        if not folder.exists():
+            yield Problem(f"{key}.cal_image_dir", f"no folder {folder}", "name folders of images")
+        elif folder.is_dir() and not any(_pictures(folder)):
             found = f"{folder} holds no image ({', '.join(PICTURES)})"
             yield Problem(f"{key}.cal_image_dir", found, "name folders of images")
     if all(folder.is_dir() for folder in folders):

@@ -190,6 +190,13 @@ class TestPaths:
         monkeypatch.setenv("HOME", str(train))
         assert resolve("~/model_epoch_000_step_00010.pth", None).path == train / "model_epoch_000_step_00010.pth"
 
+    def test_missing_file_names_the_nearest_of_its_kind(self, train):
+        (train / "model.onnx").touch()
+        with pytest.raises(CheckpointError, match=r"train holds model\.onnx$"):
+            resolve(train / "modle.onnx", None, suffixes=(".onnx",))
+        with pytest.raises(CheckpointError, match=r"train holds no \.engine or \.plan file"):
+            resolve(train / "model.engine", None, suffixes=(".engine", ".plan"))
+
     def test_missing_file_names_the_nearest(self, train):
         with pytest.raises(CheckpointError, match=r"evaluate\.checkpoint · no file .*model_epoch_002_step_00030\.pth"):
             resolve(train / "model_epoch_002_step_00031.pth", None)

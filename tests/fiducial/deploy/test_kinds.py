@@ -78,6 +78,10 @@ class TestEngines:
         assert cli.main([LINE], ["evaluate", "-e", "spec.yaml", "evaluate.trt_engine=m.engine"], prog="tiny") == 1
         assert "an engine without its card" in capfd.readouterr().err
         assert [path.name for path in Path("r").iterdir()] == ["trt_evaluate"]
+        Path("m.onnx").touch()
+        assert cli.main([LINE], ["evaluate", "-e", "spec.yaml", "evaluate.trt_engine=m.onnx"], prog="tiny") == 1
+        said = "m.onnx is no engine (.engine, .trt, .plan) · give it as evaluate.checkpoint"
+        assert f"evaluate.trt_engine · {tmp_path}/{said}" in capfd.readouterr().err
 
 
 class Lines(Predictor):

@@ -267,6 +267,12 @@ class TestExport:
         assert "pip install 'fiducial[openvino]'" in capfd.readouterr().err
         assert not Path("m.onnx").exists()
 
+    def test_of_a_quantized_checkpoint_it_would_be_another_model(self, act, capfd):
+        assert act("export", "export.openvino=true", "export.is_quantized=true") == 1
+        said = capfd.readouterr().err
+        assert "export.openvino · true, with export.is_quantized" in said
+        assert "quantize.backend=openvino" in said
+
     def test_a_wrong_graph_gets_no_name(self, act, tmp_path):
         assert act("export") == 0
         other = tiny_runtime.Network().eval()

@@ -149,6 +149,19 @@ class TestExactInt8:
         predictor = opened(quantized(tmp_path / "m.onnx", TensorProto.INT8))
         np.testing.assert_allclose(predictor.predict({"x": torch.ones(1, 3)})["y"], [3])
 
+    def test_graphs_that_onnxruntime_spoils_on_some_processors(self, tmp_path):
+        """Of operator set 21, where it moves rounding over a Reshape and then takes its zero for another type."""
+        constants = [constant("scale", 0.125), constant("zero", 0, np.int8), constant("apart", [-1, 3, 1], np.int64)]
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+            helper.make_node("Reshape", ["d", "apart"], ["r"]),
+            helper.make_node("Softmax", ["r"], ["s"]),
+            helper.make_node("ReduceSum", ["s", "axes"], ["y"], keepdims=0),
+        ]
+        path = write(tmp_path / "m.onnx", nodes, [*constants, constant("axes", [1, 2], np.int64)], opset=21)
+        np.testing.assert_allclose(opened(path).predict({"x": torch.ones(2, 3)})["y"], [3, 3])
+
 
 def test_what_runs_it_is_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "fiducial"):

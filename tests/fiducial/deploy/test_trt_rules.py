@@ -90,6 +90,10 @@ class TestCalibration:
         (problem,) = self.problems(cal_image_dir=[folder, "some"], cal_batches=1, cal_batch_size=2)
         assert said in problem
 
+    def test_every_folder_is_looked_at(self):
+        said = self.problems(cal_image_dir=["none", "empty", "some"], cal_batches=1, cal_batch_size=2)
+        assert [text.split(" · ")[1].split(" (")[0] for text in said] == ["no folder none", "empty holds no image"]
+
     def test_none_named(self):
         assert self.problems() == []  # those of the training are taken
 

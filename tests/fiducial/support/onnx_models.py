@@ -35,7 +35,7 @@ def write(path: Path, nodes=SUM, constants=AXIS, inputs=None, outputs=None, card
     graph = helper.make_graph(
         nodes, "g", inputs or [value("x")], outputs or [value("y", ("batch",))], initializer=constants
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset < 21 else 10)
     if card is not None:
         model.metadata_props.add(key=ENTRY, value=card if isinstance(card, str) else json.dumps(card))
     path.write_bytes(model.SerializeToString())

@@ -5,6 +5,8 @@ import tiny_runtime
 import torch
 from tiny_task import Spec
 
+from fiducial.data.normalization import Normalization
+from fiducial.deploy.pixels import PixelInputs
 from fiducial.deploy.quantize.calibration import CalibrationBatches
 from fiducial.errors import DatasetError
 from fiducial.prediction import Graph, GraphInput
@@ -32,6 +34,15 @@ def test_every_batch_is_full():
     batches = CalibrationBatches(data(3), GRAPH, items=8, batch_size=2)
     assert [batch["b"].tolist() for batch in batches] == [[0, -1], [-2, -2]]
     assert [batch["b"].tolist() for batch in batches.first(1)] == [[0, -1]]
+
+
+def test_graphs_that_take_pixels_get_them():
+    graph = Graph({"a": GraphInput("first", (3, 4, 5), image=True)}, ("y",), "batch")
+    items = [{"first": torch.full((3, 4, 5), i / 255)} for i in range(3)]
+    pixels = PixelInputs(["a"], Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+    (batch,) = CalibrationBatches(CalibrationData(items, "x"), graph, items=3, batch_size=3, pixels=pixels)
+    assert (batch["a"].dtype, batch["a"].shape) == (torch.uint8, (3, 4, 5, 3))
+    assert batch["a"][:, 0, 0, 0].tolist() == [0, 1, 2]
 
 
 def test_no_items():

@@ -246,4 +246,7 @@ class TestGraphs:
             make(source, tmp_path / "q.onnx", pairs, layers=[{"module_name": "decoder", "weights": {"dtype": "int8"}}])
         with pytest.raises(SpecError, match="backend_kwargs"):
             make(source, tmp_path / "q.onnx", pairs, backend_kwargs={"speed_of_light": 1})
+        with pytest.raises(CheckpointError, match="ModelOpt cannot quantize it") as raised:
+            make(source, tmp_path / "q.onnx", pairs, backend_kwargs={"calibration_shapes": 3})
+        assert raised.value.problems[0].where == str(source)
         assert not (tmp_path / "q.onnx").exists()

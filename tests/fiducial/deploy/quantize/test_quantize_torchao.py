@@ -10,7 +10,7 @@ import torch
 from tiny_task import LINE, Spec
 
 from fiducial.actions.perform import perform
-from fiducial.checkpoints.reading import read
+from fiducial.checkpoints.reading import read, read_raw
 from fiducial.deploy.card import ModelCard, sidecar
 from fiducial.deploy.kinds import open_predictor
 from fiducial.deploy.quantize import torchao
@@ -60,7 +60,7 @@ class TestAction:
         assert any(record.get("kpi", {}).get("test_mean_before") for record in records)
 
     def test_weights_are_small_numbers_and_the_rest_is_not(self, quantized):
-        content = read(quantized.files[0]).raw
+        content = read_raw(quantized.files[0])[0]
         small = {name for name, value in content.items() if isinstance(value, dict)}
         assert small == {f"{name}.weight" for name in NAMES}
         assert content["linear.weight"]["qdata"].dtype == torch.int8
@@ -86,6 +86,21 @@ class TestAction:
         with pytest.raises(CheckpointError, match="is quantized already"):
             perform([LINE], "quantize", {"results_dir": str(trained)}, [f"quantize.model_path={quantized.files[0]}"])
 
+    def test_nothing_begins_with_a_part_of_its_weights(self, quantized):
+        with pytest.raises(CheckpointError, match=r"holds quantized weights \(linear.weight"):
+            read(quantized.files[0])
+
+    def test_what_gives_no_numbers_replaces_nothing(self, trained, quantized, tmp_path):
+        content = read_raw(next((trained / "train").glob("*_latest.pth")))[0]
+        for value in content["state_dict"].values():
+            value *= torch.nan if value.is_floating_point() else 1
+        torch.save(content, tmp_path / "nan.pth")
+        before = {path: path.read_bytes() for path in quantized.files}
+        with pytest.raises(CheckpointError, match=f"{FILE} · y: the quantized model gives no numbers"):
+            perform([LINE], "quantize", {"results_dir": str(trained)}, [f"quantize.model_path={tmp_path / 'nan.pth'}"])
+        assert {path: path.read_bytes() for path in quantized.files} == before
+        assert not list((trained / "quantize").glob(".export-*"))
+
     def test_nothing_to_evaluate_before_quantizing(self, tmp_path):
         with pytest.raises(CheckpointError, match="run the quantize action first"):
             evaluate(tmp_path, "evaluate.is_quantized=true")
@@ -94,7 +109,7 @@ class TestAction:
         section = {"layers": [{"module_name": "lin*", "weights": {"dtype": "fp8_e4m3fn"}}], "compare": False}
         section |= {"model_path": str(trained / "train"), "results_dir": str(tmp_path)}
         made = perform([LINE], "quantize", {"results_dir": str(trained), "quantize": section})
-        content = read(made.files[0]).raw
+        content = read_raw(made.files[0])[0]
         assert [name for name, value in content.items() if isinstance(value, dict)] == ["linear.weight"]
         assert content["linear.weight"]["qdata"].dtype == torch.float8_e4m3fn
         assert "test_mean" not in made.kpis
@@ -109,7 +124,7 @@ class TestAction:
         section = {"model_path": str(trained / "train"), "results_dir": str(tmp_path), "compare": False}
         spec = {"results_dir": str(trained), "compat": "tao", "quantize": section}
         made = perform([LINE], "quantize", spec)
-        assert not [value for value in read(made.files[0]).raw.values() if isinstance(value, dict)]
+        assert not [value for value in read_raw(made.files[0])[0].values() if isinstance(value, dict)]
 
 
 class TestNetworks:
@@ -159,7 +174,7 @@ class TestFiles:
     @pytest.mark.parametrize("change", [{"<class>": "torchao.x.Int4Tensor"}, {"qdata": 3}, {"block_size": None}])
     def test_parts_that_make_no_weight(self, tmp_path, change):
         self.network(tmp_path, {"linear": INT8})
-        content = dict(read(tmp_path / FILE).raw)
+        content = dict(read_raw(tmp_path / FILE)[0])
         with pytest.raises(CheckpointError, match="quantize the model again"):
             torchao.read({**content, "linear.weight": {**content["linear.weight"], **change}}, "x.pth")
 
