@@ -158,11 +158,15 @@ def _rules(spec: Any) -> Iterator[Problem]:
     if spec.train.resume_training_checkpoint_path:
         found, fix = "a search begins its trainings anew", "leave it out; train.pretrained_model_path gives weights"
         yield Problem("train.resume_training_checkpoint_path", found, fix)
-    if settings.automl_max_epochs is not None and settings.automl_min_epochs > settings.automl_max_epochs:
-        found = f"{settings.automl_min_epochs} is more than automl_max_epochs {settings.automl_max_epochs}"
-        yield Problem("automl.automl_min_epochs", found, "lower it")
+    unit = settings.epoch_multiplier
+    least = settings.automl_min_epochs * unit
+    most = settings.automl_max_epochs * unit if settings.automl_max_epochs else spec.train.num_epochs
+    if settings.automl_algorithm in ENDS_EARLY and least > most:
+        found = f"{settings.automl_min_epochs}, in units of {unit} epochs, is more than the {most} of a training"
+        yield Problem("automl.automl_min_epochs", found, "lower it or epoch_multiplier, or train longer")
     if settings.automl_algorithm == "pbt" and (settings.objectives or settings.include_latency):
-        yield Problem("automl.objectives", "pbt compares by the metric alone", "leave them out, or use bohb")
+        name = "objectives" if settings.objectives else "include_latency"
+        yield Problem(f"automl.{name}", "pbt compares by the metric alone", "leave it out, or use bohb")
 
 
 def _continuable(task: Task[Any], space: Space) -> Space:

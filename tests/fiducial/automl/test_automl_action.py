@@ -88,7 +88,7 @@ class TestSearched:
         folder = searched[0] / "out/automl"
         text = (folder / "best_spec.yaml").read_text()
         tree = yaml.safe_load(text)
-        assert text.startswith("# Training ")
+        assert "best of 4 (hyperband)" in text.splitlines()[0]
         assert "automl" not in tree
         assert tree["results_dir"] == "out"
         code, _, err = run(tmp_path, "train", "-e", str(folder / "best_spec.yaml"))
@@ -104,6 +104,7 @@ class TestSearched:
         assert last["best_val_loss"] == record.winner.value
         assert last["Best experiment id"] == record.best
         assert last["test_loss"] == record.evaluation["test_loss"]
+        assert f"the best on the test set: test_loss {record.winner.value:.6g}" in searched[2]
 
     def test_status_reads_it_offline(self, searched, tmp_path):
         before = {path: path.stat().st_mtime_ns for path in (searched[0] / "out").rglob("*.json")}
@@ -254,6 +255,10 @@ class TestBadInput:
             (["dataset.test=''", "automl.run_final_evaluation=true"], "dataset.test · not set"),
             (["train.resume_training_checkpoint_path=x.pth"], "a search begins its trainings anew"),
             (["train.width=63"], "train.width · 63"),
+            (["train.checkpointer.filename='{epoch}-{val_lss}'"], "unknown metric 'val_lss'"),
+            (["automl.automl_min_epochs=5"], "automl.automl_min_epochs · 5, in units of 1 epochs, is more than the 4"),
+            (["automl.epoch_multiplier=6"], "automl.automl_min_epochs · 1, in units of 6 epochs"),
+            (["automl.algorithm=pbt", "automl.include_latency=true"], "automl.include_latency · pbt compares"),
         ],
     )
     def test_of_the_rest_of_the_spec(self, tmp_path, capsys, monkeypatch, overrides, told):
