@@ -67,6 +67,8 @@ def resolve_model_file(
     word = "" if value is None or str(value).strip() == "???" else str(value).strip()
     if word and word not in ("latest", "best") and not word.startswith("epoch:"):
         path = _local(word, key)
+        if not path.exists() and (close := difflib.get_close_matches(word, ("latest", "best"), 1)):
+            raise CheckpointError(key, f"no file {path.absolute()}", f"did you mean {close[0]}?")
         if not path.is_dir():
             return ResolvedFile(real_file(path, where=key), "given")
         folder = _Folder(path, prefix, key, suffixes, deployed)
@@ -204,6 +206,7 @@ class _Folder:
             raise CheckpointError(
                 key, f"no folder {root}", f"set {key} to a model file, or results_dir to a finished run"
             )
+        self.given = self.root
         self.root = _winner(self.root) or self.root
         train = self.root / "train"
         in_train = train.is_dir() and (_files(train, CHECKPOINT_SUFFIXES) or not _files(self.root, CHECKPOINT_SUFFIXES))
@@ -258,7 +261,8 @@ class _Folder:
 
     def newest(self) -> ResolvedFile:
         """The newest file with a wanted suffix, of whatever name, here or in the folder of a later action."""
-        folders = dict.fromkeys((self.path, self.root, *(self.root / name for name in self.deployed)))
+        later = (root / name for root in (self.root, self.given) for name in self.deployed)
+        folders = dict.fromkeys((self.path, self.root, *later))
         files = [path for folder in folders if folder.is_dir() for path in _files(folder, self.suffixes)]
         own = [path for path in files if not path.stem.endswith("_latest")]
         if not own:
