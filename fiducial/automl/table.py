@@ -43,8 +43,10 @@ def lines_of(record: Record, *, all_rows: bool = False) -> list[str]:
 
 
 def _saved(record: Record) -> str:
-    full = record.epochs * sum(row.state in ("finished", "ended early") for row in record.rows)
-    spent = sum(row.epochs for row in record.rows if row.state in ("finished", "ended early"))
+    over = [row for row in record.rows if row.state in ("finished", "ended early")]
+    if any(row.parent is not None for row in over):
+        return ""
+    full, spent = record.epochs * len(over), record.trained(over)
     return f" ({100 * spent / full:.0f} % of what no early end would take)" if full and spent < full else ""
 
 

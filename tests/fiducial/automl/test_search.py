@@ -9,9 +9,10 @@ from quick_search import Computed, prepared, search_in, spec_with
 from quick_task import QUICK, kpis_of, loss_of
 
 from fiducial.automl.goal import goal_of
-from fiducial.automl.record import rows_of
+from fiducial.automl.record import new_record, rows_of
 from fiducial.automl.search import best_of
 from fiducial.automl.study import check_identity, root_of, standing
+from fiducial.automl.table import lines_of
 from fiducial.automl.trial import Ending
 from fiducial.errors import SpecError, StorageError
 
@@ -287,6 +288,9 @@ class TestPopulation:
         assert (kept.params, kept.user_attrs["parent"]) == (best.params, best.number)
         assert {(o.until, o.epochs) for o in orders.values()} == {(3, 9), (6, 9), (9, 9)}
         assert all((o.begin_from is None) == (o.until == 3) for o in orders.values())
+        record = new_record("x", ready.plan, ready.space, ready.goal, 1, found, None)
+        assert record.spent == 5 * 9
+        assert "15 of 15 trainings over, 45 epochs" in lines_of(record)
 
     def test_goes_on_after_a_generation(self, tmp_path):
         ready = prepared({"algorithm": "pbt", "seed": 4, **SMALL})
