@@ -126,7 +126,7 @@ def read_record(folder: Path) -> Record:
         tree = json.loads(path.read_text("utf-8"))
         rows = [Row(**{**row, "curve": [tuple(point) for point in row["curve"]]}) for row in tree.pop("rows")]
         return Record(**tree, rows=rows)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         fix = "name the results_dir of a search"
         raise CheckpointError(str(folder), f"no search has begun here: there is no {FILE}", fix) from None
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -114,9 +114,14 @@ class TestSearched:
             assert "(yours)" in out
             assert "finished" in out
         assert before == {path: path.stat().st_mtime_ns for path in (searched[0] / "out").rglob("*.json")}
-        code, _, err = run(tmp_path, "automl", "status", f"results_dir={tmp_path / 'none'}")
-        assert code == 1
-        assert "no search has begun here" in err
+        (tmp_path / "file").touch()
+        for nothing in ("none", "file"):
+            code, _, err = run(tmp_path, "automl", "status", f"results_dir={tmp_path / nothing}")
+            assert code == 1
+            assert "no search has begun here" in err
+        code, _, err = run(tmp_path, "automl", "stats", f"results_dir={searched[0] / 'out'}")
+        assert code == 2
+        assert "invalid choice: 'stats' (choose from" in err
 
     def test_a_finished_one_is_not_searched_again(self, searched):
         code, _, err = run(searched[0], "automl", "-e", "spec.yaml")
