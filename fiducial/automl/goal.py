@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from fiducial.errors import Problem, SpecError
 from fiducial.metric_table import Metric, MetricTable
+from fiducial.spec.knob import replaced
 from fiducial.spec.messages import nearest
 
 __all__ = ["MEASURED", "Goal", "Part", "goal_of"]
@@ -130,6 +131,13 @@ def _part(task: Any, spec: Any, where: str, name: str, wanted: str | None, probl
             )
         )
         return None
+    own = list(task.check_spec(spec, "train"))
+    kept = replaced(spec, "train.checkpointer.monitor", kpi)  # as trainings will have it
+    problems += [
+        Problem(f"{where}.metric", refused.found, refused.fix)
+        for refused in task.check_spec(kept, "train")
+        if refused not in own and refused.level == "error"
+    ]
     direction = _OF[found.direction]
     if wanted is not None and wanted != direction:
         found_text = f"{wanted} {kpi}, which is better when {'lower' if direction == 'minimize' else 'higher'}"

@@ -328,6 +328,8 @@ class TestGoal:
             ({"metric": "val_los"}, "did you mean val_loss?"),
             ({"metric": "val_note"}, "reports no 'val_note'"),
             ({"metric": "val_iou_{class}"}, "reports no"),
+            ({"metric": "val_iou_7"}, "automl.metric · unknown metric 'val_iou_7'"),
+            ({"objectives": [{"metric": "val_iou_7"}]}, "automl.objectives[0].metric · unknown metric"),
             ({"metric": "latency"}, "reports no 'latency'"),
             ({"direction": "maximize"}, "maximize val_loss, which is better when lower"),
             ({"objectives": [{"metric": "size"}]}, "say how many millions of parameters weigh as much as 1"),
