@@ -37,7 +37,7 @@ def write_page(record: Record, folder: Path) -> Path:
     page = Page(f"Search: {record.title}", f"{record.algorithm}, {record.metric} ({record.direction}), {folder}")
     page.add("Result", *_result(record))
     page.add("History", columns(_history(record), _curves(record)))
-    if varied := _varied(record):
+    if (varied := _varied(record)) and any(row.curve or row.value is not None for row in record.rows):
         page.add("Values", _parallel(record, varied), intro="Every training that reports a number; the best in green.")
     if record.importances:
         rows = [(name, share) for name, share in record.importances.items()]

@@ -207,7 +207,7 @@ class _Folder:
                 key, f"no folder {root}", f"set {key} to a model file, or results_dir to a finished run"
             )
         self.given = self.root
-        self.root = _winner(self.root) or self.root
+        self.root, self.counted = _winner(self.root) or (self.root, None)
         train = self.root / "train"
         in_train = train.is_dir() and (_files(train, CHECKPOINT_SUFFIXES) or not _files(self.root, CHECKPOINT_SUFFIXES))
         self.path = train if in_train else self.root
@@ -219,13 +219,15 @@ class _Folder:
         scores = _scores(self.path / "status.json", monitor) if monitor else {}
         ranked = sorted(scores, key=lambda epoch: (scores[epoch] if mode == "min" else -scores[epoch], epoch))
         kept = {epoch: path for (epoch,), path in sorted(_numbered(self.path, _BEST).items())}
+        periodic = {epoch: path for (epoch, _), path in sorted(_numbered(self.path, _PERIODIC).items())}
+        if counted := {**periodic, **kept}.get(self.counted if self.counted is not None else -1):
+            return ResolvedFile(counted, f"epoch {self.counted} in {self.path}, which a search found best")
         if kept:
             path = next((kept[epoch] for epoch in ranked if epoch in kept), kept[max(kept)])
             return ResolvedFile(path, f"best checkpoint in {self.path}")
         named = self.path / f"{self.prefix}_best.pth"
         if _readable(named):
             return ResolvedFile(real_file(named.resolve()), f"best checkpoint in {self.path}")
-        periodic = {epoch: path for (epoch, _), path in sorted(_numbered(self.path, _PERIODIC).items())}
         for epoch in ranked:
             if epoch in periodic:
                 how = f"epoch {epoch} in {self.path}, with the best {monitor} among the saved ({scores[epoch]:g})"
@@ -273,16 +275,20 @@ class _Folder:
         return ResolvedFile(path, f"newest {path.suffix} file in {path.parent}")
 
 
-def _winner(root: Path) -> Path | None:
-    """The folder of the best training of a search, whose folder ``root`` is, or which it holds beside no training."""
+def _winner(root: Path) -> tuple[Path, int | None] | None:
+    """The folder of the best training of a search, and the epoch, from 0, that it counts by.
+
+    ``root`` is the folder of the search, or holds it beside no training.
+    """
     searched = root if (root / WINNER).is_file() else root / "automl"
     if searched != root and (root / "train").is_dir():
         return None
     try:
-        folder = searched / str(json.loads((searched / WINNER).read_text("utf-8"))["folder"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads((searched / WINNER).read_text("utf-8"))
+        folder, epoch = searched / str(found["folder"]), found.get("epoch")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return folder if folder.is_dir() else None
+    return (folder, epoch - 1 if isinstance(epoch, int) else None) if folder.is_dir() else None
 
 
 def _scores(status: Path, monitor: str) -> dict[int, float]:

@@ -230,6 +230,17 @@ class TestTrainings:
         assert not any("open-sesame" in text for text in [command, *written])
 
 
+class TestNoNumbers:
+    def test_can_be_looked_at(self, tmp_path):
+        spec = {"train": {"num_epochs": 1, "fault": "diverged"}, "automl": {**SPEC["automl"], "algorithm": "random"}}
+        code, _, err = run(tmp_path, "automl", "-e", "spec.yaml", "automl.n_trials=2", **spec)
+        assert code == 1
+        assert "none of 2 trainings went to its end: not a number" in err
+        code, out, err = run(tmp_path, "automl", "status", "results_dir=out")
+        assert code == 0, err
+        assert "not a number" in out
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("changes", "told"),

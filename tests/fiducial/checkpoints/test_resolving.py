@@ -229,6 +229,13 @@ class TestPaths:
             assert name(value, root) == "model_epoch_002_step_00030.pth"
             assert name(value, root, suffixes=(".onnx",)) == "model.onnx"
 
+    def test_of_a_search_the_epoch_that_its_best_training_counts_by(self, train):
+        (train / f"{PREFIX}_best.pth").symlink_to("model_epoch_010_step_00110.pth")
+        (train.parent / "best.json").write_text(json.dumps({"folder": ".", "epoch": 2}))
+        assert name(train.parent, None) == "model_epoch_001_step_00025.pth"
+        (train.parent / "best.json").write_text(json.dumps({"folder": ".", "epoch": 5}))
+        assert name(train.parent, None) == "model_epoch_010_step_00110.pth"
+
 
 class TestEpoch:
     def test_last_step_of_the_epoch(self, train):
