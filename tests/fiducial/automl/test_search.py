@@ -380,6 +380,13 @@ class TestStorage:
             search_in(tmp_path, prepared({"algorithm": "random", "storage": storage}))
         assert "secret" not in str(caught.value)
 
+    @pytest.mark.parametrize("content", [b"notes: [1]\nno end of line", b"SQLite format 3\x00 and so on", b"x"])
+    def test_a_file_of_another_kind_stays_as_it_is(self, tmp_path, content):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(StorageError, match=r"file is no journal of a search · .*sqlite:///FILE"):
+            search_in(tmp_path, prepared({"storage": str(tmp_path / "file")}))
+        assert (tmp_path / "file").read_bytes() == content
+
     def test_a_database_file(self, tmp_path):
         ready = prepared({"algorithm": "bohb", "n_trials": 4, "storage": f"sqlite:///{tmp_path / 'study.db'}"})
         assert len(trials(tmp_path, search_in(tmp_path, ready))) == 4
