@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,6 +46,11 @@ class Goal:
     def metric(self) -> str:
         """The KPI."""
         return self.parts[0].name
+
+    @property
+    def tested(self) -> str:
+        """The same KPI of the test set."""
+        return re.sub(r"^val(?=[_ ])", "test", self.metric)
 
     @property
     def direction(self) -> Direction:

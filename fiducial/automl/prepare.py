@@ -14,6 +14,7 @@ from fiducial.automl.places import Place
 from fiducial.automl.space import Space, search_space, with_values
 from fiducial.automl.trial import Order
 from fiducial.errors import Problem, SpecError, UserError
+from fiducial.run.ranks import under_torchrun
 from fiducial.spec.compose import changed
 from fiducial.spec.knob import plain, walk
 from fiducial.task import Task
@@ -155,6 +156,9 @@ def check_search(task: Task[Any], spec: Any) -> Iterator[Problem]:
 
 def _rules(spec: Any) -> Iterator[Problem]:
     settings = spec.automl
+    if under_torchrun():
+        fix = "start one process: each training starts those of its own, train.num_gpus of them"
+        yield Problem("automl", "under torchrun", fix)
     if spec.train.resume_training_checkpoint_path:
         found, fix = "a search begins its trainings anew", "leave it out; train.pretrained_model_path gives weights"
         yield Problem("train.resume_training_checkpoint_path", found, fix)

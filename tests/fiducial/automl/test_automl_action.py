@@ -288,6 +288,10 @@ class TestBadInput:
         assert told in capsys.readouterr().err
         assert not list(tmp_path.rglob("trial_*"))
 
+    def test_under_torchrun_trainings_would_wait_for_each_other(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+        self.test_of_the_rest_of_the_spec(tmp_path, capsys, monkeypatch, [], "automl · under torchrun · start one")
+
     def test_a_search_of_another_spec(self, searched, capsys, monkeypatch):
         from fiducial import cli
 

@@ -8,7 +8,7 @@ import pytest
 from quick_search import Computed, prepared, search_in, spec_with
 from quick_task import QUICK, kpis_of, loss_of
 
-from fiducial.automl.goal import goal_of
+from fiducial.automl.goal import Goal, Part, goal_of
 from fiducial.automl.record import new_record, rows_of
 from fiducial.automl.search import best_of
 from fiducial.automl.study import check_identity, root_of, standing
@@ -310,6 +310,13 @@ class TestGoal:
         assert self.goal(metric="loss").metric == "val_loss"
         assert self.goal(metric="acc") == self.goal(metric="val_acc")
         assert self.goal(metric="val_iou_1").direction == "maximize"
+
+    @pytest.mark.parametrize(
+        ("metric", "tested"),
+        [("val_acc", "test_acc"), ("val Precision at Rank 1", "test Precision at Rank 1"), ("mIoU", "mIoU")],
+    )
+    def test_its_name_on_the_test_set(self, metric, tested):
+        assert Goal((Part(metric, "maximize"),)).tested == tested
 
     def test_several_objectives_with_weights(self):
         latency = {"metric": "latency", "weight": 0.5, "scale": 20}
