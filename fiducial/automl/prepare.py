@@ -17,6 +17,7 @@ from fiducial.errors import Problem, SpecError, UserError
 from fiducial.run.ranks import under_torchrun
 from fiducial.spec.compose import changed
 from fiducial.spec.knob import plain, walk
+from fiducial.spec.messages import nearest
 from fiducial.task import Task
 
 __all__ = ["Prepared", "check_search", "prepare"]
@@ -140,7 +141,7 @@ def prepare(task: Task[Any], spec: Any) -> Prepared:
         space = _continuable(task, space) if warm else space
     except UserError as error:
         problems += error.problems
-    problems += _rules(spec)
+    problems += _rules(task, spec)
     if goal is None or space is None or problems:
         raise SpecError.of(problems)
     return Prepared(task, spec, space, goal, plan_of(spec, space, goal))
@@ -154,11 +155,16 @@ def check_search(task: Task[Any], spec: Any) -> Iterator[Problem]:
         yield from error.problems
 
 
-def _rules(spec: Any) -> Iterator[Problem]:
+def _rules(task: Task[Any], spec: Any) -> Iterator[Problem]:
     settings = spec.automl
     if under_torchrun():
         fix = "start one process: each training starts those of its own, train.num_gpus of them"
         yield Problem("automl", "under torchrun", fix)
+    shown = settings.final_evaluation_metric
+    if shown and task.metrics.find(shown, ("test",)) is None:
+        known = list(task.metrics.kpis("test"))
+        fix = f"use one of {', '.join(known)}{nearest(shown, known)}"
+        yield Problem("automl.final_evaluation_metric", f"evaluate reports no {shown!r}", fix)
     if spec.train.resume_training_checkpoint_path:
         found, fix = "a search begins its trainings anew", "leave it out; train.pretrained_model_path gives weights"
         yield Problem("train.resume_training_checkpoint_path", found, fix)

@@ -252,6 +252,7 @@ class TestBadInput:
             ({"algorithm": "llm"}, "it asks a language model elsewhere"),
             ({"algorithm": "hyprband"}, "did you mean hyperband?"),
             ({"automl_max_epoch": 3}, "did you mean automl.automl_max_epochs?"),
+            ({"final_evaluation_metric": "test_lss"}, "evaluate reports no 'test_lss' · use one of test_loss"),
             ({"llm_model": "x"}, "llm_model: language models elsewhere are not asked"),
         ],
     )
