@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Space", "search_space", "value_at", "with_values"]
 
-_LIFECYCLE = ("automl", "wandb", "train.checkpointer", "train.num_epochs", "train.seed", "results_dir")
+_LIFECYCLE = (
+    *("automl", "wandb", "clearml", "task", "model_name", "encryption_key", "results_dir", "train.results_dir"),
+    *("train.resume_training_checkpoint_path", "train.checkpoint", "train.keep_checkpoints"),
+    *("train.validation_interval", "train.num_epochs", "train.seed"),
+    *("train.num_gpus", "train.gpu_ids", "train.num_nodes"),
+)
 """Keys that a search itself sets, or that are no matter of a model."""
 
 
@@ -168,7 +173,9 @@ def _wanted(
         if key is None:
             problems.append(Problem(where, f"unknown key {name}", f"name a key{nearest(name, keys)}"))
         elif name.startswith(_LIFECYCLE):
-            problems.append(Problem(where, f"{name} is set by the search", "leave it out"))
+            problems.append(Problem(where, f"{name} is set by the search, or no matter of a model", "leave it out"))
+        elif not name.startswith("train.") and f"{name.partition('.')[0]}.results_dir" in keys:
+            problems.append(Problem(where, f"{name} is of another action: no training uses it", "leave it out"))
         elif key.automl is False and name not in customs and not settings.override_automl_disabled_params:
             fix = "leave it out, or set automl.override_automl_disabled_params=true"
             problems.append(Problem(where, f"{name} is marked as not to be searched", fix))
