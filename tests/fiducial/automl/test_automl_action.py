@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,6 +129,13 @@ class TestSearched:
         assert code == 0, err
         assert " starts" not in err
         assert "evaluating" not in err
+
+    def test_the_page_draws_the_best_in_a_colour_of_its_own(self, searched):
+        page = (searched[0] / "out/automl/report.html").read_text()
+        colours = dict(re.findall(r"--(good|c\d): (#\w+);", page.partition("prefers-color-scheme")[0]))
+        drawn = set(re.findall(r'class="line (\w+)', page))
+        assert {"good", "c3"} <= drawn
+        assert colours["good"] not in {colours[name] for name in drawn & colours.keys() - {"good"}}
 
     @pytest.mark.browser
     def test_page(self, searched, dump):
