@@ -36,7 +36,7 @@ def lines_of(record: Record, *, all_rows: bool = False) -> list[str]:
             ["*" if row.number == record.best else "", number, row.state, _score(row), str(row.epochs), *values]
         )
     more = [f"… and {len(rows) - len(shown)} more"] if len(shown) < len(rows) else []
-    numbers = {name: value for name, value in record.evaluation.items() if not isinstance(value, str)}
+    numbers = {name: value for name, value in record.evaluation.items() if isinstance(value, int | float)}
     verified = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
     tested = [f"the best on the test set: {verified}"] if verified else []
     return [head, f"{over}{wanted} trainings over, {spent}{left}", *_aligned(cells), *more, *tested]

@@ -1,6 +1,7 @@
 """The loop of a search, by trainings that are computed here: directions, early ends, failures, going on."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import optuna
@@ -291,6 +292,8 @@ class TestPopulation:
         record = new_record("x", ready.plan, ready.space, ready.goal, 1, found, None)
         assert record.spent == 5 * 9
         assert "15 of 15 trainings over, 45 epochs" in lines_of(record)
+        tested = replace(record, evaluation={"test_acc": None, "test_note": "text", "test_loss": 0.5})
+        assert lines_of(tested)[-1] == "the best on the test set: test_loss 0.5"
 
     def test_goes_on_after_a_generation(self, tmp_path):
         ready = prepared({"algorithm": "pbt", "seed": 4, **SMALL})
