@@ -179,6 +179,8 @@ def _with_verb(
     action = actions.get(name) or (aliases[name][1] if name in aliases else None)
     if action is None or not action.default_verb or any(part in action.verbs for part in argv[1:]):
         return argv
+    if argv[1:] and argv[1].isidentifier():  # a verb that is misspelt
+        return argv
     return [name, action.default_verb, *argv[1:]]
 
 

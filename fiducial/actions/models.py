@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import reduce
@@ -193,9 +194,9 @@ def _check_start(task: Task[Any], composed: Composed[Any], files: tuple[Path, ..
 
 def not_trained_yet(problem: Problem, spec: Any, action: Action) -> Problem:
     """``problem`` as a warning when it is that a model to be chosen among the run's own is not there."""
-    named = getattr(getattr(spec, action.name, None), action.model_key or "-", None) or ""
-    is_choice = named in ("", "???") or _is_choice(named)
-    return replace(problem, level="warning") if action.model_key and is_choice else problem
+    named = _asked(getattr(spec, action.name), action)[1] if action.model_key else "none"
+    may_come = not is_named(named) or named in ("best", "latest") or re.fullmatch(r"epoch:\s*\d+", str(named))
+    return replace(problem, level="warning") if may_come else problem
 
 
 def _is_choice(named: str) -> bool:

@@ -68,7 +68,7 @@ def check_rules(task: Task[Any], spec: Any, action: Action) -> list[Problem]:
     if action.name == "automl":
         from fiducial.automl.prepare import check_search
 
-        shared = list(check_search(task, spec))
+        shared = [*check_search(task, spec), *_check_best_names(task, spec)]
     elif action.name == "train":
         shared = [*_check_intervals(spec), *_check_best_names(task, spec)]
     elif action.name in ("evaluate", "inference"):

@@ -43,7 +43,10 @@ def default_specs(tasks: Sequence[Task[Any]], overrides: Sequence[str], path_map
 
     kind = tasks[0].spec_model()
     text = explained_yaml(kind, plain(kind())).lstrip("\n")
-    target = _target(tasks, overrides, path_map, "default_specs shows the defaults")
+    mine = [text for text in overrides if not text.startswith("module_name=")]
+    if len(mine) < len(overrides):
+        LOGGER.info("module_name: ignored, the command says which network; TAO's own asks for it")
+    target = _target(tasks, mine, path_map, "default_specs shows the defaults")
     if not target:
         print(text, end="")
         return

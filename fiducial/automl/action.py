@@ -196,7 +196,7 @@ def _verified(prepared: Prepared, board: Board, best: Any) -> dict[str, Any]:
         return {}
     kpis: dict[str, Any] = records[-1]["kpi"]
     wanted = prepared.spec.automl.final_evaluation_metric
-    main = wanted or prepared.goal.metric.replace("val_", "test_", 1)
+    main = wanted or prepared.goal.tested
     if wanted and wanted not in kpis:
         LOGGER.warning("automl.final_evaluation_metric: evaluate reports no %s, but %s", wanted, ", ".join(kpis))
     kept = {main: kpis[main]} if main in kpis else dict(kpis)

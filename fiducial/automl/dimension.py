@@ -33,15 +33,16 @@ class Relation:
     def applied(self, value: Any, others: Mapping[str, Any], whole: bool) -> Any:
         """The value moved to where it may be; ``/``: that part of the other."""
         numbers = [others[key] for key in self.keys]
-        step = 1 if whole else _STEP
+        step = 0 if "=" in self.operator else 1 if whole else _STEP
         if self.operator == "/":
-            return min(numbers) // self.divisor
+            return int(min(numbers) // self.divisor)
         if self.operator == "==":
             return numbers[0]
         if self.operator.startswith(">"):
-            low = max(numbers) + (0 if "=" in self.operator else step)
-            return max(value, low)
-        return min(value, min(numbers) - (0 if "=" in self.operator else step))
+            low = max(numbers)
+            return max(value, (math.ceil(low) if step == 0 else math.floor(low) + step) if whole else low + step)
+        high = min(numbers)
+        return min(value, (math.floor(high) if step == 0 else math.ceil(high) - step) if whole else high - step)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class Dimension:
     options: tuple[Any, ...] = ()
     weights: tuple[float, ...] = ()
     relation: Relation | None = None
+
+    @property
+    def ends(self) -> tuple[Any, Any]:
+        """The least and the greatest value of numbers."""
+        return (min(self.options), max(self.options)) if self.options else (self.low, self.high)
 
     def distribution(self) -> BaseDistribution:
         """As Optuna has it."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fiducial.errors import Problem, SpecError
 from fiducial.metric_table import Metric, MetricTable
+from fiducial.spec.knob import replaced
 from fiducial.spec.messages import nearest
 
 __all__ = ["MEASURED", "Goal", "Part", "goal_of"]
@@ -44,6 +46,11 @@ class Goal:
     def metric(self) -> str:
         """The KPI."""
         return self.parts[0].name
+
+    @property
+    def tested(self) -> str:
+        """The same KPI of the test set."""
+        return re.sub(r"^val(?=[_ ])", "test", self.metric)
 
     @property
     def direction(self) -> Direction:
@@ -130,6 +137,13 @@ def _part(task: Any, spec: Any, where: str, name: str, wanted: str | None, probl
             )
         )
         return None
+    own = list(task.check_spec(spec, "train"))
+    kept = replaced(spec, "train.checkpointer.monitor", kpi)  # as trainings will have it
+    problems += [
+        Problem(f"{where}.metric", refused.found, refused.fix)
+        for refused in task.check_spec(kept, "train")
+        if refused not in own and refused.level == "error"
+    ]
     direction = _OF[found.direction]
     if wanted is not None and wanted != direction:
         found_text = f"{wanted} {kpi}, which is better when {'lower' if direction == 'minimize' else 'higher'}"

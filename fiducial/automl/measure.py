@@ -11,13 +11,18 @@ from typing import Any, BinaryIO
 
 from fiducial.actions.perform import compose_for, known_action, read_spec
 from fiducial.automl.goal import MEASURED
+from fiducial.errors import CheckpointError
+from fiducial.run.console import LOGGER
 from fiducial.task import Task
 
 _REPEATS = 7
 
 
 def measure(task: Task[Any], spec_file: str) -> None:
-    """Write ``measured.json`` beside the ``train`` folder: milliseconds per item of a validation batch, parameters."""
+    """Write ``measured.json`` beside the ``train`` folder: milliseconds per item of a validation batch, parameters.
+
+    Where no checkpoint was kept, nothing.
+    """
     import torch
     from pytorch_lightning.utilities import move_data_to_device
 
@@ -27,7 +32,11 @@ def measure(task: Task[Any], spec_file: str) -> None:
 
     task, composed = compose_for([task], known_action([task], "train"), read_spec([task], Path(spec_file), ()), {})
     folder = Path(composed.spec.results_dir)
-    found = resolve_model_file(folder, results_dir=None, prefix=task.prefix, key="automl")
+    try:
+        found = resolve_model_file(folder, results_dir=None, prefix=task.prefix, key="automl")
+    except CheckpointError as error:  # no validation gave a number
+        LOGGER.warning("nothing to measure: %s", error)
+        return
     runtime = task.runtime(composed.spec)
     runtime.action = "evaluate"
     predictor = open_predictor(found.path, runtime, composed.spec.encryption_key)

@@ -37,8 +37,9 @@ def write_page(record: Record, folder: Path) -> Path:
     page = Page(f"Search: {record.title}", f"{record.algorithm}, {record.metric} ({record.direction}), {folder}")
     page.add("Result", *_result(record))
     page.add("History", columns(_history(record), _curves(record)))
-    if varied := _varied(record):
-        page.add("Values", _parallel(record, varied), intro="Every training that reports a number; the best in green.")
+    if (varied := _varied(record)) and any(row.curve or row.value is not None for row in record.rows):
+        intro = "Every training that reports a number: the best in blue, others that are finished in green."
+        page.add("Values", _parallel(record, varied), intro=intro)
     if record.importances:
         rows = [(name, share) for name, share in record.importances.items()]
         intro = "How much of the differences between the trainings that went to the end each value explains."
@@ -77,7 +78,7 @@ def _history(record: Record) -> Html:
     x = [float(row.number) for row in rows]
     lines = [
         Line("best so far", x, [sign * value for value in best], colour="good"),
-        Line("trainings", x, [float(row.value or 0) for row in rows], colour="c1", dashed=True),
+        Line("trainings", x, [float(row.value or 0) for row in rows], colour="c3", dashed=True),
     ]
     return line_chart("Best so far", lines, x_label="training", y_label=record.metric)
 
@@ -113,12 +114,12 @@ def _parallel(record: Record, names: Sequence[str]) -> Html:
     threads = [
         Thread(
             [places[index] for _, places in columns_of],
-            "good" if row.number == record.best else "muted" if row.state != "finished" else "c1",
+            "good" if row.number == record.best else "muted" if row.state != "finished" else "c3",
             f"training {row.number}: {number(score)}",
         )
         for index, (row, score) in enumerate(zip(rows, scores, strict=True))
     ]
-    threads.sort(key=lambda thread: {"muted": 0, "c1": 1, "good": 2}[thread.colour])
+    threads.sort(key=lambda thread: {"muted": 0, "c3": 1, "good": 2}[thread.colour])
     return parallel("Values and what they came to", [scale for scale, _ in columns_of], threads)
 
 

@@ -14,8 +14,10 @@ from fiducial.automl.places import Place
 from fiducial.automl.space import Space, search_space, with_values
 from fiducial.automl.trial import Order
 from fiducial.errors import Problem, SpecError, UserError
+from fiducial.run.ranks import under_torchrun
 from fiducial.spec.compose import changed
 from fiducial.spec.knob import plain, walk
+from fiducial.spec.messages import nearest
 from fiducial.task import Task
 
 __all__ = ["Prepared", "check_search", "prepare"]
@@ -139,7 +141,7 @@ def prepare(task: Task[Any], spec: Any) -> Prepared:
         space = _continuable(task, space) if warm else space
     except UserError as error:
         problems += error.problems
-    problems += _rules(spec)
+    problems += _rules(task, spec)
     if goal is None or space is None or problems:
         raise SpecError.of(problems)
     return Prepared(task, spec, space, goal, plan_of(spec, space, goal))
@@ -153,16 +155,28 @@ def check_search(task: Task[Any], spec: Any) -> Iterator[Problem]:
         yield from error.problems
 
 
-def _rules(spec: Any) -> Iterator[Problem]:
+def _rules(task: Task[Any], spec: Any) -> Iterator[Problem]:
     settings = spec.automl
+    if under_torchrun():
+        fix = "start one process: each training starts those of its own, train.num_gpus of them"
+        yield Problem("automl", "under torchrun", fix)
+    shown = settings.final_evaluation_metric
+    if shown and task.metrics.find(shown, ("test",)) is None:
+        known = list(task.metrics.kpis("test"))
+        fix = f"use one of {', '.join(known)}{nearest(shown, known)}"
+        yield Problem("automl.final_evaluation_metric", f"evaluate reports no {shown!r}", fix)
     if spec.train.resume_training_checkpoint_path:
         found, fix = "a search begins its trainings anew", "leave it out; train.pretrained_model_path gives weights"
         yield Problem("train.resume_training_checkpoint_path", found, fix)
-    if settings.automl_max_epochs is not None and settings.automl_min_epochs > settings.automl_max_epochs:
-        found = f"{settings.automl_min_epochs} is more than automl_max_epochs {settings.automl_max_epochs}"
-        yield Problem("automl.automl_min_epochs", found, "lower it")
+    unit = settings.epoch_multiplier
+    least = settings.automl_min_epochs * unit
+    most = settings.automl_max_epochs * unit if settings.automl_max_epochs else spec.train.num_epochs
+    if settings.automl_algorithm in ENDS_EARLY and least > most:
+        found = f"{settings.automl_min_epochs}, in units of {unit} epochs, is more than the {most} of a training"
+        yield Problem("automl.automl_min_epochs", found, "lower it or epoch_multiplier, or train longer")
     if settings.automl_algorithm == "pbt" and (settings.objectives or settings.include_latency):
-        yield Problem("automl.objectives", "pbt compares by the metric alone", "leave them out, or use bohb")
+        name = "objectives" if settings.objectives else "include_latency"
+        yield Problem(f"automl.{name}", "pbt compares by the metric alone", "leave it out, or use bohb")
 
 
 def _continuable(task: Task[Any], space: Space) -> Space:

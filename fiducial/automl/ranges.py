@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,14 +20,17 @@ from fiducial.spec.dependency import Dependency
 from fiducial.spec.knob import Key
 from fiducial.spec.messages import nearest
 
-__all__ = ["RANGE_KEYS", "custom_ranges", "dimension_of"]
+__all__ = ["RANGE_KEYS", "custom_ranges", "dimension_of", "fault_of"]
 
 RANGE_KEYS = ("valid_min", "valid_max", "valid_options", "option_weights", "math_cond", "depends_on")
 _MEANT = {"min": "valid_min", "max": "valid_max", "values": "valid_options", "options": "valid_options"}
+_OF_TAO = {"disable_list": "leave it out: a list is searched by its valid_options"}
 _MEANT |= {"weights": "option_weights", "low": "valid_min", "high": "valid_max", "choices": "valid_options"}
 _RATE = re.compile(r"(^|_)(lr|wd)$|weight_decay|learning_rate")
 """Keys that are searched by orders of magnitude."""
 _CONDITION = re.compile(r"(?P<operator>>=|<=|==|>|<|/|\^)\s*(?P<operand>depends_on|[-+.\deE]+)")
+_IDLE = {"options": ("valid_min", "valid_max", "math_cond", "depends_on"), "numbers": ("option_weights",)}
+"""Range keys without effect on what is chosen among."""
 _CHOICES = ("bool", "categorical", "ordered", "ordered_int")
 _ABOVE = 1e-3
 """How far above an end that must not be reached a range begins, as a part of it."""
@@ -68,6 +72,8 @@ def _entries(raw: Mapping[str, Any], keys: Mapping[str, Key], prefix: str = "") 
 
 
 def _meant(name: str) -> str:
+    if name in _OF_TAO:
+        return _OF_TAO[name]
     close = _MEANT.get(str(name)) or next(iter(difflib.get_close_matches(str(name), RANGE_KEYS, 1)), None)
     return f"did you mean {close}?" if close else f"use {', '.join(RANGE_KEYS)}"
 
@@ -80,6 +86,12 @@ def dimension_of(key: Key, own: Any, custom: Mapping[str, Any], problems: list[P
     options = custom.get("valid_options")
     if options is None and key.value_type in _CHOICES:
         options = [False, True] if key.value_type == "bool" else list(key.options)
+    kind = "numbers" if options is None else "options"
+    problems += [
+        Problem(f"{where}.{name}", f"has no effect where {kind} are chosen among", "leave it out")
+        for name in _IDLE[kind]
+        if name in custom
+    ]
     if options is not None:
         found = _choice(key, own, options, custom, problems, where)
     elif key.value_type in ("int", "float"):
@@ -98,19 +110,20 @@ def _choice(
 ) -> dict[str, Any] | None:
     given = "valid_options" in custom
     if not isinstance(options, list) or not options:
-        problems.append(Problem(f"{where}.valid_options", f"found {brief(options)}", "write a list of values"))
+        found = "an empty list" if options == [] else brief(options)
+        problems.append(Problem(f"{where}.valid_options", f"found {found}", "write a list of values"))
         return None
     problems += [
         Problem(f"{where}.valid_options", f"{brief(option)}: {fault}", "choose values that the key may have")
         for option in options
-        if (fault := _fault(key, option))
+        if (fault := fault_of(key, option))
     ]
     weights = custom.get("option_weights", None if given else key.meta.option_weights)
     kind = "choice"
     if weights is not None:
         kind = "weighted"
-        numbers = isinstance(weights, list | tuple) and all(isinstance(w, int | float) and w > 0 for w in weights)
-        if not numbers or len(weights) != len(options):
+        numbers = weights if isinstance(weights, list | tuple) else ()
+        if len(numbers) != len(options) or not all(isinstance(w, int | float) and 0 < w < math.inf for w in numbers):
             fix = f"write {len(options)} numbers above 0, one for each option"
             problems.append(Problem(f"{where}.option_weights", f"found {brief(weights)}", fix))
             return None
@@ -128,7 +141,7 @@ def _number(
         if value is None:
             continue
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        fault = _fault(key, value) if number else "no finite number"
+        fault = fault_of(key, value) if number else "no finite number"
         if fault:
             problems.append(Problem(f"{where}.{name}", f"{brief(value)}: {fault}", "choose one that the key may have"))
         else:
@@ -145,7 +158,7 @@ def _number(
     if ends.low > ends.high:
         problems.append(Problem(where, f"it ends before it begins: {ends.low:g} … {ends.high:g}", "swap them"))
         return None
-    return _conditioned(key, custom, ends, whole, problems, where)
+    return _conditioned(key, custom, ends, problems, where)
 
 
 def _ends(key: Key, own: Any, whole: bool) -> _Ends:
@@ -192,9 +205,10 @@ def _is_log(key: Key, ends: _Ends) -> bool:
 
 
 def _conditioned(
-    key: Key, custom: Mapping[str, Any], ends: _Ends, whole: bool, problems: list[Problem], where: str
+    key: Key, custom: Mapping[str, Any], ends: _Ends, problems: list[Problem], where: str
 ) -> dict[str, Any] | None:
     """The range as hard bounds and ``math_cond`` leave it."""
+    whole = key.value_type == "int"
     bounds = [(name, limit) for name, limit in hard_bounds(key.info).items()]
     condition = _condition(key, custom, problems, where)
     step, base = 1, None
@@ -241,7 +255,8 @@ def _conditioned(
 def _powers(base: float, low: float, high: float, whole: bool) -> tuple[float, ...]:
     if base <= 1:
         return ()
-    found = [base**n for n in range(-64, 65) if low <= base**n <= high]
+    most = math.log(sys.float_info.max, base)
+    found = [base**n for n in range(-64, 65) if abs(n) < most and low <= base**n <= high]
     return tuple(int(power) for power in found if power == int(power)) if whole else tuple(found)
 
 
@@ -256,33 +271,45 @@ def _condition(
     try:
         if not found:
             raise ValueError
-        return found["operator"], None if found["operand"] == "depends_on" else float(found["operand"])
+        operator, number = found["operator"], None if found["operand"] == "depends_on" else float(found["operand"])
+        if operator == "/" and not (key.value_type == "int" and number and number >= 1 and number.is_integer()):
+            raise ValueError
+        return operator, number
     except ValueError:
-        fix = "write a condition such as '> 0', '/ 32', '^ 2' or '> depends_on'"
+        multiples = "'/ 32', " if key.value_type == "int" else ""
+        fix = f"write a condition such as '> 0', {multiples}'^ 2' or '> depends_on'"
         problems.append(Problem(f"{where}.math_cond", f"found {brief(text)}", fix))
         return None
 
 
 def _relation(key: Key, custom: Mapping[str, Any], problems: list[Problem], where: str) -> Relation | None:
     text = custom.get("depends_on", key.meta.depends_on)
+    condition = _condition(key, custom, [], where)
     if text is None:
+        if condition is not None and condition[1] is None:
+            problems.append(Problem(f"{where}.depends_on", "not set, but math_cond names it", "name a key"))
         return None
     try:
         depends = Dependency.parse(str(text))
     except ValueError as error:
         problems.append(Problem(f"{where}.depends_on", str(error), "name a key"))
         return None
-    condition = _condition(key, custom, [], where)
     operator, divisor = depends.operator, 1
     if not operator and condition is not None:
         operator = condition[0] if condition[1] is None else "/" if condition[0] == "/" else ""
         divisor = int(condition[1]) if condition[0] == "/" and condition[1] else 1
+    if condition is not None and condition[0] in "/^" and condition[0] != operator:
+        fix = "leave one of them out"
+        problems.append(Problem(f"{where}.math_cond", f"{condition[0]!r} beside depends_on {text!r}", fix))
+        return None
     if operator in ("", "^"):
+        fix = "write '> a.key', or a math_cond such as '> depends_on' or '/ 2'"
+        problems.append(Problem(f"{where}.depends_on", f"{text!r} does not say how", fix))
         return None
     return Relation(operator, depends.keys, divisor)  # type: ignore[arg-type]
 
 
-def _fault(key: Key, value: Any) -> str | None:
+def fault_of(key: Key, value: Any) -> str | None:
     """Why a key cannot have a value; None when it can."""
     if isinstance(value, bool) and key.value_type in ("int", "float"):
         return "true and false are no numbers"

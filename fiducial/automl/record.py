@@ -87,13 +87,18 @@ class Record:
     @property
     def spent(self) -> int:
         """Epochs trained by all."""
-        return sum(row.epochs for row in self.rows)
+        return self.trained(self.rows)
+
+    def trained(self, rows: Sequence[Row]) -> int:
+        """The epochs of these trainings, without those of the ones that they went on from."""
+        ends = {row.number: row.epochs for row in self.rows}
+        return sum(row.epochs - (0 if row.parent is None else ends[row.parent]) for row in rows if row.epochs)
 
     @property
     def seconds_per_epoch(self) -> float | None:
         """Of the trainings that are over."""
         over = [row for row in self.rows if row.seconds and row.epochs]
-        return sum(row.seconds or 0 for row in over) / sum(row.epochs for row in over) if over else None
+        return sum(row.seconds or 0 for row in over) / self.trained(over) if over else None
 
     @property
     def seconds_left(self) -> float | None:
@@ -121,7 +126,7 @@ def read_record(folder: Path) -> Record:
         tree = json.loads(path.read_text("utf-8"))
         rows = [Row(**{**row, "curve": [tuple(point) for point in row["curve"]]}) for row in tree.pop("rows")]
         return Record(**tree, rows=rows)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         fix = "name the results_dir of a search"
         raise CheckpointError(str(folder), f"no search has begun here: there is no {FILE}", fix) from None
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
 from fiducial.automl.dimension import Dimension
-from fiducial.automl.ranges import custom_ranges, dimension_of
+from fiducial.automl.ranges import custom_ranges, dimension_of, fault_of
 from fiducial.errors import Problem, SpecError
 from fiducial.spec.items import set_item
 from fiducial.spec.knob import Key, plain, walk
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Space", "search_space", "value_at", "with_values"]
 
-_LIFECYCLE = ("automl", "wandb", "train.checkpointer", "train.num_epochs", "train.seed", "results_dir")
+_LIFECYCLE = (
+    *("automl", "wandb", "clearml", "task", "model_name", "encryption_key", "results_dir", "train.results_dir"),
+    *("train.resume_training_checkpoint_path", "train.checkpoint", "train.keep_checkpoints"),
+    *("train.validation_interval", "train.num_epochs", "train.seed"),
+    *("train.num_gpus", "train.gpu_ids", "train.num_nodes"),
+)
 """Keys that a search itself sets, or that are no matter of a model."""
 
 
@@ -91,15 +97,7 @@ def search_space(task: Task[Any], spec: Any, *, warm: bool = False) -> Space:
         left_out[name] = reason
         if name in named and not _matches(name, settings.pinned):
             problems.append(Problem(_where(settings, name), f"{name} is not searched: {reason}", "leave it out"))
-    ordered = sorted(chosen, key=lambda dimension: dimension.relation is not None)
-    fixed: dict[str, Any] = {}
-    for dimension in ordered:
-        for other in dimension.relation.keys if dimension.relation else ():
-            if other not in keys:
-                fix = f"name a key{nearest(other, keys)}"
-                problems.append(Problem(f"automl.custom_param_ranges.{dimension.path}.depends_on", other, fix))
-            else:
-                fixed[other] = value_at(spec, other)
+    ordered, fixed = _ordered(chosen, spec, keys, problems)
     if not ordered and not problems:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3]) or "no key is marked"
         problems.append(
@@ -108,6 +106,51 @@ def search_space(task: Task[Any], spec: Any, *, warm: bool = False) -> Space:
     if problems:
         raise SpecError.of(problems)
     return Space(tuple(ordered), left_out, fixed)
+
+
+def _ordered(
+    chosen: list[Dimension], spec: Any, keys: Mapping[str, Key], problems: list[Problem]
+) -> tuple[list[Dimension], dict[str, Any]]:
+    """The dimensions, each after those that it depends on; and the spec's values of the keys that others depend on."""
+    by_path = {d.path: d for d in sorted(chosen, key=lambda dimension: dimension.relation is not None)}
+    fixed: dict[str, Any] = {}
+    for path, dimension in by_path.items():
+        where = f"automl.custom_param_ranges.{path}.depends_on"
+        for other in dimension.relation.keys if dimension.relation else ():
+            if other not in keys:
+                problems.append(Problem(where, other, f"name a key{nearest(other, keys)}"))
+                continue
+            fixed[other] = value_at(spec, other)
+            if keys[other].value_type not in ("int", "float", "ordered_int") or fixed[other] is None:
+                problems.append(Problem(where, f"{other} is no number", "name a key that is one"))
+    try:
+        order = TopologicalSorter({p: d.relation.keys if d.relation else () for p, d in by_path.items()}).static_order()
+        ordered = [by_path[path] for path in order if path in by_path]
+    except CycleError as error:
+        path, *others = error.args[1]
+        found, fix = f"a circle: {' on '.join((path, *others))}", "leave one of them out"
+        problems.append(Problem(f"automl.custom_param_ranges.{path}.depends_on", found, fix))
+        return [], {}
+    if not problems:
+        problems += [p for d in ordered if d.relation and (p := _unfit(d, keys[d.path], by_path, fixed)) is not None]
+    return ordered, fixed
+
+
+def _unfit(
+    dimension: Dimension, key: Key, by_path: Mapping[str, Dimension], fixed: Mapping[str, Any]
+) -> Problem | None:
+    """Where a value ends that follows the ends of what it depends on, if it cannot be there."""
+    relation = dimension.relation
+    assert relation is not None
+    for side in (0, 1):
+        others = {name: by_path[name].ends[side] if name in by_path else fixed[name] for name in relation.keys}
+        value = relation.applied(dimension.ends[side], others, dimension.kind == "int")
+        if fault := fault_of(key, value):
+            told = ", ".join(f"{name} {number:g}" for name, number in others.items())
+            where = f"automl.custom_param_ranges.{dimension.path}"
+            fix = f"give {', '.join(others)} a range that leaves room"
+            return Problem(where, f"{value:g}, with {told}: {fault}", fix)
+    return None
 
 
 def _wanted(
@@ -130,7 +173,9 @@ def _wanted(
         if key is None:
             problems.append(Problem(where, f"unknown key {name}", f"name a key{nearest(name, keys)}"))
         elif name.startswith(_LIFECYCLE):
-            problems.append(Problem(where, f"{name} is set by the search", "leave it out"))
+            problems.append(Problem(where, f"{name} is set by the search, or no matter of a model", "leave it out"))
+        elif not name.startswith("train.") and f"{name.partition('.')[0]}.results_dir" in keys:
+            problems.append(Problem(where, f"{name} is of another action: no training uses it", "leave it out"))
         elif key.automl is False and name not in customs and not settings.override_automl_disabled_params:
             fix = "leave it out, or set automl.override_automl_disabled_params=true"
             problems.append(Problem(where, f"{name} is marked as not to be searched", fix))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Workers", "check_identity", "open_study", "standing", "state", "storage_faults", "take_over"]
 
 JOURNAL = "journal.log"
+_BEGINS = b'{"op_code"'
+"""How a journal of Optuna's begins."""
 BEAT_S = 60.0
 """Seconds between two signs of life of a trial."""
 SILENT_S = 600.0
@@ -89,10 +91,16 @@ def _journal(storage: str | None, folder: Path, optuna: Any) -> Any:
 
 
 def _mend(path: Path) -> None:
-    """Take away a last line that was cut off, by a full disk or a lost machine: nothing could be read after it."""
+    """Take away a last line that was cut off, by a full disk or a lost machine: nothing could be read after it.
+
+    Raises: StorageError for a file that is no journal, which stays as it is.
+    """
     if not path.exists():
         return
     with path.open("r+b") as file:
+        if not _BEGINS.startswith(file.read(len(_BEGINS))):
+            fix = "name another file, or a database as sqlite:///FILE"
+            raise StorageError("automl.storage", f"{path} is no journal of a search", fix)
         end = file.seek(0, os.SEEK_END)
         tail = 1
         while end - tail >= 0 and end:

@@ -36,12 +36,17 @@ def lines_of(record: Record, *, all_rows: bool = False) -> list[str]:
             ["*" if row.number == record.best else "", number, row.state, _score(row), str(row.epochs), *values]
         )
     more = [f"… and {len(rows) - len(shown)} more"] if len(shown) < len(rows) else []
-    return [head, f"{over}{wanted} trainings over, {spent}{left}", *_aligned(cells), *more]
+    numbers = {name: value for name, value in record.evaluation.items() if isinstance(value, int | float)}
+    verified = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
+    tested = [f"the best on the test set: {verified}"] if verified else []
+    return [head, f"{over}{wanted} trainings over, {spent}{left}", *_aligned(cells), *more, *tested]
 
 
 def _saved(record: Record) -> str:
-    full = record.epochs * sum(row.state in ("finished", "ended early") for row in record.rows)
-    spent = sum(row.epochs for row in record.rows if row.state in ("finished", "ended early"))
+    over = [row for row in record.rows if row.state in ("finished", "ended early")]
+    if any(row.parent is not None for row in over):
+        return ""
+    full, spent = record.epochs * len(over), record.trained(over)
     return f" ({100 * spent / full:.0f} % of what no early end would take)" if full and spent < full else ""
 
 

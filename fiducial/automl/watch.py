@@ -69,7 +69,7 @@ class Board:
         kept = {"evaluation": before.evaluation, "importances": before.importances} if before else {}
         self.record = replace(record, **{**kept, **also})
         self.record.write(self.run.folder)
-        if best is not None and number != self._best:
+        if best is not None and (number != self._best or self.record.finished):
             self._best = number
             write_winner(self.run.folder, root_of(best), self.best_tree(best), _facts(best), _remark(self.record))
         if prepared.spec.automl.automl_delete_intermediate_ckpt:

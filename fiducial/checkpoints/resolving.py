@@ -67,6 +67,8 @@ def resolve_model_file(
     word = "" if value is None or str(value).strip() == "???" else str(value).strip()
     if word and word not in ("latest", "best") and not word.startswith("epoch:"):
         path = _local(word, key)
+        if not path.exists() and (close := difflib.get_close_matches(word, ("latest", "best"), 1)):
+            raise CheckpointError(key, f"no file {path.absolute()}", f"did you mean {close[0]}?")
         if not path.is_dir():
             return ResolvedFile(real_file(path, where=key, suffixes=suffixes), "given")
         folder = _Folder(path, prefix, key, suffixes, deployed)
@@ -206,7 +208,8 @@ class _Folder:
             raise CheckpointError(
                 key, f"no folder {root}", f"set {key} to a model file, or results_dir to a finished run"
             )
-        self.root = _winner(self.root) or self.root
+        self.given = self.root
+        self.root, self.counted = _winner(self.root) or (self.root, None)
         train = self.root / "train"
         in_train = train.is_dir() and (_files(train, CHECKPOINT_SUFFIXES) or not _files(self.root, CHECKPOINT_SUFFIXES))
         self.path = train if in_train else self.root
@@ -218,13 +221,15 @@ class _Folder:
         scores = _scores(self.path / "status.json", monitor) if monitor else {}
         ranked = sorted(scores, key=lambda epoch: (scores[epoch] if mode == "min" else -scores[epoch], epoch))
         kept = {epoch: path for (epoch,), path in sorted(_numbered(self.path, _BEST).items())}
+        periodic = {epoch: path for (epoch, _), path in sorted(_numbered(self.path, _PERIODIC).items())}
+        if counted := {**periodic, **kept}.get(self.counted if self.counted is not None else -1):
+            return ResolvedFile(counted, f"epoch {self.counted} in {self.path}, which a search found best")
         if kept:
             path = next((kept[epoch] for epoch in ranked if epoch in kept), kept[max(kept)])
             return ResolvedFile(path, f"best checkpoint in {self.path}")
         named = self.path / f"{self.prefix}_best.pth"
         if _readable(named):
             return ResolvedFile(real_file(named.resolve()), f"best checkpoint in {self.path}")
-        periodic = {epoch: path for (epoch, _), path in sorted(_numbered(self.path, _PERIODIC).items())}
         for epoch in ranked:
             if epoch in periodic:
                 how = f"epoch {epoch} in {self.path}, with the best {monitor} among the saved ({scores[epoch]:g})"
@@ -260,7 +265,8 @@ class _Folder:
 
     def newest(self) -> ResolvedFile:
         """The newest file with a wanted suffix, of whatever name, here or in the folder of a later action."""
-        folders = dict.fromkeys((self.path, self.root, *(self.root / name for name in self.deployed)))
+        later = (root / name for root in (self.root, self.given) for name in self.deployed)
+        folders = dict.fromkeys((self.path, self.root, *later))
         files = [path for folder in folders if folder.is_dir() for path in _files(folder, self.suffixes)]
         own = [path for path in files if not path.stem.endswith("_latest")]
         if not own:
@@ -271,16 +277,20 @@ class _Folder:
         return ResolvedFile(path, f"newest {path.suffix} file in {path.parent}")
 
 
-def _winner(root: Path) -> Path | None:
-    """The folder of the best training of a search, whose folder ``root`` is, or which it holds beside no training."""
+def _winner(root: Path) -> tuple[Path, int | None] | None:
+    """The folder of the best training of a search, and the epoch, from 0, that it counts by.
+
+    ``root`` is the folder of the search, or holds it beside no training.
+    """
     searched = root if (root / WINNER).is_file() else root / "automl"
     if searched != root and (root / "train").is_dir():
         return None
     try:
-        folder = searched / str(json.loads((searched / WINNER).read_text("utf-8"))["folder"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads((searched / WINNER).read_text("utf-8"))
+        folder, epoch = searched / str(found["folder"]), found.get("epoch")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return folder if folder.is_dir() else None
+    return (folder, epoch - 1 if isinstance(epoch, int) else None) if folder.is_dir() else None
 
 
 def _scores(status: Path, monitor: str) -> dict[int, float]:

@@ -105,8 +105,8 @@ def runtime_of(path: Path) -> ModelRuntime:
     """What runs a file. Raises: CheckpointError when nothing does, or this version does not."""
     found = next((runtime for runtime in RUNTIMES if runtime.takes(path)), None)
     if found is None:
-        known = ", ".join(suffix for runtime in RUNTIMES for suffix in runtime.suffixes)
-        raise CheckpointError(str(path), "of a kind that nothing here runs", f"model files end in {known}")
+        fix = f"model files end in {', '.join(suffixes())}"
+        raise CheckpointError(str(path), "of a kind that nothing here runs", fix)
     if found.open is None:
         raise CheckpointError(str(path), *found.refusal)
     return found

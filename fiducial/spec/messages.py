@@ -35,7 +35,7 @@ def problems_of(kind: type[Section], error: ValidationError) -> Iterator[Problem
         elif code == "literal_error":
             yield Problem(path, shown, f"use one of {context['expected']}{_near(str(found), context['expected'])}")
         elif code == "model_type":
-            nested = section_of(info) if info else None
+            nested = (section_of(info) or item_section_of(info)) if info else None
             keys = ", ".join(nested.model_fields) if nested else ""
             yield Problem(path, shown, f"this is a section with the keys {keys}")
         elif code == "value_error":

@@ -11,8 +11,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import small_runs
 
+from changenet.classify.task import CLASSIFY
 from fiducial.actions.perform import perform
+from fiducial.automl.measure import measure
 from fiducial.automl.record import read_record
+
+
+def test_a_training_that_kept_no_checkpoint_is_not_measured(tmp_path):
+    small_runs.composed("classify", tmp_path)
+    measure(CLASSIFY, str(tmp_path / "classify.yaml"))
+    assert not list(tmp_path.rglob("measured.json"))
 
 
 @pytest.mark.slow

@@ -128,7 +128,7 @@ class TestDefaultSpecs:
 
     def test_written(self, tmp_path, capfd):
         for _ in range(2):
-            assert run("default_specs", f"results_dir={tmp_path / 'd'}") == 0
+            assert run("default_specs", f"results_dir={tmp_path / 'd'}", "module_name=line") == 0  # TAO's command
         assert "num_epochs: 10" in (tmp_path / "d" / "experiment.yaml").read_text()
         assert "overwriting" in capfd.readouterr().err
 

@@ -114,7 +114,10 @@ def _check_flavour(tensorrt: Any) -> Iterator[Problem]:
 def _check_calibration(calibration: Any) -> Iterator[Problem]:
     key = f"{_SECTION}.calibration"
     wanted = calibration.cal_batches * calibration.cal_batch_size
-    if wanted < FEW and not (calibration.cal_cache_file and Path(calibration.cal_cache_file).is_file()):
+    cache = Path(os.path.expanduser(calibration.cal_cache_file or ""))
+    if calibration.cal_cache_file and cache.is_dir():
+        yield Problem(f"{key}.cal_cache_file", f"{cache} is a folder", f"name the file: {cache / 'cal.bin'}")
+    if wanted < FEW and not cache.is_file():
         found = f"cal_batches {calibration.cal_batches} x cal_batch_size {calibration.cal_batch_size}: {wanted} items"
         yield Problem(key, found, "a few hundred make a better int8 engine", "warning")
     if not calibration.cal_image_dir:

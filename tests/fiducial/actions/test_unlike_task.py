@@ -258,6 +258,8 @@ class TestCommandLine:
         assert act("check", "train", "train.batch_size=5")[0] == 1
         assert "train.batch_size · 5 is no multiple of train.per_kind 2" in capfd.readouterr().err
         assert act("check", "gallery")[0] == 0
+        for wrong in ("evaluate.checkpoint='epoch:x'", "evaluate.trt_engine=x.engine"):
+            assert act("check", "evaluate", wrong)[0] == 1
 
     def test_missing_annotations(self, act, capfd):
         assert act("train", "data.annotations=none.json")[0] == 1

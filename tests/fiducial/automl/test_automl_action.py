@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,7 +89,7 @@ class TestSearched:
         folder = searched[0] / "out/automl"
         text = (folder / "best_spec.yaml").read_text()
         tree = yaml.safe_load(text)
-        assert text.startswith("# Training ")
+        assert "best of 4 (hyperband)" in text.splitlines()[0]
         assert "automl" not in tree
         assert tree["results_dir"] == "out"
         code, _, err = run(tmp_path, "train", "-e", str(folder / "best_spec.yaml"))
@@ -104,6 +105,7 @@ class TestSearched:
         assert last["best_val_loss"] == record.winner.value
         assert last["Best experiment id"] == record.best
         assert last["test_loss"] == record.evaluation["test_loss"]
+        assert f"the best on the test set: test_loss {record.winner.value:.6g}" in searched[2]
 
     def test_status_reads_it_offline(self, searched, tmp_path):
         before = {path: path.stat().st_mtime_ns for path in (searched[0] / "out").rglob("*.json")}
@@ -113,15 +115,27 @@ class TestSearched:
             assert "(yours)" in out
             assert "finished" in out
         assert before == {path: path.stat().st_mtime_ns for path in (searched[0] / "out").rglob("*.json")}
-        code, _, err = run(tmp_path, "automl", "status", f"results_dir={tmp_path / 'none'}")
-        assert code == 1
-        assert "no search has begun here" in err
+        (tmp_path / "file").touch()
+        for nothing in ("none", "file"):
+            code, _, err = run(tmp_path, "automl", "status", f"results_dir={tmp_path / nothing}")
+            assert code == 1
+            assert "no search has begun here" in err
+        code, _, err = run(tmp_path, "automl", "stats", f"results_dir={searched[0] / 'out'}")
+        assert code == 2
+        assert "invalid choice: 'stats' (choose from" in err
 
     def test_a_finished_one_is_not_searched_again(self, searched):
         code, _, err = run(searched[0], "automl", "-e", "spec.yaml")
         assert code == 0, err
         assert " starts" not in err
         assert "evaluating" not in err
+
+    def test_the_page_draws_the_best_in_a_colour_of_its_own(self, searched):
+        page = (searched[0] / "out/automl/report.html").read_text()
+        colours = dict(re.findall(r"--(good|c\d): (#\w+);", page.partition("prefers-color-scheme")[0]))
+        drawn = set(re.findall(r'class="line (\w+)', page))
+        assert {"good", "c3"} <= drawn
+        assert colours["good"] not in {colours[name] for name in drawn & colours.keys() - {"good"}}
 
     @pytest.mark.browser
     def test_page(self, searched, dump):
@@ -224,6 +238,17 @@ class TestTrainings:
         assert not any("open-sesame" in text for text in [command, *written])
 
 
+class TestNoNumbers:
+    def test_can_be_looked_at(self, tmp_path):
+        spec = {"train": {"num_epochs": 1, "fault": "diverged"}, "automl": {**SPEC["automl"], "algorithm": "random"}}
+        code, _, err = run(tmp_path, "automl", "-e", "spec.yaml", "automl.n_trials=2", **spec)
+        assert code == 1
+        assert "none of 2 trainings went to its end: not a number" in err
+        code, out, err = run(tmp_path, "automl", "status", "results_dir=out")
+        assert code == 0, err
+        assert "not a number" in out
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("changes", "told"),
@@ -235,6 +260,7 @@ class TestBadInput:
             ({"algorithm": "llm"}, "it asks a language model elsewhere"),
             ({"algorithm": "hyprband"}, "did you mean hyperband?"),
             ({"automl_max_epoch": 3}, "did you mean automl.automl_max_epochs?"),
+            ({"final_evaluation_metric": "test_lss"}, "evaluate reports no 'test_lss' · use one of test_loss"),
             ({"llm_model": "x"}, "llm_model: language models elsewhere are not asked"),
         ],
     )
@@ -254,6 +280,10 @@ class TestBadInput:
             (["dataset.test=''", "automl.run_final_evaluation=true"], "dataset.test · not set"),
             (["train.resume_training_checkpoint_path=x.pth"], "a search begins its trainings anew"),
             (["train.width=63"], "train.width · 63"),
+            (["train.checkpointer.filename='{epoch}-{val_lss}'"], "unknown metric 'val_lss'"),
+            (["automl.automl_min_epochs=5"], "automl.automl_min_epochs · 5, in units of 1 epochs, is more than the 4"),
+            (["automl.epoch_multiplier=6"], "automl.automl_min_epochs · 1, in units of 6 epochs"),
+            (["automl.algorithm=pbt", "automl.include_latency=true"], "automl.include_latency · pbt compares"),
         ],
     )
     def test_of_the_rest_of_the_spec(self, tmp_path, capsys, monkeypatch, overrides, told):
@@ -266,6 +296,10 @@ class TestBadInput:
         assert cli.main([QUICK], ["check", "automl", "-e", "spec.yaml", *overrides], prog="quick") == 1
         assert told in capsys.readouterr().err
         assert not list(tmp_path.rglob("trial_*"))
+
+    def test_under_torchrun_trainings_would_wait_for_each_other(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+        self.test_of_the_rest_of_the_spec(tmp_path, capsys, monkeypatch, [], "automl · under torchrun · start one")
 
     def test_a_search_of_another_spec(self, searched, capsys, monkeypatch):
         from fiducial import cli

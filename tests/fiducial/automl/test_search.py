@@ -1,6 +1,7 @@
 """The loop of a search, by trainings that are computed here: directions, early ends, failures, going on."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import optuna
@@ -8,10 +9,11 @@ import pytest
 from quick_search import Computed, prepared, search_in, spec_with
 from quick_task import QUICK, kpis_of, loss_of
 
-from fiducial.automl.goal import goal_of
-from fiducial.automl.record import rows_of
+from fiducial.automl.goal import Goal, Part, goal_of
+from fiducial.automl.record import new_record, rows_of
 from fiducial.automl.search import best_of
 from fiducial.automl.study import check_identity, root_of, standing
+from fiducial.automl.table import lines_of
 from fiducial.automl.trial import Ending
 from fiducial.errors import SpecError, StorageError
 
@@ -287,6 +289,11 @@ class TestPopulation:
         assert (kept.params, kept.user_attrs["parent"]) == (best.params, best.number)
         assert {(o.until, o.epochs) for o in orders.values()} == {(3, 9), (6, 9), (9, 9)}
         assert all((o.begin_from is None) == (o.until == 3) for o in orders.values())
+        record = new_record("x", ready.plan, ready.space, ready.goal, 1, found, None)
+        assert record.spent == 5 * 9
+        assert "15 of 15 trainings over, 45 epochs" in lines_of(record)
+        tested = replace(record, evaluation={"test_acc": None, "test_note": "text", "test_loss": 0.5})
+        assert lines_of(tested)[-1] == "the best on the test set: test_loss 0.5"
 
     def test_goes_on_after_a_generation(self, tmp_path):
         ready = prepared({"algorithm": "pbt", "seed": 4, **SMALL})
@@ -307,6 +314,13 @@ class TestGoal:
         assert self.goal(metric="acc") == self.goal(metric="val_acc")
         assert self.goal(metric="val_iou_1").direction == "maximize"
 
+    @pytest.mark.parametrize(
+        ("metric", "tested"),
+        [("val_acc", "test_acc"), ("val Precision at Rank 1", "test Precision at Rank 1"), ("mIoU", "mIoU")],
+    )
+    def test_its_name_on_the_test_set(self, metric, tested):
+        assert Goal((Part(metric, "maximize"),)).tested == tested
+
     def test_several_objectives_with_weights(self):
         latency = {"metric": "latency", "weight": 0.5, "scale": 20}
         goal = self.goal(metric="val_acc", objectives=[latency, {"metric": "val_loss", "weight": 2}])
@@ -324,6 +338,8 @@ class TestGoal:
             ({"metric": "val_los"}, "did you mean val_loss?"),
             ({"metric": "val_note"}, "reports no 'val_note'"),
             ({"metric": "val_iou_{class}"}, "reports no"),
+            ({"metric": "val_iou_7"}, "automl.metric · unknown metric 'val_iou_7'"),
+            ({"objectives": [{"metric": "val_iou_7"}]}, "automl.objectives[0].metric · unknown metric"),
             ({"metric": "latency"}, "reports no 'latency'"),
             ({"direction": "maximize"}, "maximize val_loss, which is better when lower"),
             ({"objectives": [{"metric": "size"}]}, "say how many millions of parameters weigh as much as 1"),
@@ -373,6 +389,13 @@ class TestStorage:
         with pytest.raises(StorageError, match=r"automl\.storage") as caught:
             search_in(tmp_path, prepared({"algorithm": "random", "storage": storage}))
         assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize("content", [b"notes: [1]\nno end of line", b"SQLite format 3\x00 and so on", b"x"])
+    def test_a_file_of_another_kind_stays_as_it_is(self, tmp_path, content):
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(StorageError, match=r"file is no journal of a search · .*sqlite:///FILE"):
+            search_in(tmp_path, prepared({"storage": str(tmp_path / "file")}))
+        assert (tmp_path / "file").read_bytes() == content
 
     def test_a_database_file(self, tmp_path):
         ready = prepared({"algorithm": "bohb", "n_trials": 4, "storage": f"sqlite:///{tmp_path / 'study.db'}"})

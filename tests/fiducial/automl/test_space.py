@@ -1,9 +1,12 @@
 """Which keys are searched, and where."""
 
+import math
+
 import pytest
 from quick_search import prepared, spec_of
 from quick_task import QUICK
 
+from fiducial.automl.dimension import Relation
 from fiducial.automl.space import search_space, value_at, with_values
 from fiducial.errors import SpecError
 from fiducial.spec.knob import plain
@@ -57,6 +60,10 @@ class TestChosen:
             ({"automl_hyperparameters": ["lr"]}, "did you mean train.lr?"),
             ({"automl_hyperparameters": ["train.unused"]}, "train.unused is not searched: kind is b"),
             ({"automl_hyperparameters": ["train.num_epochs"]}, "train.num_epochs is set by the search"),
+            ({"automl_hyperparameters": ["train.checkpointer.save_top_k"]}, "save_top_k is set by the search"),
+            ({"automl_hyperparameters": ["train.validation_interval"]}, "validation_interval is set by the search"),
+            ({"automl_hyperparameters": ["encryption_key"]}, "encryption_key is set by the search, or no matter of"),
+            ({"automl_hyperparameters": ["evaluate.batch_size"]}, "evaluate.batch_size is of another action"),
             ({"automl_hyperparameters": []}, "nothing to search"),
             ({"pinned": ["train"]}, "nothing to search (train.lr: pinned"),
             ({"pinned": ["train.wdth"]}, "did you mean train.width?"),
@@ -101,6 +108,7 @@ class TestRanges:
         multiple = self.custom("train.width", math_cond="/ 8")
         assert (multiple.low, multiple.high, multiple.step) == (8, 64, 8)
         assert self.custom("train.width", math_cond="^ 2", valid_max=40).options == (1, 2, 4, 8, 16, 32)
+        assert self.custom("train.width", math_cond="^ 1e300").options == (1,)
         assert self.custom("train.width", math_cond="> 4").low == 5
         assert 0 < self.custom("train.unused", {"kind": "a"}, math_cond="> 0.0").low < 0.01
         assert not self.custom("train.unused", {"kind": "a"}, math_cond="> 0.0").log
@@ -121,7 +129,7 @@ class TestRanges:
         found = space(
             automl_hyperparameters=keys,
             override_automl_disabled_params=True,
-            custom_param_ranges={"train.width": {"valid_max": 64, **entry}},
+            custom_param_ranges={"train.width": {"valid_max": 64, **entry}, "train.closed": {"valid_min": 2}},
         )
         assert [d.path for d in found.dimensions] == ["train.closed", "train.width"]
         sampled = 2 if ">" in (condition or depends) else 40
@@ -134,6 +142,26 @@ class TestRanges:
             custom_param_ranges={"train.width": {"depends_on": "> train.closed"}},
         )
         assert found.values({"train.width": 1}) == {"train.width": 4}
+
+    @pytest.mark.parametrize("keys", [["momentum", "unused", "lr"], ["lr", "unused", "momentum"]])
+    def test_a_chain_follows_the_values_that_were_chosen(self, keys):
+        found = space(
+            {"kind": "a"},
+            automl_hyperparameters=[f"train.{key}" for key in keys],
+            custom_param_ranges={
+                "train.lr": {"depends_on": "> train.unused", "valid_max": 2},
+                "train.unused": {"depends_on": "== train.momentum"},
+                "train.momentum": {"valid_min": 0.0},
+            },
+        )
+        assert [d.path for d in found.dimensions] == ["train.momentum", "train.unused", "train.lr"]
+        values = found.values({"train.momentum": 0.9, "train.unused": 0.1, "train.lr": 0.2})
+        assert values == {"train.momentum": 0.9, "train.unused": 0.9, "train.lr": pytest.approx(0.9, abs=1e-5)}
+
+    @pytest.mark.parametrize(("condition", "value"), [(">", 4), (">=", 4), ("<", 3), ("<=", 3)])
+    def test_whole_numbers_stay_whole(self, condition, value):
+        relation = Relation(condition, ("train.lr",))
+        assert relation.applied(64 if "<" in condition else 1, {"train.lr": 3.5}, whole=True) == value
 
     @pytest.mark.parametrize(
         ("key", "entry", "told"),
@@ -154,7 +182,22 @@ class TestRanges:
             ("train.width", {"math_cond": "around 3"}, "found 'around 3'"),
             ("train.width", {"depends_on": "> train.cloesd"}, "did you mean train.closed?"),
             ("train.kind", {"valid_options": ["a", "z"]}, "input should be 'a', 'b' or 'c'"),
-            ("train.kind", {"valid_options": []}, "write a list of values"),
+            ("train.width", {"depends_on": "train.closed"}, "'train.closed' does not say how"),
+            ("train.width", {"depends_on": "train.closed", "math_cond": "^ 2"}, "'^' beside depends_on"),
+            ("train.width", {"depends_on": "> train.closed", "math_cond": "/ 2"}, "'/' beside depends_on"),
+            ("train.width", {"math_cond": "> depends_on"}, "depends_on · not set, but math_cond names it"),
+            ("train.width", {"depends_on": "> train.kind"}, "train.kind is no number"),
+            ("train.width", {"depends_on": "> train.width"}, "a circle: train.width on train.width"),
+            ("train.width", {"depends_on": "train.closed", "math_cond": "/ 4"}, "0, with train.closed 3"),
+            ("train.width", {"math_cond": "/ 0"}, "found '/ 0'"),
+            ("train.width", {"math_cond": "/ 2.5"}, "found '/ 2.5'"),
+            ("train.lr", {"math_cond": "/ 2"}, "write a condition such as '> 0', '^ 2'"),
+            ("train.lr", {"option_weights": [1, 2]}, "no effect where numbers are chosen among"),
+            ("train.lr", {"valid_options": [1, 2], "valid_min": 1}, "no effect where options are chosen among"),
+            ("train.kind", {"math_cond": "^ 2"}, "no effect where options are chosen among"),
+            ("train.kind", {"option_weights": [1, 2, math.inf]}, "write 3 numbers above 0"),
+            ("train.lr", {"disable_list": True}, "a list is searched by its valid_options"),
+            ("train.kind", {"valid_options": []}, "found an empty list · write a list of values"),
             ("train.kind", {"option_weights": [1, 2]}, "write 3 numbers above 0"),
             ("train.rate", {"valid_min": 1}, "unknown key"),
             ("train.lr", 3, "found 3 · write a mapping"),

@@ -202,6 +202,8 @@ class TestPaths:
             resolve(train / "model_epoch_002_step_00031.pth", None)
         with pytest.raises(CheckpointError, match="there is no folder"):
             resolve(train / "no" / "x.pth", None)
+        with pytest.raises(CheckpointError, match=r"no file .*lastest · did you mean latest\?"):
+            resolve("lastest", None)
         with pytest.raises(CheckpointError, match="not on this machine"):
             resolve("https://example.org/x.pth", None)
 
@@ -223,6 +225,23 @@ class TestPaths:
         for value in ("latest", None, train.parent, export):
             assert name(value, train.parent, suffixes=(".onnx",)) == "new.onnx"
         assert name(train.parent, None, suffixes=(".engine", ".trt")) == "model.engine"
+
+    def test_of_a_search_the_best_training_and_what_was_made_of_it(self, train, tmp_path_factory):
+        root = tmp_path_factory.mktemp("searched")
+        (root / "export").mkdir()
+        (root / "export/model.onnx").touch()
+        (root / "automl").mkdir()
+        (root / "automl/best.json").write_text(json.dumps({"folder": str(train.parent)}))
+        for value in (root, "latest", None):
+            assert name(value, root) == "model_epoch_002_step_00030.pth"
+            assert name(value, root, suffixes=(".onnx",)) == "model.onnx"
+
+    def test_of_a_search_the_epoch_that_its_best_training_counts_by(self, train):
+        (train / f"{PREFIX}_best.pth").symlink_to("model_epoch_010_step_00110.pth")
+        (train.parent / "best.json").write_text(json.dumps({"folder": ".", "epoch": 2}))
+        assert name(train.parent, None) == "model_epoch_001_step_00025.pth"
+        (train.parent / "best.json").write_text(json.dumps({"folder": ".", "epoch": 5}))
+        assert name(train.parent, None) == "model_epoch_010_step_00110.pth"
 
 
 class TestEpoch:

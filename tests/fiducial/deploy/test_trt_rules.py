@@ -94,6 +94,10 @@ class TestCalibration:
         said = self.problems(cal_image_dir=["none", "empty", "some"], cal_batches=1, cal_batch_size=2)
         assert [text.split(" · ")[1].split(" (")[0] for text in said] == ["no folder none", "empty holds no image"]
 
+    def test_a_folder_is_no_cache(self):
+        (problem,) = self.problems(cal_cache_file="some")
+        assert problem.endswith("cal_cache_file · some is a folder · name the file: some/cal.bin")
+
     def test_none_named(self):
         assert self.problems() == []  # those of the training are taken
 

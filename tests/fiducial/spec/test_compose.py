@@ -131,6 +131,8 @@ class TestProblems:
 
     def test_value_for_a_section(self, composed):
         assert "this is a section with the keys rows, batch_size" in problems(composed, "dataset: 3")[0]
+        (found,) = problems(composed, "quantize: {layers: [fc]}", kind=ExperimentSpec)
+        assert "quantize.layers[0] · found 'fc' · this is a section with the keys module_name" in found
 
     def test_fraction_for_a_count(self, composed):
         assert problems(composed, "train: {num_epochs: 5.5}")[0].startswith("train.num_epochs · found 5.5 · ")

@@ -131,6 +131,8 @@ class Quick(Task[Spec]):
     def check_spec(self, spec: Spec, action: str) -> Iterator[Problem]:
         if action == "train" and spec.train.width == 63:
             yield Problem("train.width", "63", "choose another")
+        if spec.train.checkpointer.monitor == "val_iou_7":
+            yield Problem("train.checkpointer.monitor", "unknown metric 'val_iou_7'", "there is class 1 alone")
 
     def check_data(self, spec: Spec, splits: Sequence[str], *, thorough: bool) -> DataReport:
         report = DataReport()
