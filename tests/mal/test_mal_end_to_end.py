@@ -269,6 +269,12 @@ class TestExport:
         )
         assert ours == pytest.approx(theirs, abs=1e-3)
 
+    def test_as_an_engine(self, trained, exported, tmp_path):
+        keys = ("gen_trt_engine.tensorrt.flavor=rtx", "gen_trt_engine.tensorrt.compute_capability=[8.6]")
+        keys += (f"gen_trt_engine.onnx_file={exported}", f"gen_trt_engine.trt_engine={tmp_path / 'm.engine'}")
+        assert run("gen_trt_engine", trained[0], *keys) == 0
+        assert json.loads((tmp_path / "m.engine.card.json").read_text())["engine"]["flavor"] == "rtx"
+
     def test_labels_the_same(self, trained, exported, tmp_path):
         for name, model in (("torch", trained[1] / "train"), ("onnx", exported)):
             overrides = [f"inference.checkpoint={model}", f"inference.results_dir={tmp_path / name}"]
