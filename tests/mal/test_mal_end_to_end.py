@@ -298,6 +298,14 @@ class TestExport:
             assert 0 < ours.score <= 1
             assert ours.polygons
 
+    def test_as_a_library_quantized(self, trained, pictures, tmp_path):
+        import mal
+
+        assert run("quantize", trained[0], f"quantize.results_dir={tmp_path}", "quantize.compare=false") == 0
+        places = trained[1], tmp_path / "quantized_model_torchao.pth"
+        found = [mal.load(path).label(pictures / "val" / "img" / "0.png", [(10, 10, 60, 50)]) for path in places]
+        assert (found[0][0].mask != found[1][0].mask).mean() < 0.01
+
     @pytest.mark.parametrize("box", [(1, 2, 3), "abcd", (9, 9, 5, 5), (1, 2, float("nan"), 4), None])
     def test_a_box_that_is_none(self, trained, pictures, box):
         import mal
