@@ -14,11 +14,19 @@ from changenet.segment.api import ChangeDetector
 from changenet.segment.task import SEGMENT
 from fiducial.actions.perform import perform
 from fiducial.actions.result import Result
-from fiducial.checkpoints.reading import read
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.kinds import open_predictor, runtime_of
 from fiducial.errors import CheckpointError
-from fiducial.library import Where, foreign, model_file, ready, spec_of_export, stored_tree
+from fiducial.library import (
+    Where,
+    checkpoint_of,
+    foreign,
+    model_file,
+    predictor_of,
+    ready,
+    spec_of_export,
+    stored_tree,
+)
 from fiducial.spec.compose import Source, compose
 
 __all__ = ["load", "load_detector", "load_inspector", "run"]
@@ -99,7 +107,7 @@ def run(action: str, spec: str | Path | Mapping[str, Any], *overrides: str) -> R
 
 
 def _checkpoint(path: Path, spec: str | Path | None, device: Where, compile: bool) -> Inspector | ChangeDetector:
-    checkpoint = read(path)
+    checkpoint = checkpoint_of(path)
     task = task_of(checkpoint.state_dict)
     if task is None:
         raise foreign(checkpoint, "Visual ChangeNet", "give a checkpoint of task classify or segment")
@@ -107,10 +115,10 @@ def _checkpoint(path: Path, spec: str | Path | None, device: Where, compile: boo
     composed = compose(ExperimentSpec, Source(tree)).spec
     if task == "classify":
         inspecting = CLASSIFY.runtime(composed)
-        inspector = ready(inspecting.torch_predictor(checkpoint), device, compile)
+        inspector = ready(predictor_of(checkpoint, inspecting), device, compile)
         return Inspector(inspecting, inspector)
     detecting = SEGMENT.runtime(composed)
-    detector = ready(detecting.torch_predictor(checkpoint), device, compile)
+    detector = ready(predictor_of(checkpoint, detecting), device, compile)
     return ChangeDetector(detecting, detector)
 
 

@@ -9,18 +9,29 @@ from typing import Any, TypeVar
 import torch
 
 from fiducial.checkpoints.keys import family_of
-from fiducial.checkpoints.reading import Checkpoint
+from fiducial.checkpoints.reading import Checkpoint, read
 from fiducial.checkpoints.resolving import resolve_model_file
 from fiducial.deploy.card import ENTRY, ModelCard
-from fiducial.deploy.kinds import suffixes
+from fiducial.deploy.kinds import open_predictor, suffixes
 from fiducial.deploy.quantize.artefacts import is_quantized
+from fiducial.deploy.quantize.loading import read_stored
 from fiducial.errors import CheckpointError, SpecError, one_line
 from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose, read_source
 from fiducial.spec.knob import Section
-from fiducial.task import Task
+from fiducial.task import Task, TaskRuntime
 
-__all__ = ["Where", "device_of", "foreign", "model_file", "ready", "spec_of_export", "stored_tree"]
+__all__ = [
+    "Where",
+    "checkpoint_of",
+    "device_of",
+    "foreign",
+    "model_file",
+    "predictor_of",
+    "ready",
+    "spec_of_export",
+    "stored_tree",
+]
 
 SpecT = TypeVar("SpecT", bound=Section)
 PredictorT = TypeVar("PredictorT", bound=Predictor)
@@ -41,15 +52,21 @@ def ready(predictor: PredictorT, device: Where, compile: bool) -> PredictorT:
 
 
 def model_file(path: str | Path, prefix: str) -> Path:
-    """A checkpoint or an exported model, also of a run's folder.
+    """A checkpoint or an exported model, also of a run's folder. Raises: CheckpointError when there is none."""
+    return resolve_model_file(path, results_dir=None, prefix=prefix, key="path", suffixes=suffixes()).path
 
-    Raises: CheckpointError when there is none, or it is a quantized checkpoint, which would be run unquantized.
-    """
-    found = resolve_model_file(path, results_dir=None, prefix=prefix, key="path", suffixes=suffixes()).path
-    if is_quantized(found):
-        fix = "load a quantized graph (modelopt.onnx, openvino), or the checkpoint that it was made from"
-        raise CheckpointError(str(found), "a quantized checkpoint, which evaluate and inference alone run", fix)
-    return found
+
+def checkpoint_of(path: Path) -> Checkpoint:
+    """A checkpoint, read; the weights of a quantized one as floating-point numbers. Raises: CheckpointError."""
+    if not is_quantized(path):
+        return read(path)
+    return Checkpoint(path, "nested", read_stored(path).weights, {}, {})
+
+
+def predictor_of(checkpoint: Checkpoint, runtime: TaskRuntime) -> Predictor:
+    """What runs a checkpoint that :func:`checkpoint_of` read. Raises: CheckpointError."""
+    quantized = is_quantized(checkpoint.path)
+    return open_predictor(checkpoint.path, runtime) if quantized else runtime.torch_predictor(checkpoint)
 
 
 def foreign(checkpoint: Checkpoint, title: str, fix: str) -> CheckpointError:

@@ -14,12 +14,20 @@ from torch import nn
 
 from fiducial.actions.perform import perform
 from fiducial.actions.result import Result
-from fiducial.checkpoints.reading import read
 from fiducial.data.pictures import Picture, as_rgb
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.kinds import open_predictor, runtime_of
 from fiducial.errors import DatasetError, one_line
-from fiducial.library import Where, foreign, model_file, ready, spec_of_export, stored_tree
+from fiducial.library import (
+    Where,
+    checkpoint_of,
+    foreign,
+    model_file,
+    predictor_of,
+    ready,
+    spec_of_export,
+    stored_tree,
+)
 from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose
 from mal.annotations import Box
@@ -159,13 +167,13 @@ def load(path: str | Path, *, spec: str | Path | None = None, device: Where = No
         spec_of_file, _ = spec_of_export(ExperimentSpec, found, (MAL.name,), _tree_of, "export it with `mal export`")
         runtime = MAL.runtime(spec_of_file)
         return Labeler(runtime, open_predictor(found, runtime))
-    checkpoint = read(found)
-    if not is_mal(checkpoint.state_dict):
+    checkpoint = checkpoint_of(found)
+    if not is_mal(checkpoint.state_dict) and ModelCard.beside(found).task != MAL.name:  # of a quantized one
         raise foreign(checkpoint, "MAL", "give what `mal train` wrote")
     tree = stored_tree(MAL, checkpoint, spec)
     tree["inference"] = {**(tree.get("inference") or {}), "quality": False}
     runtime = MAL.runtime(compose(ExperimentSpec, Source(tree)).spec)
-    predictor = ready(runtime.torch_predictor(checkpoint), device, compile)
+    predictor = ready(predictor_of(checkpoint, runtime), device, compile)
     return Labeler(runtime, predictor)
 
 

@@ -189,7 +189,7 @@ class MalRuntime(TaskRuntime):
     def _uses(self, action: str) -> dict[str, str]:
         """What the spec asks an action to look at, with the key that asks."""
         section = getattr(self.spec, action)
-        return {use: f"{action}.{key}" for use, key in _USES[action].items() if getattr(section, key)}
+        return {use: f"{action}.{key}" for use, key in _USES.get(action, {}).items() if getattr(section, key)}
 
     def checkpoint_names(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name.replace("networks.0.", "student.", 1): tensor for name, tensor in weights.items()}

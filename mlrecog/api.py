@@ -14,12 +14,20 @@ from torch import Tensor, nn
 
 from fiducial.actions.perform import perform
 from fiducial.actions.result import Result
-from fiducial.checkpoints.reading import read
 from fiducial.data.pictures import Picture, as_rgb
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.kinds import open_predictor, runtime_of
 from fiducial.errors import SpecError
-from fiducial.library import Where, foreign, model_file, ready, spec_of_export, stored_tree
+from fiducial.library import (
+    Where,
+    checkpoint_of,
+    foreign,
+    model_file,
+    predictor_of,
+    ready,
+    spec_of_export,
+    stored_tree,
+)
 from fiducial.prediction import Predictor
 from fiducial.spec.compose import Source, compose
 from mlrecog.config import ExperimentSpec
@@ -163,14 +171,14 @@ def load(
         spec_of_file, _ = spec_of_export(ExperimentSpec, found, (ML_RECOG.name,), _tree_of, fix)
         runtime = ML_RECOG.runtime(spec_of_file)
         return TrainedRecognizer(runtime, open_predictor(found, runtime), found)
-    checkpoint = read(found)
+    checkpoint = checkpoint_of(found)
     if embedding_dim_of(checkpoint) is None:
         raise foreign(checkpoint, "ML Recog", "give what `mlrecog train` wrote")
     trained_with = compose(ExperimentSpec, Source(stored_tree(ML_RECOG, checkpoint, spec))).spec
     if wrong := [problem for problem in ML_RECOG.check_spec(trained_with, "evaluate") if problem.level == "error"]:
         raise SpecError.of(wrong)
     runtime = ML_RECOG.runtime(trained_with)
-    predictor = ready(runtime.torch_predictor(checkpoint), device, compile)
+    predictor = ready(predictor_of(checkpoint, runtime), device, compile)
     return TrainedRecognizer(runtime, predictor, found)
 
 

@@ -23,6 +23,7 @@ from fiducial.data.sources import local_path
 from fiducial.deploy.card import ModelCard, weights_hash
 from fiducial.deploy.graph_predictor import GraphPredictor
 from fiducial.deploy.kinds import open_predictor
+from fiducial.deploy.quantize.artefacts import is_quantized
 from fiducial.errors import CheckpointError, DatasetError, Problem
 from fiducial.prediction import Predictor
 from fiducial.progress import followed
@@ -165,13 +166,15 @@ def open_embedder(task: Task[Any], run: Run) -> EmbeddingModel:
 
 
 def model_facts(predictor: Predictor, runtime: Any, file: Path) -> ModelFacts:
-    """What a gallery keeps of a model; the same for a checkpoint and what was exported from it.
+    """What a gallery keeps of a model; the same for a checkpoint and what was exported or quantized from it.
 
     ``runtime``: the task's (:class:`mlrecog.runtime.RecogRuntime`), which has adopted the card of ``file``.
     """
     card: ModelCard = runtime.card()
     backbone = card.backbone
-    if predictor.network is not None:
+    if is_quantized(file):
+        weights = ModelCard.beside(file).weights or digest(file)
+    elif predictor.network is not None:
         weights = weights_hash(predictor.network.state_dict())
     elif isinstance(predictor, GraphPredictor):
         backbone, weights = predictor.card.backbone, predictor.card.weights or predictor.digest

@@ -171,7 +171,7 @@ class RecogRuntime(TaskRuntime):
             self.feat_dim = width
         network = self.network()
         LOGGER.info("%s", load_network(network, checkpoint).summary())
-        if self.spec.inference.gallery:
+        if self.spec.inference.gallery and not self._weights:  # those of a quantized one its card knows
             self._weights = weights_hash(network.state_dict())
         return Embedder(network)
 

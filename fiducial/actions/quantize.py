@@ -106,8 +106,10 @@ def _in_torch(task: Task[Any], run: Run, source: Path, target: Path) -> _Made:
 def _as_graph(task: Task[Any], run: Run, source: Path, target: Path) -> _Made:
     """Quantize an exported graph."""
     section, runtime = run.section, _runtime(task, run)
+    predictor = open_predictor(source, runtime)  # first: what is wrong with it is said by its own name
     with baseline(section.backend, source, target) as path:
-        predictor = open_predictor(path, runtime)
+        if path != source:
+            predictor = open_predictor(path, runtime)
         items = _items(runtime, section, predictor)
         before = _measured(task, run, runtime, predictor, path, items)
     size = getattr(predictor, "batch_size", None) or 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ __all__ = ["loader", "ordered_loader"]
 
 def loader(dataset: Dataset[Any], *, workers: int, **order: Any) -> DataLoader[Any]:
     """Batches in an order given as DataLoader arguments."""
-    return DataLoader(
+    return _Loader(
         dataset,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
@@ -30,3 +31,15 @@ def ordered_loader(
     length = len(dataset)  # type: ignore[arg-type]  # torch declares none
     shards = BatchShards(length, batch_size, rank=rank, world_size=world_size)
     return loader(dataset, workers=workers, batch_sampler=shards, **options)
+
+
+class _Loader(DataLoader[Any]):
+    """Its workers never take down what the process had left behind when they were forked: that of a model that
+    onnxruntime ran waits there, without end, for threads that only the process itself has."""
+
+    def __iter__(self) -> Any:
+        gc.freeze()
+        try:
+            return super().__iter__()
+        finally:
+            gc.unfreeze()

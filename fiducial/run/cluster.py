@@ -152,6 +152,7 @@ def _moved(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 def _connected(address: str) -> Iterator[Any]:
     """Ray, connected to a cluster; left as it was found. Raises: UserError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tells its vendor nothing
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster of our own: with Ray's 15 others leave it no time
     ray: Any = optional("ray", extra="ray")
     optional("ray.data", extra="ray")
     was_connected = ray.is_initialized()

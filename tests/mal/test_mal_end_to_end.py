@@ -269,6 +269,12 @@ class TestExport:
         )
         assert ours == pytest.approx(theirs, abs=1e-3)
 
+    def test_as_an_engine(self, trained, exported, tmp_path):
+        keys = ("gen_trt_engine.tensorrt.flavor=rtx", "gen_trt_engine.tensorrt.compute_capability=[8.6]")
+        keys += (f"gen_trt_engine.onnx_file={exported}", f"gen_trt_engine.trt_engine={tmp_path / 'm.engine'}")
+        assert run("gen_trt_engine", trained[0], *keys) == 0
+        assert json.loads((tmp_path / "m.engine.card.json").read_text())["engine"]["flavor"] == "rtx"
+
     def test_labels_the_same(self, trained, exported, tmp_path):
         for name, model in (("torch", trained[1] / "train"), ("onnx", exported)):
             overrides = [f"inference.checkpoint={model}", f"inference.results_dir={tmp_path / name}"]
@@ -291,6 +297,14 @@ class TestExport:
             assert (ours.mask != theirs.mask).mean() < 0.001
             assert 0 < ours.score <= 1
             assert ours.polygons
+
+    def test_as_a_library_quantized(self, trained, pictures, tmp_path):
+        import mal
+
+        assert run("quantize", trained[0], f"quantize.results_dir={tmp_path}", "quantize.compare=false") == 0
+        places = trained[1], tmp_path / "quantized_model_torchao.pth"
+        found = [mal.load(path).label(pictures / "val" / "img" / "0.png", [(10, 10, 60, 50)]) for path in places]
+        assert (found[0][0].mask != found[1][0].mask).mean() < 0.01
 
     @pytest.mark.parametrize("box", [(1, 2, 3), "abcd", (9, 9, 5, 5), (1, 2, float("nan"), 4), None])
     def test_a_box_that_is_none(self, trained, pictures, box):

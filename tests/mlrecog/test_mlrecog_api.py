@@ -85,6 +85,13 @@ def exported(tmp_path_factory, network):
 
 
 @pytest.fixture(scope="module")
+def quantized(tmp_path_factory, run):
+    """What torchao made of the run."""
+    keys = (f"quantize.model_path={run}", "quantize.compare=false", f"results_dir={tmp_path_factory.mktemp('int8')}")
+    return mlrecog.run("quantize", plain(tiny_spec()), *keys).files[0]
+
+
+@pytest.fixture(scope="module")
 def recognizer(run):
     return mlrecog.load(run, device="cpu")
 
@@ -148,6 +155,11 @@ class TestLoad:
         assert (loaded.spec.model.input_height, loaded.spec.dataset.pixel_mean) == (HEIGHT, list(MEAN))
         with pytest.raises(ValueError, match="onnx"):
             loaded.network  # noqa: B018
+
+    def test_quantized(self, quantized, network):
+        loaded, expected = mlrecog.load(quantized, device="cpu"), by_hand(network, drawn())
+        torch.testing.assert_close(loaded.embed(drawn()), expected, atol=0.1, rtol=0)
+        assert not torch.allclose(loaded.embed(drawn()), expected)
 
     def test_what_was_loaded(self, recognizer, network):
         assert repr(recognizer) == "<TrainedRecognizer: fan_tiny, pictures of 48 x 32, torch on cpu>"
@@ -335,6 +347,15 @@ class TestSearch:
             (answer,) = recognizer.search(shelf / "red" / "1.png", gallery, k=1)
             assert (answer.label, answer.matches[0].label, answer.matches[0].source) == ("red", "red", "red/1.png")
             assert answer.matches[0].distance == pytest.approx(0, abs=1e-5)
+
+    def test_quantized_it_searches_the_gallery_of_what_it_was(self, quantized, kept, shelf, tmp_path):
+        picture = shelf / "red" / "1.png"
+        (answer,) = mlrecog.load(quantized, device="cpu").search(picture, kept, k=1)
+        assert answer.label == "red"
+        words = (f"inference.checkpoint={quantized}", "inference.is_quantized=true", f"inference.gallery={kept}")
+        words += (f"inference.input_path={picture}", "inference.inference_input_type=image", f"results_dir={tmp_path}")
+        mlrecog.run("inference", plain(tiny_spec()), *words)
+        assert "red/1.png" in (tmp_path / "inference" / "neighbours.csv").read_text()
 
     def test_no_pictures(self, recognizer, kept):
         assert recognizer.search([], kept) == []

@@ -166,6 +166,9 @@ class TestEvaluate:
         assert act(trained, "evaluate", *words) == 0
         ours, theirs = (json.loads((path / "metrics.json").read_text())["kpis"] for path in (evaluated, tmp_path))
         assert ours == pytest.approx(theirs, abs=1e-6)
+        words = ["quantize.backend=openvino", "quantize.mode=static_ptq", f"quantize.model_path={tmp_path / 'm.onnx'}"]
+        assert act(trained, "quantize", *words, f"quantize.results_dir={tmp_path / 'quantize'}") == 0
+        assert "FakeQuantize" in (tmp_path / "quantize" / "quantized_model.xml").read_text()
 
 
 class TestInference:

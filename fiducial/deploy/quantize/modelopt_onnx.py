@@ -19,6 +19,7 @@ from fiducial.deploy.card import ENTRY, ModelCard
 from fiducial.deploy.onnx import MAX_BYTES, forget_sources
 from fiducial.deploy.quantize.artefacts import QUANTIZER
 from fiducial.deploy.quantize.calibration import CalibrationBatches
+from fiducial.deploy.quantize.patterns import tell_unused
 from fiducial.deploy.quantize.quiet import onnxruntime_as_it_was
 from fiducial.errors import CheckpointError, SpecError, one_line, optional
 from fiducial.run.console import LOGGER
@@ -155,7 +156,8 @@ def _run(
 def _options(section: Any, model: Any, all_kinds: bool) -> dict[str, Any]:
     """ModelOpt's words for the keys of the section."""
     nodes = {node.name: node.op_type for node in model.graph.node if node.name}
-    skipped = [name for name in nodes if any(fnmatchcase(name, pattern) for pattern in section.skip_names)]
+    skipped = {pattern: [name for name in nodes if fnmatchcase(name, pattern)] for pattern in section.skip_names}
+    tell_unused(pattern for pattern, names in skipped.items() if not names)
     types, named = _chosen(section, nodes) if section.layers or all_kinds else ([*MULTIPLIED], [])
     return {
         "quantize_mode": _mode(section),
@@ -163,7 +165,7 @@ def _options(section: Any, model: Any, all_kinds: bool) -> dict[str, Any]:
         "calibration_eps": _runtimes(section.device),
         "op_types_to_quantize": types,
         "nodes_to_quantize": [re.escape(name) for name in named],
-        "nodes_to_exclude": [re.escape(name) for name in skipped],
+        "nodes_to_exclude": [re.escape(name) for names in skipped.values() for name in names],
         "high_precision_dtype": "fp32",  # ModelOpt's own is fp16, which is another choice than that of 8 bits
     }
 

@@ -8,8 +8,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from fiducial.errors import Problem
+from fiducial.run.console import LOGGER
 
-__all__ = ["INT8", "Layer", "LayerFormat", "Plan", "matches", "plan_layers"]
+__all__ = ["INT8", "Layer", "LayerFormat", "Plan", "matches", "plan_layers", "tell_unused"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def plan_layers(
     A pattern is tried on a layer's qualified name, then on its class. The last entry that matches counts; what
     ``skip_names`` matches is left out afterwards. ``default``: the format of all layers where there is no entry.
     """
+    tell_unused(pattern for pattern in skip_names if not any(matches(layer, pattern) for layer in layers))
     problems = list(_unmatched(layers, entries))
     plan: Plan = {}
     for layer in layers:
@@ -57,6 +59,12 @@ def plan_layers(
         if chosen and not chosen.is_native and not any(matches(layer, pattern) for pattern in skip_names):
             plan[layer.name] = chosen
     return plan, problems
+
+
+def tell_unused(skip_names: Iterable[str]) -> None:
+    """Warn of patterns of ``quantize.skip_names`` that leave nothing out, as some in TAO's specs do."""
+    if unused := list(skip_names):
+        LOGGER.warning("quantize.skip_names: no layer that could be quantized is named %s", ", ".join(unused))
 
 
 def matches(layer: Layer, pattern: str) -> bool:

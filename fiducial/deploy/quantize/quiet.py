@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 __all__ = ["onnxruntime_as_it_was", "quietly"]
 
-_TALKATIVE = ("modelopt", "modelopt.onnx", "nncf", "torchao")
+_TALKATIVE = ("modelopt", "modelopt.onnx", "modelopt.onnx.autocast", "nncf", "onnxscript", "torchao")
 
 
 @contextlib.contextmanager

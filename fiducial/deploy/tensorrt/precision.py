@@ -97,7 +97,7 @@ def _half(path: Path, target: Path, rules: LayerRules, nodes: Any, sample: Feeds
     np.savez(values, **dict[str, Any](sample))
     kept = [name for name in nodes if rules.computes_in(name) == "fp32"]
     large = _is_large(path)
-    with _explained(path, f"cannot be written in {rules.half}"):
+    with _explained(path, f"cannot be written in {rules.half}"), quietly():
         model = autocast.convert_to_mixed_precision(
             str(path),
             low_precision_type=rules.half,

@@ -117,6 +117,12 @@ class TestLoad:
         found = changenet.load(path).score(arrays["test"], arrays["golden"])
         assert found.score == pytest.approx(by_hand(trained, arrays), abs=1e-5)
 
+    def test_a_quantized_checkpoint_gives_nearly_the_score_of_the_definition(self, trained, arrays, tmp_path):
+        keys = (f"quantize.model_path={trained}", "quantize.compare=false", f"results_dir={tmp_path}")
+        path = changenet.run("quantize", plain(tiny_spec()), *keys).files[0]
+        found = changenet.load(path).score(arrays["test"], arrays["golden"])
+        assert found.score == pytest.approx(by_hand(trained, arrays), abs=0.05)
+
     def test_margin_decides(self, trained, arrays):
         inspector = load(trained)
         score = inspector.score(arrays["test"], arrays["golden"]).score

@@ -46,6 +46,11 @@ class TestRuntimeOf:
         with pytest.raises(CheckpointError, match=why):
             runtime_of(Path(name))
 
+    def test_refused_with_each_suffix_once(self):
+        with pytest.raises(CheckpointError) as refused:
+            runtime_of(Path("m.bin"))
+        assert str(refused.value).count(".safetensors") == 1
+
     def test_content_decides_between_two_of_one_suffix(self, tmp_path, registry):
         def claims(path):
             return path.read_bytes().startswith(b"Q")

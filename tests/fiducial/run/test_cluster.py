@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -97,6 +98,15 @@ def test_files_are_those_of_a_local_run_also_when_a_worker_is_killed(job, tmp_pa
     if killed:
         psutil.wait_procs(killed, timeout=30)
         assert not killed[0].is_running() or killed[0].status() == psutil.STATUS_ZOMBIE
+
+
+def test_workers_of_a_cluster_of_our_own_are_as_urgent_as_the_run():
+    code = (
+        "import os; from fiducial.run.cluster import _connected\n"
+        "with _connected('local') as ray: print(ray.get(ray.remote(lambda: os.nice(0)).remote()) - os.nice(0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split()[-1:] == ["0"], done.stderr
 
 
 class TestBadInput:

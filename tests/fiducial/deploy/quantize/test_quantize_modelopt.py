@@ -216,7 +216,7 @@ class TestGraphs:
         kinds |= {attribute.t.data_type for node in model.graph.node for attribute in node.attribute}
         assert onnx.TensorProto.FLOAT8E4M3FN in kinds
 
-    def test_types_names_and_what_is_left_out(self, source, pairs, tmp_path):
+    def test_types_names_and_what_is_left_out(self, source, pairs, tmp_path, caplog):
         def kinds_of(model):
             made = {name: node for node in model.graph.node for name in node.output}
             return {
@@ -232,6 +232,8 @@ class TestGraphs:
         skipped = make(source, tmp_path / "q.onnx", pairs, skip_names=["/conv/*", "/mid/*", "*Conv*"])
         assert names
         assert "Conv" not in kinds_of(skipped)
+        make(source, tmp_path / "q.onnx", pairs, skip_names=["*Conv*", "decoder"])
+        assert "quantize.skip_names: no layer that could be quantized is named decoder" in caplog.text
 
     def test_without_layers_it_is_what_multiplies(self, source, monkeypatch, tmp_path, pairs):
         asked = []

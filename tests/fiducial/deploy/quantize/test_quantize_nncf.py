@@ -1,5 +1,6 @@
 """NNCF: from an exported graph to an evaluation in OpenVINO, through the actions."""
 
+import onnx_models
 import pytest
 from tiny_task import LINE
 
@@ -64,3 +65,6 @@ def test_what_it_does_not_take(run, tmp_path):
         run("quantize", *where, "quantize.backend_kwargs={speed: 1}")
     with pytest.raises(CheckpointError, match="backend openvino takes an exported"):
         run("quantize", *where, f"quantize.model_path={run.checkpoint}")
+    other = onnx_models.write(tmp_path / "other.onnx", card={"task": "seek"})
+    with pytest.raises(CheckpointError, match=r"other.onnx · a model of task seek · give a model of task line"):
+        run("quantize", *where, f"quantize.model_path={other}")

@@ -42,8 +42,9 @@ class TestPatterns:
             "blocks.0.fc1": LayerFormat("fp8_e4m3fn", weight_axis=0),
         }
 
-    def test_skipped_after_all_entries(self):
+    def test_skipped_after_all_entries(self, caplog):
         assert list(self.plan(entry("*", "int8"), skip=["Linear", "*lm_head*"])[0]) == ["stem.conv"]
+        assert "quantize.skip_names: no layer that could be quantized is named *lm_head*" in caplog.text
 
     def test_upper_and_lower_case_differ(self):
         plan, found = self.plan(entry("linear", "int8"), entry("Conv2d", "int8"))
