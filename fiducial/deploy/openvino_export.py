@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fiducial.deploy.card import ModelCard
 from fiducial.deploy.digest import IR_SUFFIX
 from fiducial.deploy.onnx_file import one_line
-from fiducial.deploy.openvino_package import openvino
+from fiducial.deploy.openvino_package import openvino, own_signal_stack
 from fiducial.deploy.openvino_predictor import settings
 from fiducial.deploy.verification import Arrays, batches_for, compare, finite_outputs
 from fiducial.deploy.writing import beside
@@ -41,7 +41,8 @@ def export_openvino(
         core = ov.Core()
         try:
             ov.save_model(core.read_model(onnx_path), written, compress_to_fp16=False)
-            compiled = core.compile_model(written, "CPU", settings())
+            with own_signal_stack():
+                compiled = core.compile_model(written, "CPU", settings())
         except RuntimeError as error:
             found = f"OpenVINO cannot take the graph: {one_line(error)}"
             raise CheckpointError(

@@ -14,7 +14,7 @@ from fiducial.deploy.digest import file_digest
 from fiducial.deploy.graph_predictor import GraphPredictor, Port
 from fiducial.deploy.ir_file import check_ir
 from fiducial.deploy.onnx_file import AGAIN, one_line
-from fiducial.deploy.openvino_package import openvino
+from fiducial.deploy.openvino_package import openvino, own_signal_stack
 from fiducial.errors import CheckpointError
 from fiducial.run.console import LOGGER
 
@@ -62,7 +62,8 @@ class OpenVinoPredictor(GraphPredictor):
             inputs = [_port(port, self.graph.inputs) for port in model.inputs]
             outputs = [_port(port, self.graph.results) for port in model.outputs]
             self._bound(model)
-            self._request = core.compile_model(model, "CPU", settings()).create_infer_request()
+            with own_signal_stack():
+                self._request = core.compile_model(model, "CPU", settings()).create_infer_request()
         except (RuntimeError, ValueError) as error:  # what OpenVINO raises, and its messages that are no text
             raise CheckpointError(str(self.path), f"OpenVINO cannot load it: {one_line(error)}", AGAIN) from None
         self._places = {name: place for place, name in enumerate(port.name for port in outputs)}

@@ -43,7 +43,8 @@ def quantize(source: Path, target: Path, section: Any, batches: CalibrationBatch
             if any(operation.get_type_name() == "Softmax" for operation in model.get_ops()):
                 options.setdefault("model_type", nncf.ModelType.TRANSFORMER)  # leaves what attention is sensitive in
             options.setdefault("subset_size", len(batches))
-            model = nncf.quantize(model, nncf.Dataset(_Arrays(batches)), **options)
+            with openvino_package.own_signal_stack():
+                model = nncf.quantize(model, nncf.Dataset(_Arrays(batches)), **options)
     except TypeError as error:
         raise SpecError("quantize.backend_kwargs", f"NNCF refuses them: {one_line(error)}", "leave them out") from None
     except (RuntimeError, ValueError, nncf.ValidationError) as error:

@@ -1,9 +1,13 @@
 """Models in OpenVINO's own format: run like any other, refused where they are not whole, and nobody is told."""
 
 import copy
+import ctypes
+import gc
 import json
+import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -279,3 +283,28 @@ class TestExport:
         with pytest.raises(CheckpointError, match=r"m\.xml · y differs from torch by"):
             export_openvino(other, tmp_path / "m.onnx", tiny_runtime.Runtime(Spec()).graph(), -1, samples=[])
         assert not [*tmp_path.glob("*.xml"), *tmp_path.glob("*.bin")]
+
+
+class TestSignals:
+    def test_handlers_have_the_stack_that_they_had(self, path):
+        """Of two models that are forgotten in the order they came, the first one's stack would stay, unmapped."""
+
+        def stack():
+            now = openvino_package._SignalStack()
+            ctypes.CDLL(None).sigaltstack(None, ctypes.byref(now))
+            return now.sp, now.flags, now.size
+
+        before, taken = stack(), []
+        handler = signal.signal(signal.SIGUSR1, lambda *_: taken.append(1))
+        try:
+            write(path)
+            models = [opened(path), opened(path)]
+            assert stack() == before
+            while models:
+                models.pop(0)
+                gc.collect()
+                assert stack() == before
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert taken == [1]
+        finally:
+            signal.signal(signal.SIGUSR1, handler)
