@@ -90,7 +90,8 @@ def _check_openvino(section: Any, formulation: str) -> None:
 
 
 def _tell(path: Path, worst: float) -> None:
-    compared = "not compared: only TensorRT runs its plugin" if worst != worst else f"at most {worst:.2g} from torch"
+    found = f"outputs differ from torch's by at most {worst:.1g} of the largest"
+    compared = "not compared: only TensorRT runs its plugin" if worst != worst else found
     size = sum(part.stat().st_size for part in model_files(path))
     LOGGER.info("%s: %.1f MB, %s", path, size / 1e6, compared)
 

@@ -38,6 +38,8 @@ class _Loader(DataLoader[Any]):
     onnxruntime ran waits there, without end, for threads that only the process itself has."""
 
     def __iter__(self) -> Any:
+        if not self.num_workers or self._iterator is not None:  # it forks nothing
+            return super().__iter__()
         gc.freeze()
         try:
             return super().__iter__()

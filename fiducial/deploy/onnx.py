@@ -65,7 +65,7 @@ def export_onnx(
     card: ModelCard,
     samples: Sequence[Mapping[str, Tensor]],
 ) -> float:
-    """Write ``network`` (float32; it is frozen for good) to ``path``; returns the largest difference from torch.
+    """Write ``network`` (float32; it is frozen for good) to ``path``; returns how far outputs may be from torch's.
 
     ``card`` goes into the file, with the graph's inputs and outputs, the versions and, unless it has one, the hash of
     the weights; nothing of the machine does. ``samples`` are batches of real inputs, by graph input name; random ones

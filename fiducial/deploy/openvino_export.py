@@ -28,7 +28,7 @@ def export_openvino(
     """Write ``<name>.xml`` and ``<name>.bin`` of an ONNX file beside it, and its card.
 
     ``network``: what was exported; OpenVINO must give what it does, on ``samples`` and random inputs, before the files
-    appear. Returns the first of them, and the largest difference.
+    appear. Returns the first of them, and how far outputs may be from torch's (:func:`difference`).
 
     Raises: MissingDependencyError; CheckpointError when OpenVINO cannot take the graph, computes something else, or the
         files cannot be written.

@@ -76,7 +76,7 @@ def compare(
     *,
     rtol: float = RTOL,
 ) -> float:
-    """The largest difference of a runtime from what torch gave. Raises: CheckpointError when it is too large."""
+    """The largest :func:`difference` of a runtime's outputs. Raises: CheckpointError when it is too large."""
     worst = 0.0
     for batch, wanted in zip(batches, expected, strict=True):
         got = run({name: value.numpy() for name, value in batch.items()})
@@ -87,11 +87,14 @@ def compare(
 def difference(
     path: Path, name: str, have: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any], rtol: float = RTOL
 ) -> float:
-    """How far an output is from torch's. Raises: CheckpointError when it is too far, of another shape, or no number."""
+    """How far an output is from torch's, in shares of the largest of a batch.
+
+    Raises: CheckpointError when it is too far, of another shape, or no number.
+    """
     if have.shape != wanted.shape:
         raise CheckpointError(path.name, f"{name} is {have.shape} instead of {wanted.shape}", "report this as a bug")
-    error = float(np.abs(have - wanted).max(initial=0.0))
-    if not error <= ATOL + rtol * float(np.abs(wanted).max(initial=0.0)):  # NaN is no agreement either
+    error, largest = (float(np.abs(values).max(initial=0.0)) for values in (have - wanted, wanted))
+    if not error <= ATOL + rtol * largest:  # NaN is no agreement either
         found = f"{name} differs from torch by {error:.3g}"
         raise CheckpointError(path.name, found, "try another export.opset_version, and report this as a bug")
-    return error
+    return error / largest if largest else error

@@ -21,7 +21,7 @@ from fiducial.deploy.quantize.artefacts import QUANTIZER
 from fiducial.deploy.quantize.calibration import CalibrationBatches
 from fiducial.deploy.quantize.patterns import tell_unused
 from fiducial.deploy.quantize.quiet import onnxruntime_as_it_was
-from fiducial.errors import CheckpointError, SpecError, one_line, optional
+from fiducial.errors import CheckpointError, SpecError, UserError, one_line, optional
 from fiducial.run.console import LOGGER
 
 __all__ = ["quantize"]
@@ -148,7 +148,9 @@ def _run(
     try:
         with onnxruntime_as_it_was():
             work(str(copy), **arguments)
-    except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
+    except UserError:
+        raise  # of a calibration item
+    except Exception as error:  # its own and onnxruntime's, which are of no common kind
         found = f"ModelOpt cannot quantize it: {one_line(error)}"
         raise CheckpointError(str(source), found, "export it again, or use another backend") from error
 
