@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     cases = QUICK if options.quick else CASES
+    if unknown := set(options.only.split(",")) - cases.keys():
+        parser.error(f"--only: no {', '.join(sorted(unknown))}; there are {', '.join(cases)}")
     if options.serve:
         name, mode, way = options.serve
         serve(cases[name], mode, way, time.process_time if options.cpu_time else time.perf_counter)
