@@ -110,7 +110,7 @@ def test_every_network_trains_compiled(name, monkeypatch, tmp_path, caplog):
         trainer.fit(module, datamodule=data)
         losses.append(module.last_loss)
     assert "uncompiled" not in caplog.text
-    torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -91,14 +91,15 @@ class Record:
 
     def trained(self, rows: Sequence[Row]) -> int:
         """The epochs of these trainings, without those of the ones that they went on from."""
-        ends = {row.number: row.epochs for row in self.rows}
-        return sum(row.epochs - (0 if row.parent is None else ends[row.parent]) for row in rows if row.epochs)
+        ends: dict[int | None, int] = {row.number: row.epochs for row in self.rows}
+        return sum([row.epochs - ends.get(row.parent, 0) for row in rows if row.epochs])
 
     @property
     def seconds_per_epoch(self) -> float | None:
         """Of the trainings that are over."""
         over = [row for row in self.rows if row.seconds and row.epochs]
-        return sum(row.seconds or 0 for row in over) / self.trained(over) if over else None
+        epochs = self.trained(over)
+        return sum(row.seconds or 0 for row in over) / epochs if epochs else None
 
     @property
     def seconds_left(self) -> float | None:
