@@ -10,10 +10,9 @@
     with torch's linear layers; what batches alone bring is printed, too.
 
 Both ways must give the same before anything is timed. Seconds are medians of runs in turns (plain, ours, plain, …), the
-ratio that of neighbouring turns. The memory of (b) is resident memory, measured for each way in a process of its own
-after one step that warms up: the most that a step holds beyond what was there before it, weights of both networks (on
-a GPU what torch allocates). The exit code is 1 when a target is missed: 10 times as fast, less memory, 3 times and 1.5
-times as fast.
+ratio that of neighbouring turns. The memory of (b) is what torch allocates: the most that a step holds beyond what was
+there before it, the weights of both networks. The exit code is 1 when a target is missed: 10 times as fast, less
+memory, 3 times and 1.5 times as fast.
 
 Part e, real photographs, is a program of its own: mal_photos.py.
 """
@@ -23,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,7 +38,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]  # runs from a 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from measure import Meter, Way, compare, machine, measure  # noqa: E402
+from measure import Meter, Way, compare, machine, measure, megabytes_of_tensors  # noqa: E402
 from PIL import Image  # noqa: E402
 from plain import unfolded_field  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -95,19 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=0, help="loader processes, in part c")
     parser.add_argument("--cpu-time", action="store_true", help="seconds of this process, for use with --threads 1")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: says whether it runs, not how fast")
-    parser.add_argument("--memory-of", choices=STEPS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     scale, turns = (QUICK, 1) if options.quick else (Scale(), options.turns)
-    if options.memory_of:
-        print(json.dumps(memory_of(scale, options.memory_of)))
-        return 0
     meter = partial(measure, clock=time.process_time if options.cpu_time else time.perf_counter)
     print(machine(options.threads) + ("; CPU time" if options.cpu_time else ""))
-    flags = ["--threads", str(options.threads), *(["--quick"] if options.quick else [])]
     parts: dict[str, Callable[[Path], Iterator[bool]]] = {
         "a": lambda data: mean_field(scale, 3 * turns, meter),
-        "b": lambda data: training_memory(scale, flags),
+        "b": lambda data: training_memory(scale),
         "c": lambda data: loading(data, scale, turns, meter, options.workers),
         "d": lambda data: labelling(data, scale, turns, meter),
     }
@@ -173,13 +166,13 @@ def memory_of(scale: Scale, way: str) -> dict[str, float]:
         return loss.detach()
 
     step()
-    return {"megabytes": measure(step).megabytes, "loss": float(step())}
+    return {"megabytes": megabytes_of_tensors(step), "loss": float(step())}
 
 
-def training_memory(scale: Scale, flags: Sequence[str]) -> Iterator[bool]:
-    """A step of both ways, each in its own process."""
+def training_memory(scale: Scale) -> Iterator[bool]:
+    """A step of both ways."""
     print(f"(b) peak memory of a training step: {scale.arch}, one crop of {scale.crop}; equal losses")
-    plain, ours = (_in_own_process([*flags, "--memory-of", way]) for way in STEPS)
+    plain, ours = (memory_of(scale, way) for way in STEPS)
     if abs(plain["loss"] - ours["loss"]) > 1e-5 * abs(plain["loss"]):
         raise AssertionError(f"the losses are {plain['loss']} and {ours['loss']}")
     less = 1 - ours["megabytes"] / plain["megabytes"]
@@ -187,14 +180,6 @@ def training_memory(scale: Scale, flags: Sequence[str]) -> Iterator[bool]:
     print(f"    {STEPS[1]:44} {ours['megabytes']:8.0f} MB   {less:.0%} less", end="")
     print(f"  (target less: {'met' if less > 0 else 'MISSED'})", flush=True)
     yield less > 0
-
-
-def _in_own_process(flags: Sequence[str]) -> dict[str, float]:
-    done = subprocess.run([sys.executable, __file__, *flags], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(flags)} failed:\n{done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 # --- (c) -------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from cases import CASES, QUICK, Case
-from measure import machine, measure
+from measure import machine, measure, megabytes_of_tensors
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -95,13 +95,14 @@ def report(name: str, mode: str, ways: Sequence[str], flags: Sequence[str], turn
     """Time the ways in turns and print them; whether the targets are met."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     memory: dict[str, float] = {}
+    tensors: dict[str, float] = {}
     shares: dict[str, float] = {}
     for turn in range(turns):
         for way in ways:
             with process(name, mode, way, flags) as ask:  # one at a time: each may need much memory
                 seconds[way].append(statistics.median(float(ask("time")) for _ in range(TIMES[mode])))
                 if turn == 0:
-                    memory[way] = float(ask("memory"))
+                    memory[way], tensors[way] = float(ask("memory")), float(ask("tensors"))
                     shares = json.loads(ask("profile")) if way == "ours" else shares
     print(f"{name}, {mode}")
     met = True
@@ -118,7 +119,8 @@ def report(name: str, mode: str, ways: Sequence[str], flags: Sequence[str], turn
     share = memory["ours"] / memory[ways[0]]
     wanted = f"  (target {MEMORY:g}: {'met' if share <= MEMORY else 'MISSED'})" if mode == "training" else ""
     met &= "MISSED" not in wanted
-    print(f"    memory of ours: {share:.2f} of the straightforward one's{wanted}")
+    print(f"    memory of ours: {share:.2f} of the straightforward one's{wanted}", end="")
+    print(f"; what torch allocates of it: {tensors['ours']:.0f} MB, {tensors['ours'] / tensors[ways[0]]:.2f}")
     matrix = shares.pop("matrix")
     wanted = f"  (target {MATRIX:.0%}: {'met' if matrix >= MATRIX else 'MISSED'})" if mode == "inference" else ""
     rest = ", ".join(f"{op} {part:.1%}" for op, part in shares.items())
@@ -194,6 +196,8 @@ def serve(make: Callable[[], Case], mode: str, way: str, clock: Callable[[], flo
                 answer = str(clock() - start)
             case "memory":
                 answer = str(measure(run).megabytes)
+            case "tensors":
+                answer = str(megabytes_of_tensors(run))
             case _:
                 answer = json.dumps(profiled(run))
         print(answer, flush=True)

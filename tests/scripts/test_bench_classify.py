@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parents[2] / "scripts" / "bench"))
 
 import classify
 import plain
-from measure import Ratio, Way, compare, measure, measure_program
+from measure import Ratio, Way, compare, measure, measure_program, megabytes_of_tensors
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,17 @@ def test_memory_is_the_peak_beyond_what_was_there():
     assert turn.seconds >= 0.01
     program = measure_program([sys.executable, "-c", "block = b'x' * 100_000_000; import time; time.sleep(0.1)"])
     assert 95 < program.megabytes < 160
+
+
+def test_memory_of_tensors_is_the_peak_beyond_what_was_there():
+    held = torch.zeros(1000, 1000)
+
+    def run():
+        parts = [held + 1, held + 2]  # 4 MB each
+        del parts[0]
+        return parts[0] * 2
+
+    assert megabytes_of_tensors(run) == pytest.approx(8, abs=0.01)
 
 
 def test_a_program_that_fails_is_not_measured():
