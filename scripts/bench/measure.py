@@ -103,15 +103,16 @@ def measure(run: Callable[[], object], clock: Callable[[], float] = time.perf_co
 def megabytes_of_tensors(run: Callable[[], object]) -> float:
     """What tensors of one call take at its peak beyond those that were there before: what torch allocates.
 
-    Unlike resident memory it is the same in every run, whatever the process has left in pieces.
+    Unlike resident memory it is the same in every run, whatever the process has left in pieces. ``run`` is called
+    twice: what a call frees that the one before it made is no longer there. What was made before is taken to stay.
     """
-    if torch.cuda.is_available():
-        return measure(run).megabytes
+    wanted = torch.device("cuda" if torch.cuda.is_available() else "cpu").type
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
         run()
     now = peak = 0
     for event in found.profiler.kineto_results.events():
-        if event.name() == "[memory]":
+        if event.name() == "[memory]" and event.device_type().name.lower() == wanted:
             now += event.nbytes()
             peak = max(peak, now)
     return peak / 1e6

@@ -10,9 +10,8 @@ import pytorch_lightning as pl
 from fiducial import cli
 from fiducial.training.memory import StepMemory
 
-ROOT = Path(__file__).parents[3]
-sys.path.append(str(ROOT / "tests" / "support"))
-sys.path.append(str(ROOT / "scripts" / "bench"))
+sys.path.append(str(Path(__file__).parents[2] / "support"))
+sys.path.append(str(Path(__file__).parents[3] / "scripts" / "bench"))
 
 import small_runs
 from measure import megabytes_of_tensors
