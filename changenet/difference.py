@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from fiducial.backbones.recompute import norm_again
 from fiducial.backbones.sizes import shape_of
 from fiducial.ops.linear import Linear
 
@@ -108,9 +109,9 @@ class DifferenceBlock(nn.Sequential):
 
     def finish(self, sum_BEHW: Tensor) -> Tensor:
         """What follows the first convolution."""
-        for layer in list(self)[1:]:
-            sum_BEHW = layer(sum_BEHW)
-        return sum_BEHW
+        relu, norm, conv, last = list(self)[1:]
+        out_BEHW: Tensor = last(norm_again(norm, relu(sum_BEHW), conv))
+        return out_BEHW
 
 
 def _half(x_BCHW: Tensor, project: PixelLinear | None, weight_EF33: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from timm.layers.mlp import SwiGLUPacked
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from fiducial.backbones.vit import (
     Freezable,
     SizeCache,
+    SwiGluMlp,
     initialise_linear,
     patch_grid,
     resize_table,
@@ -85,7 +85,7 @@ def _block(shape: DinoV2Shape, drop_path: float) -> nn.Module:
         init_values=1e-5,
         drop_path=drop_path,
         act_layer=nn.SiLU,
-        mlp_layer=SwiGLUPacked,
+        mlp_layer=partial(SwiGluMlp, gate_last=False),
     )
     return block
 

@@ -74,7 +74,7 @@ class _ConvNeXtBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         fc1, fc2 = self.mlp[0], self.mlp[2]
         branch = gelu_again(fc1(self.norm(self.conv_dw(x_BCHW))), fc2)
-        return x_BCHW + self.gamma[:, None, None] * branch
+        return torch.addcmul(x_BCHW, self.gamma[:, None, None], branch)
 
 
 class _Stage(nn.Module):
@@ -199,7 +199,7 @@ class _ConvMlp(nn.Module):
         u_BNC = self.fc1(x_BNC)
         u_BCHW = torch.unflatten(u_BNC, 1, (height, width)).permute(0, 3, 1, 2)
         local_BNC = self.dwconv(u_BCHW).permute(0, 2, 3, 1).flatten(1, 2)
-        out_BNC: Tensor = self.fc2(self.gamma * local_BNC + u_BNC)
+        out_BNC: Tensor = self.fc2(torch.addcmul(u_BNC, self.gamma, local_BNC))
         return out_BNC
 
 
@@ -235,9 +235,8 @@ class FanBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BNC: Tensor, height: int, width: int) -> Tensor:
-        x_BNC = x_BNC + self.drop_path(self.gamma1 * self.attn(self.norm1(x_BNC)))
-        x_BNC = x_BNC + self.drop_path(self.gamma2 * self.mlp(self.norm2(x_BNC), height, width))
-        return x_BNC
+        x_BNC = torch.addcmul(x_BNC, self.gamma1, self.drop_path(self.attn(self.norm1(x_BNC))))
+        return torch.addcmul(x_BNC, self.gamma2, self.drop_path(self.mlp(self.norm2(x_BNC), height, width)))
 
 
 class ClassAttention(ClassAttentionBlock):

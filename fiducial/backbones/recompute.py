@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["gelu_again", "run_block"]
+__all__ = ["gelu_again", "norm_again", "run_block", "swiglu_again"]
 
 
 def run_block(enabled: bool, block: nn.Module, x: Tensor, *size: int) -> Tensor:
@@ -46,21 +46,60 @@ def gelu_again(x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
 
     ``x`` is kept for the GELU's own gradient in any case, so this halves what the two keep, for the time of a GELU.
     """
-    active = F.gelu(x)
+    return _again(x, F.gelu(x), F.gelu, then)
+
+
+def swiglu_again(x: Tensor, then: Callable[[Tensor], Tensor]) -> Tensor:
+    """``then(silu(gate) * value)``, the two halves of ``x``'s last axis, as :func:`gelu_again` does it."""
+    gate, value = x.chunk(2, dim=-1)
+    product = _again(gate, F.silu(gate), F.silu, lambda active: active * value)
+    return _again(x, product, _swiglu, then)
+
+
+def _swiglu(x: Tensor) -> Tensor:
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
+def norm_again(norm: nn.Module, x: Tensor, then: Callable[[Tensor], Tensor], *, relu: bool = False) -> Tensor:
+    """``then(norm(x))``, or with ``relu`` ``then(relu(norm(x)))``, as :func:`gelu_again` does it.
+
+    ``norm``: a batch norm, whose statistics count each batch once; one that several processes share is left as it is.
+    """
+
+    def again(x: Tensor) -> Tensor:
+        assert isinstance(norm, nn.BatchNorm2d)
+        running = (None, None) if by_batch else (norm.running_mean, norm.running_var)
+        normed = F.batch_norm(x, *running, norm.weight, norm.bias, by_batch, 0.0, norm.eps)
+        return F.relu_(normed) if relu else normed
+
+    by_batch = norm.training
+    rest = (lambda normed: then(F.relu_(normed))) if relu else then
+    return _again(x, norm(x), again, rest) if type(norm) is nn.BatchNorm2d else rest(norm(x))
+
+
+def _again(x: Tensor, active: Tensor, make: Callable[[Tensor], Tensor], then: Callable[[Tensor], Tensor]) -> Tensor:
+    """``then(active)``. What it keeps of ``active``, changed in place or not, is ``make(x)`` in the backward pass."""
     if not (x.requires_grad and torch.is_grad_enabled()) or _is_watched():
         return then(active)
-    source, dtype, storage = x.detach(), active.dtype, active.untyped_storage().data_ptr()
+    source, dtype, storage = x.detach(), active.dtype, active.untyped_storage()._cdata
+    uses = 0
+    made: list[Tensor] = []  # for the uses of one backward pass
 
     def keep(saved: Tensor) -> Tensor | _View:  # it lives as long as the backward pass: it must not refer to active
-        if saved.untyped_storage().data_ptr() != storage or saved.dtype != dtype:
+        nonlocal uses
+        if saved.untyped_storage()._cdata != storage or saved.dtype != dtype:
             return saved
+        uses += 1
         return _View(saved.shape, saved.stride(), int(saved.storage_offset()))
 
     def give(kept: Tensor | _View) -> Tensor:
         if isinstance(kept, Tensor):
             return kept
-        with torch.no_grad():
-            return F.gelu(source).as_strided(*kept)
+        if not made:
+            with torch.no_grad():
+                made.extend([make(source)] * uses)
+        return made.pop().as_strided(*kept)
 
     with saved_tensors_hooks(keep, give):
         return then(active)

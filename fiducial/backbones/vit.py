@@ -9,11 +9,13 @@ from functools import partial
 from typing import Any, Self, TypeVar
 
 import torch
+from timm.layers.mlp import GluMlp, Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from fiducial.backbones.recompute import gelu_again, swiglu_again
 from fiducial.backbones.sizes import check_images
 
 T = TypeVar("T")
@@ -135,9 +137,28 @@ def checkpointed(enabled: bool, function: Callable[..., T], *args: Any) -> T:
     return function(*args)
 
 
+class GeluMlp(Mlp):
+    """timm's, whose GELU is not kept for the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., D)`` to ``(..., D)``, of any range."""
+        out: Tensor = self.drop2(gelu_again(self.fc1(x), lambda active: self.fc2(self.norm(self.drop1(active)))))
+        return out
+
+
+class SwiGluMlp(GluMlp):
+    """timm's ``SwiGLUPacked``; what gates and values make together is not kept for the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., D)`` to ``(..., D)``, of any range."""
+        out: Tensor = self.drop2(swiglu_again(self.fc1(x), lambda active: self.fc2(self.norm(self.drop1(active)))))
+        return out
+
+
 def vit_block(dim: int, heads: int, **options: Any) -> Any:
     """timm's pre-norm block, with the biases and the norm (eps 1e-6) that all our ViTs have."""
     make: Any = Block
+    options = {"mlp_layer": GeluMlp, **options}
     return make(dim, heads, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6), **options)
 
 

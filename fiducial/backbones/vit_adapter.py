@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fiducial.backbones.deformable import MSDeformAttn
+from fiducial.backbones.recompute import gelu_again, norm_again
 from fiducial.backbones.vit import (
     Freezable,
     SizeCache,
@@ -124,7 +125,10 @@ class SpatialPrior(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Normalised images ``(B, 3, H, W)``, H and W multiples of 32, to the maps, fine to coarse; of any range."""
-        c1 = self.stem(image_BCHW)
+        first, *rest, pool = self.stem
+        c1 = first(image_BCHW)
+        for norm, then in zip(rest[::3], (*rest[2::3], pool), strict=True):
+            c1 = norm_again(norm, c1, then, relu=True)
         c2 = self.conv2(c1)
         c3 = self.conv3(c2)
         return self.fc1(c1), self.fc2(c2), self.fc3(c3), self.fc4(self.conv4(c3))
@@ -181,8 +185,7 @@ class ConvFFN(nn.Module):
 
     def forward(self, prior_BLC: Tensor, h: int, w: int) -> Tensor:
         """The prior ``(B, L, C)`` of an input with ``h x w`` patches to the same shape."""
-        mixed: Tensor = self.fc2(F.gelu(self.dwconv(self.fc1(prior_BLC), h, w)))
-        return mixed
+        return gelu_again(self.dwconv(self.fc1(prior_BLC), h, w), self.fc2)
 
 
 class Extractor(_Attend):

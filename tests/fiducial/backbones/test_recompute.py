@@ -1,4 +1,4 @@
-"""A GELU that is computed again changes nothing but what is kept."""
+"""What is computed again changes nothing but what is kept."""
 
 import weakref
 from types import SimpleNamespace
@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 from fiducial.backbones import recompute
-from fiducial.backbones.recompute import gelu_again
+from fiducial.backbones.recompute import gelu_again, norm_again, swiglu_again
 
 
 def layers(kind):
@@ -58,6 +59,79 @@ def test_the_activation_is_not_kept(kind, monkeypatch):
     assert made[0]() is None
     loss.backward()
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("mode", ["training", "eval", "of another kind"])
+def test_a_norm_changes_nothing_and_counts_once(mode, relu):
+    torch.manual_seed(0)
+    then, x = nn.Conv2d(4, 3, 3), torch.randn(2, 4, 5, 6)
+
+    def plain(norm, x, then, *, relu):
+        return then(F.relu(norm(x)) if relu else norm(x))
+
+    found = []
+    for way in (norm_again, plain):
+        norm = nn.InstanceNorm2d(4, affine=True) if mode == "of another kind" else nn.BatchNorm2d(4)
+        norm.train(mode != "eval")
+        inner = x.clone().requires_grad_()
+        out = way(norm, 2 * inner, then, relu=relu)
+        out.square().sum().backward()
+        found.append([out, inner.grad, then.weight.grad, norm.weight.grad, *norm.buffers()])
+        then.zero_grad()
+    for again, want in zip(*found, strict=True):
+        torch.testing.assert_close(again, want, rtol=0, atol=0)
+
+
+def test_a_norm_is_made_once_in_the_backward_pass_and_again_in_another(monkeypatch):
+    norm, then, x = nn.BatchNorm2d(4), nn.Conv2d(4, 3, 3), torch.randn(2, 4, 5, 6, requires_grad=True)
+    made, plain = [], F.batch_norm
+
+    def batch_norm(*arguments):
+        made.append(1)
+        return plain(*arguments)
+
+    loss = norm_again(norm, x * 1, then, relu=True).sum()
+    monkeypatch.setattr(F, "batch_norm", batch_norm)
+    loss.backward(retain_graph=True)  # the convolution and the ReLU both need it
+    assert len(made) == 1
+    loss.backward()
+    assert len(made) == 2
+
+
+def test_gates_change_nothing():
+    first, then, x = nn.Linear(8, 12), nn.Linear(6, 8), torch.randn(4, 6, 8)
+
+    wanted = gradients(first, then, x, lambda hidden, then: then(plain_gates(hidden)))
+    for found, want in zip(gradients(first, then, x, swiglu_again), wanted, strict=True):
+        torch.testing.assert_close(found, want, rtol=0, atol=0)
+
+
+NORM, CONV = nn.BatchNorm2d(8), nn.Conv2d(8, 1, 1)
+
+
+def plain_gates(x):
+    gate, value = x.chunk(2, -1)
+    return F.silu(gate) * value
+
+
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    [
+        (lambda x: norm_again(NORM, x, CONV, relu=True), 0),
+        (lambda x: CONV(F.relu(NORM(x))), 1),
+        (lambda x: swiglu_again(x, lambda made: made.square().sum()), 0),
+        (lambda x: plain_gates(x).square().sum(), 1),
+    ],
+)
+def test_what_is_kept_for_the_backward_pass(way, expected):
+    """In tensors as large as the input, which is kept in any case."""
+    x = torch.randn(8, 8, 50, 100, requires_grad=True) * 1
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        out = way(x)
+    kept = sum(event.nbytes() for event in found.profiler.kineto_results.events() if event.name() == "[memory]")
+    assert out.requires_grad
+    assert kept / x.nbytes == pytest.approx(expected, abs=0.15)
 
 
 def test_second_derivatives():
