@@ -149,8 +149,9 @@ def _forget(folder: Path) -> None:
 
 
 def _digest(program: torch.export.ExportedProgram) -> str:
-    """Of all that the compiled graph depends on: what it computes, its weights, and the machine."""
-    about = [*machine(), str(program.graph_module.code), str(program.range_constraints)]
+    """Of all that the compiled graph depends on: what it computes and of which sizes, its weights, and the machine."""
+    inputs = [f"{x.dtype} {tuple(x.shape)}" for x in tree_leaves(program.example_inputs)]  # the code names no sizes
+    about = [*machine(), str(program.graph_module.code), str(program.range_constraints), *inputs]
     told = hashlib.sha256("\n".join(about).encode())
     for name, tensor in sorted((program.state_dict | program.constants).items()):
         if isinstance(tensor, Tensor):

@@ -90,6 +90,16 @@ class TestOnCpu:
             torch.testing.assert_close(network(images(2), images(2, seed=2)), wanted)
         assert len(graphs(cache)) == len(before) + 1
 
+    def test_other_sizes_are_another_graph(self, network, cache, caplog):
+        """Of a convolution the code is the same for all: a graph of another size would read beyond the pictures."""
+        before, (a, b) = len(graphs(cache)), (images(2, side=6), images(2, side=6, seed=2))
+        wanted = network(a, b)
+        compile_calls(network, ("forward",))
+        with torch.no_grad():
+            torch.testing.assert_close(network(a, b), wanted)
+        assert len(graphs(cache)) == before + 1
+        assert "not compiled" not in caplog.text
+
     def test_parts_that_call_each_other_and_other_strides(self, network):
         a, b = images(2), images(2, seed=2)
         wanted = network(a, b)
