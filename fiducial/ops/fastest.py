@@ -58,6 +58,10 @@ def machine() -> list[str]:
     return [processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__, *limits]
 
 
+def _is_off() -> bool:
+    return os.environ.get(VARIABLE) == "off"
+
+
 def _itself(saved: Tensor) -> Tensor:
     return saved
 
@@ -97,10 +101,12 @@ class Fastest:
         counts = {mode: Counter(way for (_, of, _), way in self._used.items() if of == mode) for mode in modes}
         said = (f"{mode}: " + ", ".join(f"{way} {n}" for way, n in found.items()) for mode, found in counts.items())
         told = "; ".join(said)
+        if told and _is_off():
+            return f"{self.subject} the plain way: {VARIABLE}=off"
         return f"{self.subject} by what is fastest on {processor()}, shapes in {told}" if told else ""
 
     def _answer(self, threads: int, mode: str, shape: Shape, make: Callable[[], Sequence[Callable[[], object]]]) -> str:
-        if os.environ.get(VARIABLE) == "off":
+        if _is_off():
             return self.ways[0]
         name = f"{mode} {_text(shape)}"
         found = self._found.get(threads) or self._read(threads)

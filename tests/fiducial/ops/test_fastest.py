@@ -102,7 +102,9 @@ class TestChoice:
 
     def test_off_takes_the_plain_way(self, clock, tmp_path, monkeypatch):
         monkeypatch.setenv(VARIABLE, "off")
-        assert chooser(clock, tmp_path).way("training", (4,), clock.make(0.02, 0.01)) == "plain"
+        chosen = chooser(clock, tmp_path)
+        assert chosen.way("training", (4,), clock.make(0.02, 0.01)) == "plain"
+        assert chosen.describe().endswith("the plain way: FIDUCIAL_MEASURE=off")
         assert not clock.runs
         assert not list(tmp_path.iterdir())
 
