@@ -69,12 +69,12 @@ def test_a_network_is_one_graph_for_any_batch(name, monkeypatch, tmp_path, caplo
     programs = {}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    def write(program, path):
-        path.write_bytes(b"")
+    def package(program):
         programs["latest"] = program
+        return b""
 
-    monkeypatch.setattr(compiled, "_write", write)
-    monkeypatch.setattr(compiled, "_loaded", lambda path: programs["latest"].module())
+    monkeypatch.setattr(compiled, "_package", package)
+    monkeypatch.setattr(compiled, "_loaded", lambda graph: programs["latest"].module())
     torch.manual_seed(0)
     make, batches = NETWORKS[name]
     predictor = make()

@@ -8,15 +8,18 @@ be compiled runs as it is, and one line says why.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -78,10 +81,11 @@ class _Compiled:
             return self._eager
         start = time.monotonic()
         try:
-            with torch.no_grad(), _quiet():
+            with torch.no_grad():
                 expected = self._eager(*arguments)
                 ran, how = self._on_cpu(arguments) if device == "cpu" else self._elsewhere()
-                worst = _difference(expected, ran(*arguments))
+                with _quiet():  # what compiles at its first call
+                    worst = _difference(expected, ran(*arguments))
                 if device == "cpu":  # and for another batch, to see that the axis is open
                     more = tree_map(lambda x: torch.cat((x, x[:1])), arguments)
                     worst = max(worst, _difference(self._eager(*more), ran(*more)))
@@ -102,16 +106,26 @@ class _Compiled:
         batch = torch.export.Dim("batch", min=1, max=65536)
         traced = tree_map(_traced, arguments)
         shapes = {"arguments": tree_map(lambda _: {0: batch}, traced)}
-        program = torch.export.export(_Method(self._network, self._eager), traced, dynamic_shapes=shapes, strict=False)
+        with _quiet():
+            method = _Method(self._network, self._eager)
+            program = torch.export.export(method, traced, dynamic_shapes=shapes, strict=False)
         cache = Cache(cache_dir().parent / "compiled")
         path = cache.root / "graphs" / f"{_digest(program)}.pt2"
-        known = path.is_file()
-        if not known:
-            log.info("compiling %s for this processor: some minutes, once", self._name)
-        cache.publish(path, lambda part: _write(program, part))
-        path.touch()
-        _forget(path.parent)
-        return _loaded(path), f", with what {path.parent} keeps" if known else f"; {path.parent} keeps it"
+        if _is_whole(path):
+            with suppress(OSError):  # in a folder that is read only
+                path.touch()  # see _forget
+            return _loaded(path), f", with what {path.parent} keeps"
+        log.info("compiling %s for this processor: some minutes, once", self._name)
+        package = lru_cache(partial(_package, program))
+        try:
+            cache.publish(path, lambda part: part.write_bytes(package()), replace=path.exists())
+            _forget(path.parent)
+        except OSError as error:
+            fix = "free space there, or set XDG_CACHE_HOME to another folder"
+            why = error.strerror or error
+            log.warning("%s: cannot keep what is compiled (%s): every start compiles anew · %s", cache.root, why, fix)
+            return _loaded(io.BytesIO(package())), ""
+        return _loaded(path), f"; {path.parent} keeps it"
 
 
 class _Method(nn.Module):
@@ -125,18 +139,37 @@ class _Method(nn.Module):
         return self.method(*arguments)
 
 
-def _write(program: torch.export.ExportedProgram, path: Path) -> None:
+def _package(program: torch.export.ExportedProgram) -> bytes:
+    """A compiled graph; not as a file, since torch ends the process where a disk is full."""
     settings = {"freezing": True}  # fold the weights in, in the layout that the processor likes
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
+    written = io.BytesIO()
+    with _quiet():
+        torch._inductor.aoti_compile_and_package(program, package_path=written, inductor_configs=settings)
+    return written.getvalue()
 
 
-def _loaded(path: Path) -> Call:
-    """Raises: PermissionError for a graph that another user could have written: it is code."""
-    for place in (path, path.parent):
+def _is_whole(path: Path) -> bool:
+    """Whether a graph is there as it was written: half of one would end the process."""
+    try:
+        with ZipFile(path) as file:
+            damaged = file.testzip() is not None
+    except OSError:  # most often there is none
+        return False
+    except Exception:  # whatever the bytes happen to say
+        damaged = True
+    if damaged:
+        log.warning("%s: damaged, and made again", path)
+    return not damaged
+
+
+def _loaded(graph: Path | io.BytesIO) -> Call:
+    """Raises: PermissionError for a file that another user could have written: it is code."""
+    for place in (graph, graph.parent) if isinstance(graph, Path) else ():
         status = place.stat()
         if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
             raise PermissionError(f"{place} can be written by others: make it yours alone (chmod go-w)")
-    loaded: Call = torch._inductor.aoti_load_package(str(path))
+    with _quiet():
+        loaded: Call = torch._inductor.aoti_load_package(graph)
     # the graph reads memory as it lay when it was traced, and looks at no strides
     return lambda *arguments: loaded(*tree_map(Tensor.contiguous, arguments))
 
@@ -149,8 +182,9 @@ def _forget(folder: Path) -> None:
 
 
 def _digest(program: torch.export.ExportedProgram) -> str:
-    """Of all that the compiled graph depends on: what it computes, its weights, and the machine."""
-    about = [*machine(), str(program.graph_module.code), str(program.range_constraints)]
+    """Of all that the compiled graph depends on: what it computes and of which sizes, its weights, and the machine."""
+    inputs = [f"{x.dtype} {tuple(x.shape)}" for x in tree_leaves(program.example_inputs)]  # the code names no sizes
+    about = [*machine(), str(program.graph_module.code), str(program.range_constraints), *inputs]
     told = hashlib.sha256("\n".join(about).encode())
     for name, tensor in sorted((program.state_dict | program.constants).items()):
         if isinstance(tensor, Tensor):

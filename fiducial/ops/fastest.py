@@ -7,13 +7,14 @@ name, so that later runs, and a training that is continued, compute alike.
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from math import log
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +26,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from fiducial.data.cache import Cache, default_cache_dir, digest
 
 __all__ = ["VARIABLE", "Fastest", "machine", "processor"]
+
+log = logging.getLogger("fiducial")
 
 VARIABLE = "FIDUCIAL_MEASURE"
 GAIN = 0.9
@@ -58,6 +61,10 @@ def machine() -> list[str]:
     return [processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__, *limits]
 
 
+def _is_off() -> bool:
+    return os.environ.get(VARIABLE) == "off"
+
+
 def _itself(saved: Tensor) -> Tensor:
     return saved
 
@@ -79,6 +86,7 @@ class Fastest:
     ) -> None:
         self.subject, self.ways = subject, ways
         self._timer, self._folder = timer, folder
+        self._cannot_keep = False
         self._spent: dict[str, float] = {}
         self._used: dict[tuple[int, str, Shape], str] = {}
         self._found: dict[int, dict[str, Answer]] = {}
@@ -97,10 +105,12 @@ class Fastest:
         counts = {mode: Counter(way for (_, of, _), way in self._used.items() if of == mode) for mode in modes}
         said = (f"{mode}: " + ", ".join(f"{way} {n}" for way, n in found.items()) for mode, found in counts.items())
         told = "; ".join(said)
+        if told and _is_off():
+            return f"{self.subject} the plain way: {VARIABLE}=off"
         return f"{self.subject} by what is fastest on {processor()}, shapes in {told}" if told else ""
 
     def _answer(self, threads: int, mode: str, shape: Shape, make: Callable[[], Sequence[Callable[[], object]]]) -> str:
-        if os.environ.get(VARIABLE) == "off":
+        if _is_off():
             return self.ways[0]
         name = f"{mode} {_text(shape)}"
         found = self._found.get(threads) or self._read(threads)
@@ -131,7 +141,7 @@ class Fastest:
         timed = [(name, answer["way"]) for name, answer in found.items() if "ms" in answer]
         near = [(_shape(name), way) for name, way in timed if name.startswith(f"{mode} ")]
         near = [(other, way) for other, way in near if len(other) == len(shape)]
-        far = {way: sum(abs(log(a / b)) for a, b in zip(other, shape, strict=True)) for other, way in near}
+        far = {way: sum(abs(math.log(a / b)) for a, b in zip(other, shape, strict=True)) for other, way in near}
         return min(far, key=far.__getitem__, default=self.ways[0])
 
     # --- what is kept ---------------------------------------------------------------------------------------------
@@ -150,8 +160,11 @@ class Fastest:
         try:
             found = found | self._read(threads)
             self._cache.write(self._record(threads), {**about, "found": found})
-        except OSError:
-            pass  # the next process finds it again
+        except OSError as error:  # the next process finds it again
+            if not self._cannot_keep:
+                told = f"{self._cache.root}: cannot keep which {self.subject} are fastest ({error.strerror or error})"
+                log.warning("%s · free space there, or set FIDUCIAL_CACHE to a folder that can be written", told)
+            self._cannot_keep = True
         return found
 
     @property

@@ -272,6 +272,15 @@ class TestDisk:
             assert np.array_equal(ImageCache(0, cache).rgb(picture), read_rgb(picture))
         assert len([record for record in caplog.records if "is full" in record.message]) == 1
 
+    def test_what_is_not_there_is_not_looked_for_in_the_mapping(self, folder, path, monkeypatch):
+        """In a tmpfs such a look takes a page of it: where there is none left, the process ends with a bus error."""
+        cache = PictureCache(MB, path)
+        monkeypatch.setattr(cache, "_told", lambda: False)  # the header is there
+        cache._map = None
+        for picture in paths(folder):
+            assert np.array_equal(ImageCache(0, cache).rgb(picture), read_rgb(picture))
+        assert cache.misses == 10
+
     def test_a_run_that_is_killed_leaves_what_it_kept(self, folder, path):
         code = (
             "import os, signal, sys; from pathlib import Path; from fiducial.data import kept;"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import re
 import shutil
+from zipfile import ZipFile, ZipInfo
 
 import pytest
 import torch
 from torch import nn
 
+from fiducial.data.cache import Cache
 from fiducial.deploy import compiled
 from fiducial.deploy.compiled import compile_calls
 
@@ -56,6 +61,10 @@ def graphs(cache):
     return sorted((cache / "fiducial" / "compiled" / "graphs").glob("*.pt2"))
 
 
+def read_only(*given, **more):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
@@ -74,7 +83,8 @@ class TestOnCpu:
         assert list(network.state_dict()) == names
 
     def test_the_second_start_takes_what_is_kept(self, network, monkeypatch, caplog):
-        monkeypatch.setattr(compiled, "_write", lambda *given: pytest.fail("compiled again"))
+        monkeypatch.setattr(compiled, "_package", lambda *given: pytest.fail("compiled again"))
+        monkeypatch.setattr(Cache, "publish", read_only)
         wanted = network(images(3), images(3, seed=2))
         compile_calls(network, ("forward",))
         with torch.no_grad(), caplog.at_level(logging.INFO, "fiducial"):
@@ -89,6 +99,16 @@ class TestOnCpu:
             compile_calls(network, ("forward",))
             torch.testing.assert_close(network(images(2), images(2, seed=2)), wanted)
         assert len(graphs(cache)) == len(before) + 1
+
+    def test_other_sizes_are_another_graph(self, network, cache, caplog):
+        """Of a convolution the code is the same for all: a graph of another size would read beyond the pictures."""
+        before, (a, b) = len(graphs(cache)), (images(2, side=6), images(2, side=6, seed=2))
+        wanted = network(a, b)
+        compile_calls(network, ("forward",))
+        with torch.no_grad():
+            torch.testing.assert_close(network(a, b), wanted)
+        assert len(graphs(cache)) == before + 1
+        assert "not compiled" not in caplog.text
 
     def test_parts_that_call_each_other_and_other_strides(self, network):
         a, b = images(2), images(2, seed=2)
@@ -118,6 +138,59 @@ class TestOnCpu:
         assert "not compiled: PermissionError" in caplog.text
         assert "chmod go-w" in caplog.text
         folder.chmod(0o755)
+
+
+class TestWhatIsKept:
+    """A zip file stands for what is compiled, and the network itself for what it computes."""
+
+    @pytest.fixture
+    def made(self, network, monkeypatch, tmp_path):
+        """How often it was compiled: that many entries."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        eager, calls = network.forward, []
+
+        def package(program):
+            file = io.BytesIO()
+            with ZipFile(file, "w") as archive:
+                archive.writestr(ZipInfo("code"), bytes(1000))
+            calls.append(program)
+            return file.getvalue()
+
+        monkeypatch.setattr(compiled, "_package", package)
+        monkeypatch.setattr(compiled, "_loaded", lambda graph: eager)
+        return calls
+
+    def start(self, network):
+        compile_calls(network, ("forward",))
+        with torch.no_grad():
+            network(images(2), images(2))
+        del network.forward
+
+    def test_it_is_said_before_the_minutes_that_it_takes(self, network, made, caplog):
+        with caplog.at_level(logging.INFO, "fiducial"):
+            self.start(network)
+            self.start(network)
+        assert [line.split(" for ")[0] for line in caplog.messages if "compiling" in line] == ["compiling forward"]
+        assert len(made) == 1
+
+    @pytest.mark.parametrize("damage", [(b".*", b""), (b".{500}$", b""), (b"\0{9}", b"123456789")])
+    def test_what_is_damaged_is_made_again(self, network, made, caplog, tmp_path, damage):
+        self.start(network)
+        (graph,) = graphs(tmp_path)
+        whole = graph.read_bytes()
+        graph.write_bytes(re.sub(*damage, whole, flags=re.DOTALL))
+        self.start(network)
+        assert f"{graph}: damaged, and made again" in caplog.text
+        assert graph.read_bytes() == whole
+
+    def test_what_cannot_be_kept_is_compiled_all_the_same(self, network, made, monkeypatch, caplog):
+        monkeypatch.setattr(Cache, "publish", read_only)
+        compile_calls(network, ("forward",))
+        with torch.no_grad():
+            network(images(2), images(2))
+        assert len(made) == 1
+        assert "cannot keep what is compiled (Read-only file system)" in caplog.text
+        assert "not compiled" not in caplog.text
 
 
 class TestFallsBack:

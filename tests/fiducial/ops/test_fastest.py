@@ -102,7 +102,9 @@ class TestChoice:
 
     def test_off_takes_the_plain_way(self, clock, tmp_path, monkeypatch):
         monkeypatch.setenv(VARIABLE, "off")
-        assert chooser(clock, tmp_path).way("training", (4,), clock.make(0.02, 0.01)) == "plain"
+        chosen = chooser(clock, tmp_path)
+        assert chosen.way("training", (4,), clock.make(0.02, 0.01)) == "plain"
+        assert chosen.describe().endswith("the plain way: FIDUCIAL_MEASURE=off")
         assert not clock.runs
         assert not list(tmp_path.iterdir())
 
@@ -134,9 +136,13 @@ class TestKept:
         record.write_text(text, "utf-8")
         assert chooser(clock, tmp_path).way("training", (4,), clock.make(0.02, 0.01)) == "other"
 
-    def test_a_folder_that_cannot_be_written(self, clock, tmp_path):
+    def test_a_folder_that_cannot_be_written(self, clock, tmp_path, caplog):
         (tmp_path / "file").write_text("", "utf-8")
-        assert chooser(clock, tmp_path / "file").way("training", (4,), clock.make(0.02, 0.01)) == "other"
+        chosen = chooser(clock, tmp_path / "file")
+        for size in (4, 8):
+            assert chosen.way("training", (size,), clock.make(0.02, 0.01)) == "other"
+        (line,) = caplog.messages
+        assert line.startswith(f"{tmp_path / 'file'}: cannot keep which")
 
     def test_less_of_the_processor_is_another_machine(self, clock, tmp_path, monkeypatch):
         chooser(clock, tmp_path).way("training", (4,), clock.make(0.02, 0.01))
