@@ -148,6 +148,7 @@ class TestNetworks:
         kinds = [node.op_type for node in onnx.load(exported).graph.node]
         assert {"QuantizeLinear", "DequantizeLinear"} <= set(kinds)
         assert quantizer_of(exported).startswith("modelopt")
+        assert ModelCard.read(exported).weights == ModelCard.beside(made.files[0]).weights  # one model to a gallery
         found = perform([LINE], "evaluate", spec, [f"evaluate.checkpoint={exported}"])
         assert found.kpis["test_mean"] == pytest.approx(made.kpis["test_mean"], rel=1e-2)
         with pytest.raises(CheckpointError, match=r"export\.is_quantized.*was quantized"):
