@@ -51,8 +51,10 @@ def export(task: Task[Any], run: Run) -> Result:
     graph, card = runtime.graph(), runtime.card().stamped(network.state_dict())
     if section.is_quantized:
         check_exportable(network)
-        by = ModelCard.beside(checkpoint_file).details.get(QUANTIZER) or quantizer_of(checkpoint_file)
-        card = replace(card, details={**card.details, QUANTIZER: by})
+        said = ModelCard.beside(checkpoint_file)
+        by = said.details.get(QUANTIZER) or quantizer_of(checkpoint_file)
+        # the weights are those before: with the scales among them they would be another model's
+        card = replace(card, weights=said.weights or card.weights, details={**card.details, QUANTIZER: by})
     formulation = runtime.formulation(run.composed.given) if is_deformable(network) else "gather"
     _check_openvino(section, formulation)
     samples: Sequence[Mapping[str, torch.Tensor]] = _samples(runtime, graph, section.batch_size)

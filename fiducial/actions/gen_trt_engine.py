@@ -17,6 +17,7 @@ from fiducial.actions.preflight import preflight
 from fiducial.actions.result import Result
 from fiducial.actions.serving import prepare, publish
 from fiducial.checkpoints.atomic import save_atomically
+from fiducial.deploy.graph_predictor import adopt_card
 from fiducial.deploy.pixels import PixelInputs, taking_pixels
 from fiducial.deploy.quantize.calibration import CalibrationBatches
 from fiducial.deploy.tensorrt import gpu
@@ -139,8 +140,7 @@ class _Inputs:
 
     def __init__(self, runtime: TaskRuntime, source: Source) -> None:
         self.runtime = runtime
-        source.check_task(runtime.card().task)
-        runtime.adopt(source.card)  # first: what the two contradict each other in is said by the spec's keys
+        adopt_card(source.card, runtime, source.path)  # first: the two may contradict each other
         self.prepared = self.graph = runtime.graph()
         self.pixels = PixelInputs.of(self.prepared, source.card)
         if self.pixels is not None:

@@ -26,7 +26,7 @@ from fiducial.deploy.quantize.networks import plan_network, quantize_network, qu
 from fiducial.deploy.quantize.report import conclusions, write_report
 from fiducial.deploy.quantize.rules import IN_TORCH, calibrates
 from fiducial.deploy.writing import beside
-from fiducial.errors import CheckpointError, UserError
+from fiducial.errors import CheckpointError, SpecError, UserError
 from fiducial.prediction import Kpis, Predictor
 from fiducial.run.console import LOGGER
 from fiducial.run.devices import resolve_devices, single
@@ -47,7 +47,9 @@ Items = list[dict[str, Tensor]]
 def quantize(task: Task[Any], run: Run) -> Result:
     """Write the quantized model into the action's folder, opened before as any other and compared with what it was."""
     preflight(task, run)
-    section, source = run.section, open_model(task, run)
+    section = run.section
+    _check_device(section.device)
+    source = open_model(task, run)
     target = run.folder / NAMES[section.backend]
     if calibrates(section):
         _calibration(_runtime(task, run), section).check()  # before anything heavy is loaded
@@ -149,9 +151,16 @@ def _items(runtime: TaskRuntime, section: Any, predictor: Predictor | None = Non
     ]
 
 
+def _check_device(wanted: str) -> None:
+    """Raises: SpecError for a number that none of the machine's GPUs has; without any GPU the CPU does the work."""
+    gpus, number = torch.cuda.device_count(), int(wanted.partition(":")[2] or 0)
+    if 0 < gpus <= number:
+        raise SpecError("quantize.device", f"{wanted}, and there are {gpus} GPUs, numbered from 0", "lower the number")
+
+
 def _device(wanted: str) -> str:
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        LOGGER.info("quantize.device: no CUDA device, calibrating on the CPU")
+        LOGGER.info("quantize.device: no CUDA device, quantizing on the CPU")
         return "cpu"
     return wanted
 

@@ -64,13 +64,13 @@ def read(
     is installed. ``where`` is the spec key for messages.
 
     Raises: CheckpointError when the file is missing, damaged, no model file, encrypted, made to fill the memory,
-        names code that it would run, or holds quantized weights, which are no tensors here.
+        names code that it would run, or holds quantized weights, which are no tensors of a training.
     """
     file = real_file(path, where=where)
     raw, foreign = read_raw(file, device=device, mmap=mmap, key=key)
     tensors, nesting = _nested(raw)
-    if quantized := [str(name) for name, value in tensors.items() if isinstance(value, Mapping) and PARTS_OF in value]:
-        found = f"holds quantized weights ({quantized[0]}, …)"
+    if told := _told_by(raw, tensors):
+        found = f"holds quantized weights ({told})"
         raise CheckpointError(str(file), found, "give the checkpoint that it was made from")
     state_dict = {
         str(name): value for name, value in ((n, _tensor(v)) for n, v in tensors.items()) if value is not None
@@ -108,6 +108,14 @@ def _nested(raw: Any) -> tuple[dict[Any, Any], tuple[str, ...]]:
         names.append(name)
         tree = inside[name]
     return {}, ()
+
+
+def _told_by(raw: Any, tensors: Mapping[Any, Any]) -> str:
+    """What says that weights are quantized: torchao's have parts, ModelOpt's a state beside them. Empty: nothing."""
+    parts = next(
+        (f"{name}, …" for name, value in tensors.items() if isinstance(value, Mapping) and PARTS_OF in value), ""
+    )
+    return parts or ("modelopt_state" if isinstance(raw, dict) and "modelopt_state" in raw else "")
 
 
 class _Holders:

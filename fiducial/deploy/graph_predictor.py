@@ -17,9 +17,10 @@ from fiducial.deploy.onnx_file import AGAIN
 from fiducial.deploy.pixels import PixelInputs, taking_pixels
 from fiducial.errors import CheckpointError, Problem
 from fiducial.prediction import Batch, Graph, GraphInput, Outputs, Predictor
+from fiducial.run.console import LOGGER
 from fiducial.task import TaskRuntime
 
-__all__ = ["GraphPredictor", "Port", "check_interface"]
+__all__ = ["GraphPredictor", "Port", "adopt_card", "check_interface"]
 
 _FLOATS = ("float32", "float16", "float64", "bfloat16")
 _OTHERS = ("bool", "uint8", "int32", "int64")
@@ -56,10 +57,7 @@ class GraphPredictor(Predictor):
     def __init__(self, path: Path, runtime: TaskRuntime) -> None:
         self.path, self.graph, self.providers = Path(path).absolute(), runtime.graph(), runtime.providers
         self.card, self.digest = self.read()
-        task = runtime.card().task
-        if self.card.task not in ("", task):
-            raise CheckpointError(str(path), f"a model of task {self.card.task}", f"give a model of task {task}")
-        runtime.adopt(self.card)  # first: what the two contradict each other in is said by the spec's keys
+        adopt_card(self.card, runtime, path)  # first: the two may contradict each other
         self.pixels = PixelInputs.of(self.graph, self.card)
         if self.pixels is not None:
             self.graph = taking_pixels(self.graph, self.pixels.names)
@@ -123,6 +121,19 @@ class GraphPredictor(Predictor):
                 found = f"output {name} is {list(output.shape)} instead of {list(wanted)}"
                 raise CheckpointError(str(self.path), found, AGAIN)
         return [output[:size] for output in outputs]
+
+
+def adopt_card(card: ModelCard, runtime: TaskRuntime, path: Path) -> None:
+    """Have a task's runtime prepare inputs as the card of a file says.
+
+    Raises: CheckpointError for a model of another task, and, by its key, for what the spec contradicts.
+    """
+    task = runtime.card().task
+    if card.task not in ("", task):
+        raise CheckpointError(str(path), f"a model of task {card.task}", f"give a model of task {task}")
+    if not card.network:
+        LOGGER.warning("%s has no model card: its inputs are prepared as the spec says", path)
+    runtime.adopt(card)
 
 
 def check_interface(graph: Graph, inputs: Sequence[Port], outputs: Sequence[Port]) -> Iterator[tuple[str, str]]:

@@ -65,11 +65,6 @@ class Source:
             has_plugins=any(node.domain in ("nvidia", "trt", "trt.plugins") for node in graph.node),
         )
 
-    def check_task(self, task: str) -> None:
-        """See that it is of a task. Raises: CheckpointError."""
-        if self.card.task not in ("", task):
-            raise CheckpointError(str(self.path), f"a model of task {self.card.task}", f"give a model of task {task}")
-
     def check(self, graph: Graph) -> None:
         """See that it takes and gives what a graph does. Raises: CheckpointError naming all that is not so."""
         problems = [Problem(str(self.path), *said) for said in check_interface(graph, self.inputs, self.outputs)]

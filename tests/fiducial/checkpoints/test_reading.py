@@ -336,6 +336,11 @@ class TestNotAModelFile:
         with pytest.raises(CheckpointError, match=r"holds no tensors.*epoch"):
             read(tmp_path / "m.pth")
 
+    def test_nothing_begins_with_what_modelopt_quantized(self, tmp_path):
+        torch.save({"modelopt_state": {}, "model_state_dict": {"a": torch.ones(1)}}, tmp_path / "m.pth")
+        with pytest.raises(CheckpointError, match=r"holds quantized weights \(modelopt_state\) · give the checkpoint"):
+            read(tmp_path / "m.pth")
+
     def test_encrypted_without_eff(self, tmp_path):
         torch.save({"state_dict": b"xyz", "state_dict_encrypted": 2}, tmp_path / "m.pth")
         with pytest.raises(

@@ -43,8 +43,9 @@ def path(tmp_path):
 
 
 class TestInterface:
-    def test_of_another_program(self, path):
+    def test_of_another_program(self, path, caplog):
         np.testing.assert_allclose(opened(write(path)).predict({"x": ROWS})["y"], [6, 15])
+        assert f"{path} has no model card: its inputs are prepared as the spec says" in caplog.text
 
     @pytest.mark.parametrize("shape", [("n", 3), (None, None), ("n", "width")])
     def test_open_sides(self, path, shape):

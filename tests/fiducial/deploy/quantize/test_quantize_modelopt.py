@@ -12,7 +12,7 @@ from tiny_task import LINE, Spec
 from torch import nn
 
 from fiducial.actions.perform import perform
-from fiducial.checkpoints.reading import read, read_raw
+from fiducial.checkpoints.reading import read_raw
 from fiducial.deploy.card import ENTRY, ModelCard
 from fiducial.deploy.kinds import open_predictor
 from fiducial.deploy.quantize import modelopt_onnx, modelopt_torch
@@ -132,7 +132,7 @@ class TestNetworks:
         made = perform([LINE], "quantize", spec, changes)
         assert capsys.readouterr().out == ""
         assert made.files[0].name == "quantized_model_modelopt.pytorch.pth"
-        assert {"modelopt_state", "model_state_dict"} == set(read(made.files[0]).raw)
+        assert {"modelopt_state", "model_state_dict"} == set(read_raw(made.files[0])[0])
         found = perform([LINE], "evaluate", spec, ["evaluate.is_quantized=true"])
         assert found.kpis["test_mean"] == pytest.approx(made.kpis["test_mean"], rel=1e-6)
         old = made.files[0].rename(tmp_path / "quantized_model_modelopt.pth")  # TAO's older name, and no card
@@ -148,6 +148,7 @@ class TestNetworks:
         kinds = [node.op_type for node in onnx.load(exported).graph.node]
         assert {"QuantizeLinear", "DequantizeLinear"} <= set(kinds)
         assert quantizer_of(exported).startswith("modelopt")
+        assert ModelCard.read(exported).weights == ModelCard.beside(made.files[0]).weights  # one model to a gallery
         found = perform([LINE], "evaluate", spec, [f"evaluate.checkpoint={exported}"])
         assert found.kpis["test_mean"] == pytest.approx(made.kpis["test_mean"], rel=1e-2)
         with pytest.raises(CheckpointError, match=r"export\.is_quantized.*was quantized"):

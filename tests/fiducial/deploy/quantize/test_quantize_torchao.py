@@ -82,6 +82,11 @@ class TestAction:
         with pytest.raises(CheckpointError, match="export the checkpoint that it was made from"):
             perform([LINE], "export", {"results_dir": str(trained)}, changes)
 
+    def test_a_gpu_that_is_not_there(self, trained, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        with pytest.raises(SpecError, match=r"quantize.device · cuda:7, and there are 2 GPUs"):
+            perform([LINE], "quantize", {"results_dir": str(trained)}, ["quantize.device=cuda:7"])
+
     def test_not_twice(self, trained, quantized):
         with pytest.raises(CheckpointError, match="is quantized already"):
             perform([LINE], "quantize", {"results_dir": str(trained)}, [f"quantize.model_path={quantized.files[0]}"])
