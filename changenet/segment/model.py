@@ -115,11 +115,12 @@ class ChangeDecoder(DifferencePyramid):
         x_BEHW = self.convd1x(self.dense_2x(self.convd2x(fused_BEHW)))
         residual, predict = cast(_Residual, self.dense_1x[0]), cast(nn.Conv2d, self.change_probability[0])
         if 9 * predict.out_channels >= predict.in_channels:
-            logit_BKHW: Tensor = predict(residual(x_BEHW))
-            return logit_BKHW
+            direct_BKHW: Tensor = predict(residual(x_BEHW))
+            return direct_BKHW
         # what predict makes of x + 0.1 conv2(hidden): at the size of the image, conv2 would cost the most of all layers
+        logit_BKHW = predict(x_BEHW)  # first: the backward pass then ends with it, one map of that size less beside
         branch = _conv_after_conv(residual.hidden(x_BEHW), cast(nn.Conv2d, residual.conv2[0]), predict)
-        return torch.add(predict(x_BEHW), branch, alpha=RESIDUAL_SCALE)
+        return torch.add(logit_BKHW, branch, alpha=RESIDUAL_SCALE)
 
 
 class ChangeSegmenter(nn.Module):

@@ -11,7 +11,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fiducial.backbones.vit import GeluMlp, MapBackbone, SizeCache
+from fiducial.backbones.vit import GeluMlp, MapBackbone, SizeCache, ViTBlock
 from fiducial.backbones.vit_names import ViTSize, parse_vit
 from fiducial.ops.linear import use_fast_linears
 
@@ -34,6 +34,7 @@ class ViTEncoder(MapBackbone, VisionTransformer):
             num_heads=size.heads,
             num_classes=1000,  # unused, but part of every published file and of TAO's checkpoints
             drop_path_rate=drop_path,
+            block_fn=ViTBlock,
             mlp_layer=GeluMlp,
             dynamic_img_size=True,
         )

@@ -64,18 +64,23 @@ def _swiglu(x: Tensor) -> Tensor:
 def norm_again(norm: nn.Module, x: Tensor, then: Callable[[Tensor], Tensor], *, relu: bool = False) -> Tensor:
     """``then(norm(x))``, or with ``relu`` ``then(relu(norm(x)))``, as :func:`gelu_again` does it.
 
-    ``norm``: a batch norm, whose statistics count each batch once; one that several processes share is left as it is.
+    Of a batch norm the running statistics count each batch once. Norms other than torch's batch and layer norm, as
+    those that several processes share, are left as they are.
     """
-
-    def again(x: Tensor) -> Tensor:
-        assert isinstance(norm, nn.BatchNorm2d)
-        running = (None, None) if by_batch else (norm.running_mean, norm.running_var)
-        normed = F.batch_norm(x, *running, norm.weight, norm.bias, by_batch, 0.0, norm.eps)
-        return F.relu_(normed) if relu else normed
-
-    by_batch = norm.training
     rest = (lambda normed: then(F.relu_(normed))) if relu else then
-    return _again(x, norm(x), again, rest) if type(norm) is nn.BatchNorm2d else rest(norm(x))
+    if type(norm) not in (nn.BatchNorm2d, nn.LayerNorm):
+        return rest(norm(x))
+    make = partial(_normed, norm, norm.training)
+    return _again(x, norm(x), (lambda x: F.relu_(make(x))) if relu else make, rest)
+
+
+def _normed(norm: nn.Module, by_batch: bool, x: Tensor) -> Tensor:
+    """What ``norm`` made of ``x`` when it was training or not, counting nothing."""
+    if isinstance(norm, nn.LayerNorm):
+        return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    assert isinstance(norm, nn.BatchNorm2d)
+    running = (None, None) if by_batch else (norm.running_mean, norm.running_var)
+    return F.batch_norm(x, *running, norm.weight, norm.bias, by_batch, 0.0, norm.eps)
 
 
 def _again(x: Tensor, active: Tensor, make: Callable[[Tensor], Tensor], then: Callable[[Tensor], Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fiducial.backbones.recompute import gelu_again, swiglu_again
+from fiducial.backbones.recompute import gelu_again, norm_again, swiglu_again
 from fiducial.backbones.sizes import check_images
 
 T = TypeVar("T")
@@ -138,26 +138,43 @@ def checkpointed(enabled: bool, function: Callable[..., T], *args: Any) -> T:
 
 
 class GeluMlp(Mlp):
-    """timm's, whose GELU is not kept for the backward pass."""
+    """timm's. Its parts: ``rest(fc1(x))``, whose GELU is not kept for the backward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., D)`` to ``(..., D)``, of any range."""
-        out: Tensor = self.drop2(gelu_again(self.fc1(x), lambda active: self.fc2(self.norm(self.drop1(active)))))
+        return self.rest(self.fc1(x))
+
+    def rest(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.drop2(gelu_again(hidden, lambda active: self.fc2(self.norm(self.drop1(active)))))
         return out
 
 
 class SwiGluMlp(GluMlp):
-    """timm's ``SwiGLUPacked``; what gates and values make together is not kept for the backward pass."""
+    """timm's ``SwiGLUPacked``. Its parts: ``rest(fc1(x))``, whose gated values are not kept for the backward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., D)`` to ``(..., D)``, of any range."""
-        out: Tensor = self.drop2(swiglu_again(self.fc1(x), lambda active: self.fc2(self.norm(self.drop1(active)))))
+        return self.rest(self.fc1(x))
+
+    def rest(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.drop2(swiglu_again(hidden, lambda active: self.fc2(self.norm(self.drop1(active)))))
         return out
+
+
+class ViTBlock(Block):
+    """timm's pre-norm block; what its norms make is not kept for the backward pass."""
+
+    def forward(self, x_BNC: Tensor) -> Tensor:  # type: ignore[override]  # timm's own takes an attention mask
+        """``(B, N, C)`` to ``(B, N, C)``, of any range."""
+        mlp: Any = self.mlp
+        x_BNC = x_BNC + self.drop_path1(self.ls1(norm_again(self.norm1, x_BNC, self.attn)))
+        x_BNC = x_BNC + self.drop_path2(self.ls2(mlp.rest(norm_again(self.norm2, x_BNC, mlp.fc1))))
+        return x_BNC
 
 
 def vit_block(dim: int, heads: int, **options: Any) -> Any:
     """timm's pre-norm block, with the biases and the norm (eps 1e-6) that all our ViTs have."""
-    make: Any = Block
+    make: Any = ViTBlock
     options = {"mlp_layer": GeluMlp, **options}
     return make(dim, heads, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6), **options)
 
