@@ -14,7 +14,7 @@ from fiducial.automl.places import Place
 from fiducial.automl.space import Space, search_space, with_values
 from fiducial.automl.trial import Order
 from fiducial.errors import Problem, SpecError, UserError
-from fiducial.run.ranks import under_torchrun
+from fiducial.run.ranks import told_of_others
 from fiducial.spec.compose import changed
 from fiducial.spec.knob import plain, walk
 from fiducial.spec.messages import nearest
@@ -157,9 +157,12 @@ def check_search(task: Task[Any], spec: Any) -> Iterator[Problem]:
 
 def _rules(task: Task[Any], spec: Any) -> Iterator[Problem]:
     settings = spec.automl
-    if under_torchrun():
+    if others := told_of_others():
         fix = "start one process: each training starts those of its own, train.num_gpus of them"
-        yield Problem("automl", "under torchrun", fix)
+        yield Problem("automl", others, fix)
+    if spec.train.num_nodes > 1:
+        found = f"{spec.train.num_nodes}, but each training of a search is on one machine"
+        yield Problem("train.num_nodes", found, "set 1; several machines may give the same command")
     shown = settings.final_evaluation_metric
     if shown and task.metrics.find(shown, ("test",)) is None:
         known = list(task.metrics.kpis("test"))

@@ -284,6 +284,7 @@ class TestBadInput:
             (["automl.automl_min_epochs=5"], "automl.automl_min_epochs · 5, in units of 1 epochs, is more than the 4"),
             (["automl.epoch_multiplier=6"], "automl.automl_min_epochs · 1, in units of 6 epochs"),
             (["automl.algorithm=pbt", "automl.include_latency=true"], "automl.include_latency · pbt compares"),
+            (["train.num_nodes=2"], "train.num_nodes · 2, but each training of a search is on one machine"),
         ],
     )
     def test_of_the_rest_of_the_spec(self, tmp_path, capsys, monkeypatch, overrides, told):
@@ -297,9 +298,19 @@ class TestBadInput:
         assert told in capsys.readouterr().err
         assert not list(tmp_path.rglob("trial_*"))
 
-    def test_under_torchrun_trainings_would_wait_for_each_other(self, tmp_path, capsys, monkeypatch):
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
-        self.test_of_the_rest_of_the_spec(tmp_path, capsys, monkeypatch, [], "automl · under torchrun · start one")
+    @pytest.mark.parametrize(
+        ("variables", "told"),
+        [
+            ({"TORCHELASTIC_RUN_ID": "7"}, "under torchrun"),
+            ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, "under srun with 2 tasks"),
+            ({"WORLD_SIZE": "2", "NODE_RANK": "0"}, "with WORLD_SIZE=2"),
+        ],
+    )
+    def test_one_of_several_processes(self, tmp_path, capsys, monkeypatch, variables, told):
+        """Their trainings would wait for each other, or take each other for the one that reports."""
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        self.test_of_the_rest_of_the_spec(tmp_path, capsys, monkeypatch, [], f"automl · {told} · start one")
 
     def test_a_search_of_another_spec(self, searched, capsys, monkeypatch):
         from fiducial import cli
