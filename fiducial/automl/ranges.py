@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -18,7 +18,6 @@ from fiducial.spec.bounded import brief
 from fiducial.spec.bounds import hard_bounds
 from fiducial.spec.dependency import Dependency
 from fiducial.spec.knob import Key
-from fiducial.spec.messages import nearest
 
 __all__ = ["RANGE_KEYS", "custom_ranges", "dimension_of", "fault_of"]
 
@@ -44,14 +43,19 @@ class _Ends:
     rule: str
 
 
-def custom_ranges(raw: Mapping[str, Any], keys: Mapping[str, Key]) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
-    """The ranges of ``custom_param_ranges`` by key, whether the keys are dotted or nested; and what is wrong."""
+def custom_ranges(
+    raw: Mapping[str, Any], keys: Mapping[str, Key], meant: Callable[[str], str]
+) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+    """The ranges of ``custom_param_ranges`` by key, whether the keys are dotted or nested; and what is wrong.
+
+    ``meant`` says what to do about a key that is not there.
+    """
     found: dict[str, dict[str, Any]] = {}
     problems: list[Problem] = []
     for path, entry in _entries(raw, keys):
         where = f"automl.custom_param_ranges.{path}"
         if path not in keys:
-            problems.append(Problem(where, "unknown key", f"name a key{nearest(path, keys)}"))
+            problems.append(Problem(where, "unknown key", meant(path)))
         elif not isinstance(entry, Mapping):
             problems.append(Problem(where, f"found {brief(entry)}", f"write a mapping of {', '.join(RANGE_KEYS)}"))
         else:

@@ -58,6 +58,12 @@ class TestChosen:
         [
             ({"automl_hyperparameters": ["train.lrr"]}, "unknown key train.lrr · name a key (did you mean train.lr?)"),
             ({"automl_hyperparameters": ["lr"]}, "did you mean train.lr?"),
+            ({"automl_hyperparameters": ["num_gpus"]}, "unknown key num_gpus · write train.num_gpus in full"),
+            (
+                {"custom_param_ranges": {"seed": {"valid_min": 1}}},
+                "custom_param_ranges.seed · unknown key · write train.seed in full",
+            ),
+            ({"pinned": ["seed"]}, "automl.pinned · unknown key seed · write train.seed in full"),
             ({"automl_hyperparameters": ["train.unused"]}, "train.unused is not searched: kind is b"),
             ({"automl_hyperparameters": ["train.num_epochs"]}, "train.num_epochs is set by the search"),
             ({"automl_hyperparameters": ["train.checkpointer.save_top_k"]}, "save_top_k is set by the search"),
