@@ -60,7 +60,11 @@ def _result(record: Record) -> list[Html]:
         Tile(record.metric, number(best.value), gain, tone="good"),
         Tile("Best training", str(best.number), "the values of the spec" if best.own else ""),
         Tile("Epochs", number(record.spent), lines_of(record)[1]),
-        *(Tile(name, number(value), "test set") for name, value in record.evaluation.items() if _is_number(value)),
+        *(
+            Tile(name, number(value), record.evaluated_on)
+            for name, value in record.evaluation.items()
+            if _is_number(value)
+        ),
     ]
     changes = {key: _told(value) for key, value in best.values.items()}
     return [tiles(shown), facts(changes), note("best_spec.yaml trains this model by itself.")]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fiducial.actions.action import Action
 from fiducial.automl.algorithms import ENDS_EARLY, Plan, plan_of
 from fiducial.automl.goal import Goal, goal_of
 from fiducial.automl.places import Place
@@ -20,7 +21,10 @@ from fiducial.spec.knob import plain, walk
 from fiducial.spec.messages import nearest
 from fiducial.task import Task
 
-__all__ = ["Prepared", "check_search", "prepare"]
+__all__ = ["EVALUATE", "Prepared", "check_search", "prepare"]
+
+EVALUATE = Action("evaluate", "", splits=("test",))
+"""The action that the best model is verified by, as far as its data are concerned."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class Prepared:
     def terminal(self) -> bool:
         """Whether a training counts by its last epoch."""
         return bool(self.spec.automl.automl_checkpoint_retention_strategy == "terminal")
+
+    @property
+    def evaluated_on(self) -> str:
+        """What the best model is verified on, in words: not every network has a test set."""
+        return "test set" if "test" in self.task.splits(EVALUATE) else "validation data"
 
     @property
     def seed(self) -> int:

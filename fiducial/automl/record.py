@@ -76,6 +76,8 @@ class Record:
     best: int | None = None
     importances: Mapping[str, float] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """What ``evaluate`` says of the best model."""
+    evaluated_on: str = "test set"
     finished: bool = False
     updated: str = ""
 

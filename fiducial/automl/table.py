@@ -38,7 +38,7 @@ def lines_of(record: Record, *, all_rows: bool = False) -> list[str]:
     more = [f"… and {len(rows) - len(shown)} more"] if len(shown) < len(rows) else []
     numbers = {name: value for name, value in record.evaluation.items() if isinstance(value, int | float)}
     verified = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
-    tested = [f"the best on the test set: {verified}"] if verified else []
+    tested = [f"the best on the {record.evaluated_on}: {verified}"] if verified else []
     return [head, f"{over}{wanted} trainings over, {spent}{left}", *_aligned(cells), *more, *tested]
 
 

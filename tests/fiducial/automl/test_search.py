@@ -294,6 +294,8 @@ class TestPopulation:
         assert "15 of 15 trainings over, 45 epochs" in lines_of(record)
         tested = replace(record, evaluation={"test_acc": None, "test_note": "text", "test_loss": 0.5})
         assert lines_of(tested)[-1] == "the best on the test set: test_loss 0.5"
+        elsewhere = replace(tested, evaluated_on="validation data")
+        assert lines_of(elsewhere)[-1] == "the best on the validation data: test_loss 0.5"
 
     def test_goes_on_after_a_generation(self, tmp_path):
         ready = prepared({"algorithm": "pbt", "seed": 4, **SMALL})
@@ -320,6 +322,11 @@ class TestGoal:
     )
     def test_its_name_on_the_test_set(self, metric, tested):
         assert Goal((Part(metric, "maximize"),)).tested == tested
+
+    def test_not_every_network_has_a_test_set(self, monkeypatch):
+        assert prepared().evaluated_on == "test set"
+        monkeypatch.setattr(type(QUICK), "splits", lambda task, action: ("val",))
+        assert prepared().evaluated_on == "validation data"
 
     def test_several_objectives_with_weights(self):
         latency = {"metric": "latency", "weight": 0.5, "scale": 20}
