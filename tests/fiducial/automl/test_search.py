@@ -10,7 +10,7 @@ from quick_search import Computed, prepared, search_in, spec_with
 from quick_task import QUICK, kpis_of, loss_of
 
 from fiducial.automl.goal import Goal, Part, goal_of
-from fiducial.automl.record import new_record, rows_of
+from fiducial.automl.record import Record, new_record, rows_of
 from fiducial.automl.search import best_of
 from fiducial.automl.study import check_identity, root_of, standing
 from fiducial.automl.table import lines_of
@@ -296,6 +296,14 @@ class TestPopulation:
         assert lines_of(tested)[-1] == "the best on the test set: test_loss 0.5"
         elsewhere = replace(tested, evaluated_on="validation data")
         assert lines_of(elsewhere)[-1] == "the best on the validation data: test_loss 0.5"
+
+    def test_headings_tell_the_keys_apart(self):
+        keys = ["train.optim.trunk.lr", "train.optim.embedder.lr", "train.wd", "width", "model.width", "train.gamma"]
+        record = Record("x", "bohb", "val_loss", "minimize", 3, 4, 1, space=[{"key": key} for key in keys])
+        ends = ["trunk.lr", "embedder.lr", "wd", "width", "model.width", "gamma"]
+        assert record.headings == dict(zip(keys, ends, strict=True))
+        assert lines_of(record)[-2].split()[-4:] == ends[:4]
+        assert lines_of(record)[-1] == "2 more searched keys: see study.json, and report.html at the end"
 
     def test_goes_on_after_a_generation(self, tmp_path):
         ready = prepared({"algorithm": "pbt", "seed": 4, **SMALL})
