@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import time
@@ -161,7 +162,11 @@ def _differences(kept: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             yield from _differences(before, after, f"{path}: " if not prefix else f"{path}.")
         elif before != after and not (_is_path(before) and _is_path(after)):
-            yield f"{path} {brief(before)}", brief(after)
+            yield f"{path} {_told(before)}", _told(after)
+
+
+def _told(value: Any) -> str:
+    return one_line(json.dumps(value, ensure_ascii=False), 120) if isinstance(value, list | dict) else brief(value)
 
 
 def _is_path(value: Any) -> bool:

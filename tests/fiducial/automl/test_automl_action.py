@@ -120,6 +120,9 @@ class TestSearched:
             code, _, err = run(tmp_path, "automl", "status", f"results_dir={tmp_path / nothing}")
             assert code == 1
             assert "no search has begun here" in err
+        code, _, err = run(tmp_path, "automl", "status", "results_dir=ö")
+        assert code == 1
+        assert "override 'results_dir=ö' · does not parse" in err
         code, _, err = run(tmp_path, "automl", "stats", f"results_dir={searched[0] / 'out'}")
         assert code == 2
         assert "invalid choice: 'stats' (choose from" in err

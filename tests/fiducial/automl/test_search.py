@@ -385,6 +385,12 @@ class TestStorage:
         assert any("spec: train.kind 'b' · here it is 'c'" in text for text in told), told
         assert any("epochs 9" in text for text in told), told
         assert any("train.flip" in text for text in told), told
+        weighed = prepared({"algorithm": "random", "metric_weight": 2}, weights=[1, 3])
+        with pytest.raises(SpecError) as caught:
+            check_identity(first.study, weighed.identity())
+        goal, weights = (str(problem) for problem in caught.value.problems)
+        assert 'goal [["val_loss", "minimize", 1.0, 1.0]] · here it is [["val_loss", "minimize", 2.0, 1.0]]' in goal
+        assert "train.weights [1.0, 5.0] · here it is [1.0, 3.0]" in weights
 
     def test_of_another_direction(self, tmp_path):
         search_in(tmp_path, prepared({"algorithm": "random"}))
