@@ -63,6 +63,8 @@ def open_study(
 
 
 def _database(url: str, optuna: Any) -> Any:
+    if url in ("sqlite://", "sqlite:///:memory:"):
+        raise StorageError("automl.storage", f"{url}, in memory, ends with its process", "name a file: sqlite:///FILE")
     if url.startswith(("postgresql://", "postgres://")) and importlib.util.find_spec("psycopg2") is None:
         url = f"postgresql+psycopg://{url.partition('://')[2]}"
     wait = {"connect_timeout": _CONNECT_S} if url.startswith(("postgresql", "mysql")) else {}
@@ -122,7 +124,7 @@ def storage_faults() -> Iterator[None]:
     except UserError:
         raise
     except ImportError as error:
-        found = f"the driver of its database is missing ({one_line(error.__cause__ or error, 120)})"
+        found = f"the driver of its database is missing ({one_line(_cause(error), 120)})"
         raise StorageError("automl.storage", found, "pip install 'psycopg[binary]' for PostgreSQL, say") from error
     except OSError as error:
         raise storage_error(error, Path(".")) or StorageError("automl.storage", one_line(error), fix) from error
@@ -130,9 +132,14 @@ def storage_faults() -> Iterator[None]:
         module = type(error).__module__.partition(".")[0]
         foreign = module in ("sqlalchemy", "psycopg", "psycopg2", "pymysql", "sqlite3", "alembic")
         if foreign or type(error).__name__ in ("StorageInternalError", "JSONDecodeError"):
-            found = f"it cannot be used: {one_line(error, 200)}"
+            found = f"it cannot be used: {one_line(_cause(error), 200)}"
             raise StorageError("automl.storage", found, fix) from error
         raise
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What an error was raised from in the end: Optuna's own lines guess, a driver's say what happened."""
+    return _cause(error.__cause__) if error.__cause__ else error
 
 
 def check_identity(study: Study, identity: Mapping[str, Any]) -> None:

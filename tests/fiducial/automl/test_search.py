@@ -1,6 +1,7 @@
 """The loop of a search, by trainings that are computed here: directions, early ends, failures, going on."""
 
 import math
+import sqlite3
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from quick_task import QUICK, kpis_of, loss_of
 from fiducial.automl.goal import Goal, Part, goal_of
 from fiducial.automl.record import Record, new_record, rows_of
 from fiducial.automl.search import best_of
-from fiducial.automl.study import check_identity, root_of, standing
+from fiducial.automl.study import check_identity, root_of, standing, storage_faults
 from fiducial.automl.table import lines_of
 from fiducial.automl.trial import Ending
 from fiducial.errors import SpecError, StorageError
@@ -410,6 +411,18 @@ class TestStorage:
         with pytest.raises(StorageError, match=r"automl\.storage") as caught:
             search_in(tmp_path, prepared({"algorithm": "random", "storage": storage}))
         assert "secret" not in str(caught.value)
+
+    def test_one_in_memory_keeps_nothing(self, tmp_path):
+        with pytest.raises(StorageError, match="in memory, ends with its process · name a file"):
+            search_in(tmp_path, prepared({"storage": "sqlite://"}))
+
+    def test_a_database_that_another_program_holds(self, tmp_path):
+        path = tmp_path / "study.db"
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 0}})
+        with sqlite3.connect(path) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(StorageError, match="cannot be used: database is locked"), storage_faults():
+                optuna.create_study(storage=storage)
 
     @pytest.mark.parametrize("content", [b"notes: [1]\nno end of line", b"SQLite format 3\x00 and so on", b"x"])
     def test_a_file_of_another_kind_stays_as_it_is(self, tmp_path, content):
