@@ -58,7 +58,12 @@ def inspect(task: Task[Any], composed: Composed[Any], action: Action, *, thoroug
         splits = tuple(dict.fromkeys((*splits, *task.splits(Action("evaluate", "", splits=("test",))))))
     report = task.check_data(spec, splits, thorough=thorough)
     report.problems = list(dict.fromkeys(report.problems))  # several looks at one broken file
-    return Findings(check_rules(task, spec, action), list(check_model_files(task, composed, action)), report)
+    rules = check_rules(task, spec, action)
+    if action.name == "automl":
+        from fiducial.automl.study import check_storage
+
+        rules += check_storage(spec.automl.storage)
+    return Findings(rules, list(check_model_files(task, composed, action)), report)
 
 
 def check_rules(task: Task[Any], spec: Any, action: Action) -> list[Problem]:

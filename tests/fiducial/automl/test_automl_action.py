@@ -287,6 +287,10 @@ class TestBadInput:
             (["automl.automl_min_epochs=5"], "automl.automl_min_epochs · 5, in units of 1 epochs, is more than the 4"),
             (["automl.epoch_multiplier=6"], "automl.automl_min_epochs · 1, in units of 6 epochs"),
             (["automl.algorithm=pbt", "automl.include_latency=true"], "automl.include_latency · pbt compares"),
+            (["automl.storage='postgresql://u@h:port/x'"], "automl.storage · its port is no number"),
+            (["automl.storage=nosuch://x"], "automl.storage · it cannot be used: Can't load plugin"),
+            (["automl.storage='sqlite:///none/study.db'"], "automl.storage · it cannot be used: unable to open"),
+            (["automl.storage=spec.yaml"], "automl.storage · spec.yaml is no journal of a search"),
             (["train.num_nodes=2"], "train.num_nodes · 2, but each training of a search is on one machine"),
         ],
     )
@@ -300,6 +304,16 @@ class TestBadInput:
         assert cli.main([QUICK], ["check", "automl", "-e", "spec.yaml", *overrides], prog="quick") == 1
         assert told in capsys.readouterr().err
         assert not list(tmp_path.rglob("trial_*"))
+
+    def test_check_makes_no_storage(self, tmp_path, monkeypatch):
+        from fiducial import cli
+
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
+        for storage in ("sqlite:///study.db", "journal.log"):
+            command = ["check", "automl", "-e", "spec.yaml", f"automl.storage='{storage}'"]
+            assert cli.main([QUICK], command, prog="quick") == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
     @pytest.mark.parametrize(
         ("variables", "told"),
