@@ -160,7 +160,8 @@ def _number(
         )
         ends.log = _is_log(key, ends)
     if ends.low > ends.high:
-        problems.append(Problem(where, f"it ends before it begins: {ends.low:g} … {ends.high:g}", "swap them"))
+        fix = "swap them" if len(limits) == 2 else "give valid_min and valid_max"  # else one end is of another rule
+        problems.append(Problem(where, f"it ends before it begins: {ends.low:g} … {ends.high:g}", fix))
         return None
     return _conditioned(key, custom, ends, problems, where)
 
