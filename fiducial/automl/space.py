@@ -17,7 +17,7 @@ from fiducial.automl.dimension import Dimension
 from fiducial.automl.ranges import custom_ranges, dimension_of, fault_of
 from fiducial.errors import Problem, SpecError
 from fiducial.spec.items import set_item
-from fiducial.spec.knob import Key, plain, walk
+from fiducial.spec.knob import Key, plain, replaced, walk
 from fiducial.spec.overrides import set_value
 from fiducial.spec.shorthands import key_meant
 from fiducial.spec.value_types import OBJECT_TYPES
@@ -95,6 +95,7 @@ def search_space(task: Task[Any], spec: Any, *, warm: bool = False) -> Space:
             dimension = dimension_of(keys[name], value_at(spec, name), customs.get(name, {}), problems)
             if dimension is not None:
                 chosen.append(dimension)
+                problems += _refused(task, spec, keys[name], dimension.options)
             continue
         left_out[name] = reason
         if name in named and not _matches(name, settings.pinned):
@@ -108,6 +109,16 @@ def search_space(task: Task[Any], spec: Any, *, warm: bool = False) -> Space:
     if problems:
         raise SpecError.of(problems)
     return Space(tuple(ordered), left_out, fixed)
+
+
+def _refused(task: Task[Any], spec: Any, key: Key, options: Collection[Any]) -> Iterator[Problem]:
+    """Options that the task refuses, of a key that may have more than it is documented with."""
+    for option in options:
+        if key.meta.options and option not in key.meta.options:
+            for problem in task.check_spec(replaced(spec, key.path, option), "train"):
+                if problem.where == key.path and problem.level == "error":
+                    where = f"automl.custom_param_ranges.{key.path}.valid_options"
+                    yield Problem(where, problem.found, problem.fix)
 
 
 def _ordered(

@@ -94,3 +94,20 @@ def test_mlrecog():
 
 def test_mal():
     assert space([MAL], {})[0] == {"train.lr", "train.wd"}
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "options", "wrong"),
+    [
+        (MAL, "model.arch", ["vit-deit-tiny/8", "vit-mae-base/16"], "vit-deit-tny/8"),
+        (ML_RECOG, "train.optim.name", ["Adam", "AdamW"], "Adamm"),
+    ],
+)
+def test_a_key_may_have_more_than_the_values_that_tao_names(task, key, options, wrong):
+    def searched(*options):
+        ranges = {key: {"valid_options": list(options)}}
+        return space([task], {"automl": {"automl_hyperparameters": [key], "custom_param_ranges": ranges}})[0]
+
+    assert searched(*options) == {key}
+    with pytest.raises(SpecError, match=rf"automl\.custom_param_ranges\.{key}\.valid_options · .*{wrong}"):
+        searched(*options, wrong)

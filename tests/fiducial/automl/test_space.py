@@ -204,6 +204,7 @@ class TestRanges:
             ("train.kind", {"math_cond": "^ 2"}, "no effect where options are chosen among"),
             ("train.kind", {"option_weights": [1, 2, math.inf]}, "write 3 numbers above 0"),
             ("train.lr", {"disable_list": True}, "a list is searched by its valid_options"),
+            ("train.lr", {"valid_options": ["1e-3", 0.01]}, "valid_options · '1e-3': a text is no number"),
             ("train.kind", {"valid_options": []}, "found an empty list · write a list of values"),
             ("train.kind", {"option_weights": [1, 2]}, "write 3 numbers above 0"),
             ("train.rate", {"valid_min": 1}, "unknown key"),
