@@ -95,7 +95,7 @@ class ChangeNetTask(Task["ExperimentSpec"]):
     def unsearched(self, spec: ExperimentSpec, searched: frozenset[str], *, warm: bool = False) -> Mapping[str, str]:
         others = [task for task in ("classify", "segment") if task != self.name]
         dead = {f"{part}.{task}": f"task is {self.name}" for task in others for part in ("dataset", "model", "train")}
-        if spec.train.optim.optim != "sgd":
+        if spec.train.optim.optim != "sgd" and "train.optim.optim" not in searched:
             dead["train.optim.momentum"] = f"{spec.train.optim.optim} has none"
         return dead
 

@@ -101,11 +101,12 @@ class RecogTask(Task["ExperimentSpec"]):
     def unsearched(self, spec: ExperimentSpec, searched: frozenset[str], *, warm: bool = False) -> Mapping[str, str]:
         optim, dead = spec.train.optim, {}
         for part in ("trunk", "embedder"):
-            if optim.name != "SGD":
+            if optim.name != "SGD" and "train.optim.name" not in searched:
                 dead[f"train.optim.{part}.momentum"] = f"{optim.name} has none"
-            if not getattr(spec.train, f"train_{part}"):
+            if not getattr(spec.train, f"train_{part}") and f"train.train_{part}" not in searched:
                 dead[f"train.optim.{part}"] = f"train.train_{part} is false"
-        if min(optim.steps, default=spec.train.num_epochs) >= spec.train.num_epochs:
+        beyond = min(optim.steps, default=spec.train.num_epochs) >= spec.train.num_epochs
+        if beyond and "train.optim.steps" not in searched:
             dead["train.optim.gamma"] = "no step is within train.num_epochs"
         if optim.warmup_iters == 0 and "train.optim.warmup_iters" not in searched:
             dead["train.optim.warmup_factor"] = "there is no warm-up"

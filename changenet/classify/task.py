@@ -80,19 +80,20 @@ class ClassifyTask(ChangeNetTask):
     def unsearched(self, spec: ExperimentSpec, searched: frozenset[str], *, warm: bool = False) -> Mapping[str, str]:
         dead = dict(super().unsearched(spec, searched, warm=warm))
         difference, loss = spec.model.classify.difference_module, spec.train.classify.loss
-        if difference != "euclidean":
+        fixed = "model.classify.difference_module" not in searched
+        if difference != "euclidean" and fixed:
             dead["model.classify.train_margin_euclid"] = f"difference_module is {difference}"
-        if difference != "learnable":
+        if difference != "learnable" and fixed:
             dead["model.classify.learnable_difference_modules"] = f"difference_module is {difference}"
         elif warm or spec.train.pretrained_model_path:
             dead["model.classify.learnable_difference_modules"] = "trainings begin with weights that it shapes"
-        if loss != "ce":
+        if loss != "ce" and "train.classify.loss" not in searched:
             dead["train.classify.cls_weight"] = f"loss is {loss}"
         metric = spec.automl.metric if spec.automl.metric != "kpi" else self.monitor(spec.train)[0]
         if metric.removeprefix("val_").startswith(("loss", "auroc", "ap", "far")):
             dead["model.classify.eval_margin"] = f"it changes no training, and not {metric}"
         if metric in ("loss", "val_loss"):
-            for key in ("model.classify.train_margin_euclid", "train.classify.cls_weight"):
+            for key in ("model.classify.train_margin_euclid", "model.classify.difference_module", "train.classify"):
                 dead.setdefault(key, f"{metric} means something else with each value of it")
         path, augmentation = "dataset.classify.augmentation_config", spec.dataset.classify.augmentation_config
         if not augmentation.augment and f"{path}.augment" not in searched:

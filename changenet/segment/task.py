@@ -50,7 +50,8 @@ class SegmentTask(ChangeNetTask):
         dead = dict(super().unsearched(spec, searched, warm=warm))
         metric = spec.automl.metric if spec.automl.metric != "kpi" else self.monitor(spec.train)[0]
         if metric in ("loss", "val_loss"):
-            dead["dataset.segment.multi_scale_train"] = f"{metric} means something else with each value of it"
+            for key in ("dataset.segment.multi_scale_train", "train.segment"):
+                dead[key] = f"{metric} means something else with each value of it"
         return {**dead, **dict(switched_off(augmentation, "dataset.segment.augmentation", searched))}
 
     def runtime(self, spec: ExperimentSpec) -> SegmentRuntime:

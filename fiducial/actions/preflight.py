@@ -16,7 +16,7 @@ from fiducial.deploy.tensorrt.rules import check_engine
 from fiducial.errors import SHOWN, CheckpointError, DatasetError, Problem, SpecError, one_line
 from fiducial.run.console import LOGGER
 from fiducial.run.names import fault_of, fields_of
-from fiducial.run.ranks import under_torchrun
+from fiducial.run.ranks import told_of_others
 from fiducial.run.run import Run
 from fiducial.spec.compose import Composed
 from fiducial.task import DataReport, Task
@@ -58,7 +58,12 @@ def inspect(task: Task[Any], composed: Composed[Any], action: Action, *, thoroug
         splits = tuple(dict.fromkeys((*splits, *task.splits(Action("evaluate", "", splits=("test",))))))
     report = task.check_data(spec, splits, thorough=thorough)
     report.problems = list(dict.fromkeys(report.problems))  # several looks at one broken file
-    return Findings(check_rules(task, spec, action), list(check_model_files(task, composed, action)), report)
+    rules = check_rules(task, spec, action)
+    if action.name == "automl":
+        from fiducial.automl.study import check_storage
+
+        rules += check_storage(spec.automl.storage)
+    return Findings(rules, list(check_model_files(task, composed, action)), report)
 
 
 def check_rules(task: Task[Any], spec: Any, action: Action) -> list[Problem]:
@@ -90,8 +95,8 @@ def _check_cluster(task: Task[Any], spec: Any) -> Iterator[Problem]:
         return
     if find_spec("ray") is None:
         yield Problem(where, "ray is not installed", "pip install 'fiducial[ray]', or set local")
-    if under_torchrun():
-        yield Problem(where, "ray, under torchrun", "start one process: Ray's workers share the data")
+    if others := told_of_others():
+        yield Problem(where, f"ray, {others}", "start one process: Ray's workers share the data")
     if task.policy(spec).evaluation_precision != "32-true":
         yield Problem(where, "ray, and half precision (compat: tao)", "set compat: off, or inference.engine=local")
 

@@ -8,14 +8,13 @@ from typing import Any
 
 from filelock import FileLock
 
-from fiducial.actions.action import Action
 from fiducial.actions.preflight import preflight, warn
 from fiducial.actions.result import Result
 from fiducial.automl.algorithms import per_trial
 from fiducial.automl.page import write_page
 from fiducial.automl.places import Place, places_of
 from fiducial.automl.population import Population
-from fiducial.automl.prepare import Prepared, prepare
+from fiducial.automl.prepare import EVALUATE, Prepared, prepare
 from fiducial.automl.record import Record
 from fiducial.automl.search import Search, best_of
 from fiducial.automl.study import Workers, check_identity, open_study, root_of, state, storage_faults
@@ -144,7 +143,7 @@ def _has_test_set(prepared: Prepared) -> bool:
     wanted = prepared.spec.automl.run_final_evaluation
     if wanted is False or not hasattr(prepared.spec, "evaluate"):
         return False
-    splits = prepared.task.splits(Action("evaluate", "", splits=("test",)))
+    splits = prepared.task.splits(EVALUATE)
     problems = [
         *prepared.task.check_spec(prepared.spec, "evaluate"),
         *prepared.task.check_data(prepared.spec, splits, thorough=False).problems,
@@ -188,7 +187,7 @@ def _verified(prepared: Prepared, board: Board, best: Any) -> dict[str, Any]:
         return {}
     tree = prepared.tree(order_of(prepared, best), board.run.folder)
     tree["evaluate"] |= {"checkpoint": checkpoint, "results_dir": None, "trt_engine": None}
-    LOGGER.info("evaluating training %d on the test set", number)
+    LOGGER.info("evaluating training %d on the %s", number, prepared.evaluated_on)
     code = run_child(child_command(prepared.task, "evaluate"), prepared.written(tree), folder / "evaluate.log", {})
     records = [r for r in read_status(folder / "evaluate" / "status.json") if r.get("kpi")]
     if code != 0 or not records:

@@ -60,7 +60,11 @@ def _result(record: Record) -> list[Html]:
         Tile(record.metric, number(best.value), gain, tone="good"),
         Tile("Best training", str(best.number), "the values of the spec" if best.own else ""),
         Tile("Epochs", number(record.spent), lines_of(record)[1]),
-        *(Tile(name, number(value), "test set") for name, value in record.evaluation.items() if _is_number(value)),
+        *(
+            Tile(name, number(value), record.evaluated_on)
+            for name, value in record.evaluation.items()
+            if _is_number(value)
+        ),
     ]
     changes = {key: _told(value) for key, value in best.values.items()}
     return [tiles(shown), facts(changes), note("best_spec.yaml trains this model by itself.")]
@@ -102,8 +106,7 @@ def _curves(record: Record) -> Html:
 
 
 def _varied(record: Record) -> list[str]:
-    names = [str(entry["key"]) for entry in record.space]
-    return [name for name in names if len({str(row.values.get(name)) for row in record.rows}) > 1]
+    return [name for name in record.headings if len({str(row.values.get(name)) for row in record.rows}) > 1]
 
 
 def _parallel(record: Record, names: Sequence[str]) -> Html:
@@ -143,7 +146,7 @@ def _scale(name: str, values: Sequence[Any]) -> tuple[Scale, list[float | None]]
 
 def _trainings(record: Record) -> Html:
     names = _varied(record)
-    head = ("Training", "State", record.metric, "Epochs", "Best epoch", *(name.rpartition(".")[2] for name in names))
+    head = ("Training", "State", record.metric, "Epochs", "Best epoch", *(record.headings[name] for name in names))
     return table(head, [_cells(row, record, names) for row in record.rows], sortable=True)
 
 

@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fiducial.actions.action import Action
 from fiducial.automl.algorithms import ENDS_EARLY, Plan, plan_of
 from fiducial.automl.goal import Goal, goal_of
 from fiducial.automl.places import Place
 from fiducial.automl.space import Space, search_space, with_values
 from fiducial.automl.trial import Order
 from fiducial.errors import Problem, SpecError, UserError
-from fiducial.run.ranks import under_torchrun
+from fiducial.run.ranks import told_of_others
 from fiducial.spec.compose import changed
 from fiducial.spec.knob import plain, walk
 from fiducial.spec.messages import nearest
 from fiducial.task import Task
 
-__all__ = ["Prepared", "check_search", "prepare"]
+__all__ = ["EVALUATE", "Prepared", "check_search", "prepare"]
+
+EVALUATE = Action("evaluate", "", splits=("test",))
+"""The action that the best model is verified by, as far as its data are concerned."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class Prepared:
     def terminal(self) -> bool:
         """Whether a training counts by its last epoch."""
         return bool(self.spec.automl.automl_checkpoint_retention_strategy == "terminal")
+
+    @property
+    def evaluated_on(self) -> str:
+        """What the best model is verified on, in words: not every network has a test set."""
+        return "test set" if "test" in self.task.splits(EVALUATE) else "validation data"
 
     @property
     def seed(self) -> int:
@@ -157,9 +166,12 @@ def check_search(task: Task[Any], spec: Any) -> Iterator[Problem]:
 
 def _rules(task: Task[Any], spec: Any) -> Iterator[Problem]:
     settings = spec.automl
-    if under_torchrun():
+    if others := told_of_others():
         fix = "start one process: each training starts those of its own, train.num_gpus of them"
-        yield Problem("automl", "under torchrun", fix)
+        yield Problem("automl", others, fix)
+    if spec.train.num_nodes > 1:
+        found = f"{spec.train.num_nodes}, but each training of a search is on one machine"
+        yield Problem("train.num_nodes", found, "set 1; several machines may give the same command")
     shown = settings.final_evaluation_metric
     if shown and task.metrics.find(shown, ("test",)) is None:
         known = list(task.metrics.kpis("test"))

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -18,7 +18,6 @@ from fiducial.spec.bounded import brief
 from fiducial.spec.bounds import hard_bounds
 from fiducial.spec.dependency import Dependency
 from fiducial.spec.knob import Key
-from fiducial.spec.messages import nearest
 
 __all__ = ["RANGE_KEYS", "custom_ranges", "dimension_of", "fault_of"]
 
@@ -44,14 +43,19 @@ class _Ends:
     rule: str
 
 
-def custom_ranges(raw: Mapping[str, Any], keys: Mapping[str, Key]) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
-    """The ranges of ``custom_param_ranges`` by key, whether the keys are dotted or nested; and what is wrong."""
+def custom_ranges(
+    raw: Mapping[str, Any], keys: Mapping[str, Key], meant: Callable[[str], str]
+) -> tuple[dict[str, dict[str, Any]], list[Problem]]:
+    """The ranges of ``custom_param_ranges`` by key, whether the keys are dotted or nested; and what is wrong.
+
+    ``meant`` says what to do about a key that is not there.
+    """
     found: dict[str, dict[str, Any]] = {}
     problems: list[Problem] = []
     for path, entry in _entries(raw, keys):
         where = f"automl.custom_param_ranges.{path}"
         if path not in keys:
-            problems.append(Problem(where, "unknown key", f"name a key{nearest(path, keys)}"))
+            problems.append(Problem(where, "unknown key", meant(path)))
         elif not isinstance(entry, Mapping):
             problems.append(Problem(where, f"found {brief(entry)}", f"write a mapping of {', '.join(RANGE_KEYS)}"))
         else:
@@ -156,7 +160,8 @@ def _number(
         )
         ends.log = _is_log(key, ends)
     if ends.low > ends.high:
-        problems.append(Problem(where, f"it ends before it begins: {ends.low:g} … {ends.high:g}", "swap them"))
+        fix = "swap them" if len(limits) == 2 else "give valid_min and valid_max"  # else one end is of another rule
+        problems.append(Problem(where, f"it ends before it begins: {ends.low:g} … {ends.high:g}", fix))
         return None
     return _conditioned(key, custom, ends, problems, where)
 
@@ -311,14 +316,12 @@ def _relation(key: Key, custom: Mapping[str, Any], problems: list[Problem], wher
 
 def fault_of(key: Key, value: Any) -> str | None:
     """Why a key cannot have a value; None when it can."""
-    if isinstance(value, bool) and key.value_type in ("int", "float"):
-        return "true and false are no numbers"
+    if isinstance(value, bool | str) and key.value_type in ("int", "float"):
+        return "a text is no number" if isinstance(value, str) else "true and false are no numbers"
     kind: Any = Annotated[key.info.annotation, *key.info.metadata]
     try:
         TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         message = error.errors(include_url=False)[0]["msg"]
         return message[0].lower() + message[1:]
-    if key.meta.options and value not in key.meta.options:
-        return f"not among its options {', '.join(map(str, key.meta.options))}"
     return None

@@ -76,8 +76,21 @@ class Record:
     best: int | None = None
     importances: Mapping[str, float] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """What ``evaluate`` says of the best model."""
+    evaluated_on: str = "test set"
     finished: bool = False
     updated: str = ""
+
+    @property
+    def headings(self) -> dict[str, str]:
+        """Of the searched keys: as much of the end of each as no other has."""
+        keys = [f".{entry['key']}" for entry in self.space]
+        found = {}
+        for key in keys:
+            ends = (key[place:] for place in range(len(key) - 1, -1, -1) if key[place] == ".")
+            end = next((end for end in ends if sum(other.endswith(end) for other in keys) == 1), key)
+            found[key[1:]] = end[1:]
+        return found
 
     @property
     def winner(self) -> Row | None:

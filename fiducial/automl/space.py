@@ -7,8 +7,9 @@ schema where both are finite; else it follows from the spec's value. All but the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,9 @@ from fiducial.automl.dimension import Dimension
 from fiducial.automl.ranges import custom_ranges, dimension_of, fault_of
 from fiducial.errors import Problem, SpecError
 from fiducial.spec.items import set_item
-from fiducial.spec.knob import Key, plain, walk
-from fiducial.spec.messages import nearest
+from fiducial.spec.knob import Key, plain, replaced, walk
 from fiducial.spec.overrides import set_value
+from fiducial.spec.shorthands import key_meant
 from fiducial.spec.value_types import OBJECT_TYPES
 
 if TYPE_CHECKING:
@@ -80,8 +81,9 @@ def search_space(task: Task[Any], spec: Any, *, warm: bool = False) -> Space:
     """
     settings = spec.automl
     keys = dict(_leaves(type(spec)))
-    customs, problems = custom_ranges(settings.custom_param_ranges or {}, keys)
-    names = list(_wanted(settings, keys, customs, problems))
+    meant = partial(key_meant, keys=keys, shorthands=task.shorthands)
+    customs, problems = custom_ranges(settings.custom_param_ranges or {}, keys, meant)
+    names = list(_wanted(settings, keys, customs, meant, problems))
     named = set(settings.automl_hyperparameters or ()) | set(customs)
     varied = frozenset(name for name in names if not _matches(name, settings.pinned))
     dead = dict(task.unsearched(spec, varied, warm=warm))
@@ -93,11 +95,12 @@ def search_space(task: Task[Any], spec: Any, *, warm: bool = False) -> Space:
             dimension = dimension_of(keys[name], value_at(spec, name), customs.get(name, {}), problems)
             if dimension is not None:
                 chosen.append(dimension)
+                problems += _refused(task, spec, keys[name], dimension.options)
             continue
         left_out[name] = reason
         if name in named and not _matches(name, settings.pinned):
             problems.append(Problem(_where(settings, name), f"{name} is not searched: {reason}", "leave it out"))
-    ordered, fixed = _ordered(chosen, spec, keys, problems)
+    ordered, fixed = _ordered(chosen, spec, keys, meant, problems)
     if not ordered and not problems:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3]) or "no key is marked"
         problems.append(
@@ -108,8 +111,18 @@ def search_space(task: Task[Any], spec: Any, *, warm: bool = False) -> Space:
     return Space(tuple(ordered), left_out, fixed)
 
 
+def _refused(task: Task[Any], spec: Any, key: Key, options: Collection[Any]) -> Iterator[Problem]:
+    """Options that the task refuses, of a key that may have more than it is documented with."""
+    for option in options:
+        if key.meta.options and option not in key.meta.options:
+            for problem in task.check_spec(replaced(spec, key.path, option), "train"):
+                if problem.where == key.path and problem.level == "error":
+                    where = f"automl.custom_param_ranges.{key.path}.valid_options"
+                    yield Problem(where, problem.found, problem.fix)
+
+
 def _ordered(
-    chosen: list[Dimension], spec: Any, keys: Mapping[str, Key], problems: list[Problem]
+    chosen: list[Dimension], spec: Any, keys: Mapping[str, Key], meant: Callable[[str], str], problems: list[Problem]
 ) -> tuple[list[Dimension], dict[str, Any]]:
     """The dimensions, each after those that it depends on; and the spec's values of the keys that others depend on."""
     by_path = {d.path: d for d in sorted(chosen, key=lambda dimension: dimension.relation is not None)}
@@ -118,7 +131,7 @@ def _ordered(
         where = f"automl.custom_param_ranges.{path}.depends_on"
         for other in dimension.relation.keys if dimension.relation else ():
             if other not in keys:
-                problems.append(Problem(where, other, f"name a key{nearest(other, keys)}"))
+                problems.append(Problem(where, other, meant(other)))
                 continue
             fixed[other] = value_at(spec, other)
             if keys[other].value_type not in ("int", "float", "ordered_int") or fixed[other] is None:
@@ -154,7 +167,11 @@ def _unfit(
 
 
 def _wanted(
-    settings: Any, keys: Mapping[str, Key], customs: Mapping[str, Any], problems: list[Problem]
+    settings: Any,
+    keys: Mapping[str, Key],
+    customs: Mapping[str, Any],
+    meant: Callable[[str], str],
+    problems: list[Problem],
 ) -> Iterator[str]:
     """The keys that are to be searched, as far as they may."""
     where = "automl.automl_hyperparameters"
@@ -167,11 +184,11 @@ def _wanted(
         problems += [Problem(f"automl.custom_param_ranges.{name}", "is not searched", fix) for name in idle]
     for name in settings.pinned:
         if not any(_matches(key, [name]) for key in keys):
-            problems.append(Problem("automl.pinned", f"unknown key {name}", f"name a key{nearest(name, keys)}"))
+            problems.append(Problem("automl.pinned", f"unknown key {name}", meant(name)))
     for name in chosen:
         key = keys.get(name)
         if key is None:
-            problems.append(Problem(where, f"unknown key {name}", f"name a key{nearest(name, keys)}"))
+            problems.append(Problem(where, f"unknown key {name}", meant(name)))
         elif name.startswith(_LIFECYCLE):
             problems.append(Problem(where, f"{name} is set by the search, or no matter of a model", "leave it out"))
         elif not name.startswith("train.") and f"{name.partition('.')[0]}.results_dir" in keys:

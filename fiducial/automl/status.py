@@ -22,6 +22,8 @@ def status(
 ) -> None:
     """Print the table of a search, and write its page anew. Raises: SpecError, CheckpointError."""
     source = read_spec(tasks, spec, overrides)
+    if source.problems:
+        raise SpecError.of(source.problems)
     target = source.results_dir("automl", path_map)
     if target is None:
         raise SpecError("results_dir", "not set", "set results_dir to that of the search, or give its spec")

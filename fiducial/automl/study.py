@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import time
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-__all__ = ["Workers", "check_identity", "open_study", "standing", "state", "storage_faults", "take_over"]
+__all__ = [
+    "Workers",
+    "check_identity",
+    "check_storage",
+    "open_study",
+    "standing",
+    "state",
+    "storage_faults",
+    "take_over",
+]
 
 JOURNAL = "journal.log"
 _BEGINS = b'{"op_code"'
@@ -61,17 +71,59 @@ def open_study(
     return study
 
 
+def check_storage(storage: str | None) -> Iterator[Problem]:
+    """What is wrong with a storage that is named; nothing is made, and no table looked into."""
+    try:
+        with storage_faults():
+            if storage and "://" in storage:
+                _reach(*_connection(storage))
+            elif storage:
+                _check_journal(_journal_path(storage))
+    except UserError as error:
+        yield from error.problems
+
+
+def _reach(url: str, options: Mapping[str, Any]) -> None:
+    """Connect to a database. Of a file that is not there yet the folder must be."""
+    sqlalchemy = optional("sqlalchemy", extra="automl")
+    parsed = sqlalchemy.make_url(url)
+    file = Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+    if file is None or file.exists() or not file.parent.is_dir():  # else a connection would make it
+        engine = sqlalchemy.create_engine(url, **options)
+        sqlalchemy.inspect(engine).get_table_names()
+        engine.dispose()
+
+
 def _database(url: str, optuna: Any) -> Any:
+    url, options = _connection(url)
+    return optuna.storages.RDBStorage(url, engine_kwargs=options)
+
+
+def _connection(url: str) -> tuple[str, dict[str, Any]]:
+    """The URL with the driver that is there, and how to connect. Raises: StorageError."""
+    try:
+        optional("sqlalchemy", extra="automl").make_url(url)
+    except ValueError:  # whose text may be a part of a password
+        raise StorageError(
+            "automl.storage", "its port is no number", "write postgresql://user@host:5432/name"
+        ) from None
+    if url in ("sqlite://", "sqlite:///:memory:"):
+        raise StorageError("automl.storage", f"{url}, in memory, ends with its process", "name a file: sqlite:///FILE")
     if url.startswith(("postgresql://", "postgres://")) and importlib.util.find_spec("psycopg2") is None:
         url = f"postgresql+psycopg://{url.partition('://')[2]}"
     wait = {"connect_timeout": _CONNECT_S} if url.startswith(("postgresql", "mysql")) else {}
-    return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": wait})
+    return url, {"pool_pre_ping": True, "connect_args": wait}
+
+
+def _journal_path(storage: str) -> Path:
+    path = Path(storage).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        raise StorageError("automl.storage", f"{path} is no file that can be written", "name a file in a folder")
+    return path
 
 
 def _journal(storage: str | None, folder: Path, optuna: Any) -> Any:
-    path = Path(storage).expanduser() if storage else folder / JOURNAL
-    if path.is_dir() or not path.parent.is_dir():
-        raise StorageError("automl.storage", f"{path} is no file that can be written", "name a file in a folder")
+    path = _journal_path(storage or str(folder / JOURNAL))
     lock = FileLock(f"{path}.lock")
 
     class OwnLock:
@@ -90,17 +142,25 @@ def _journal(storage: str | None, folder: Path, optuna: Any) -> Any:
     return optuna.storages.JournalStorage(backend)
 
 
+def _check_journal(path: Path) -> None:
+    """Raises: StorageError for a file that is there and no journal."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        if not _BEGINS.startswith(file.read(len(_BEGINS))):
+            fix = "name another file, or a database as sqlite:///FILE"
+            raise StorageError("automl.storage", f"{path} is no journal of a search", fix)
+
+
 def _mend(path: Path) -> None:
     """Take away a last line that was cut off, by a full disk or a lost machine: nothing could be read after it.
 
     Raises: StorageError for a file that is no journal, which stays as it is.
     """
+    _check_journal(path)
     if not path.exists():
         return
     with path.open("r+b") as file:
-        if not _BEGINS.startswith(file.read(len(_BEGINS))):
-            fix = "name another file, or a database as sqlite:///FILE"
-            raise StorageError("automl.storage", f"{path} is no journal of a search", fix)
         end = file.seek(0, os.SEEK_END)
         tail = 1
         while end - tail >= 0 and end:
@@ -121,7 +181,7 @@ def storage_faults() -> Iterator[None]:
     except UserError:
         raise
     except ImportError as error:
-        found = f"the driver of its database is missing ({one_line(error.__cause__ or error, 120)})"
+        found = f"the driver of its database is missing ({one_line(_cause(error), 120)})"
         raise StorageError("automl.storage", found, "pip install 'psycopg[binary]' for PostgreSQL, say") from error
     except OSError as error:
         raise storage_error(error, Path(".")) or StorageError("automl.storage", one_line(error), fix) from error
@@ -129,9 +189,14 @@ def storage_faults() -> Iterator[None]:
         module = type(error).__module__.partition(".")[0]
         foreign = module in ("sqlalchemy", "psycopg", "psycopg2", "pymysql", "sqlite3", "alembic")
         if foreign or type(error).__name__ in ("StorageInternalError", "JSONDecodeError"):
-            found = f"it cannot be used: {one_line(error, 200)}"
+            found = f"it cannot be used: {one_line(_cause(error), 200)}"
             raise StorageError("automl.storage", found, fix) from error
         raise
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What an error was raised from in the end: Optuna's own lines guess, a driver's say what happened."""
+    return _cause(error.__cause__) if error.__cause__ else error
 
 
 def check_identity(study: Study, identity: Mapping[str, Any]) -> None:
@@ -161,7 +226,11 @@ def _differences(kept: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             yield from _differences(before, after, f"{path}: " if not prefix else f"{path}.")
         elif before != after and not (_is_path(before) and _is_path(after)):
-            yield f"{path} {brief(before)}", brief(after)
+            yield f"{path} {_told(before)}", _told(after)
+
+
+def _told(value: Any) -> str:
+    return one_line(json.dumps(value, ensure_ascii=False), 120) if isinstance(value, list | dict) else brief(value)
 
 
 def _is_path(value: Any) -> bool:

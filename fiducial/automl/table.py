@@ -24,21 +24,25 @@ def lines_of(record: Record, *, all_rows: bool = False) -> list[str]:
     wanted = "" if record.trials is None else f" of {record.trials}"
     spent = f"{record.spent} epochs" + _saved(record)
     left = "" if record.finished or record.seconds_left is None else f", left about {clock(record.seconds_left)}"
-    varied = [str(entry["key"]) for entry in record.space]
-    names = [name.rpartition(".")[2] for name in varied[:_SHOWN_VALUES]]
+    varied = list(record.headings)[:_SHOWN_VALUES]
+    names = [record.headings[name] for name in varied]
     rows = _ordered(record)
     shown = rows if all_rows else rows[:_SHOWN_ROWS]
     cells = [["", "training", "state", "value", "epochs", *names]]
     for row in shown:
-        values = [_short(row.values.get(name)) for name in varied[:_SHOWN_VALUES]]
+        values = [_short(row.values.get(name)) for name in varied]
         number = f"{row.number}{' (yours)' if row.own else ''}"
         cells.append(
             ["*" if row.number == record.best else "", number, row.state, _score(row), str(row.epochs), *values]
         )
     more = [f"… and {len(rows) - len(shown)} more"] if len(shown) < len(rows) else []
+    if beyond := len(record.space) - len(varied):
+        more.append(
+            f"{beyond} more searched key{'s' if beyond > 1 else ''}: see study.json, and report.html at the end"
+        )
     numbers = {name: value for name, value in record.evaluation.items() if isinstance(value, int | float)}
     verified = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
-    tested = [f"the best on the test set: {verified}"] if verified else []
+    tested = [f"the best on the {record.evaluated_on}: {verified}"] if verified else []
     return [head, f"{over}{wanted} trainings over, {spent}{left}", *_aligned(cells), *more, *tested]
 
 

@@ -67,7 +67,7 @@ class Board:
         record = new_record(title, prepared.plan, prepared.space, prepared.goal, self.places, trials, number)
         before = self.record
         kept = {"evaluation": before.evaluation, "importances": before.importances} if before else {}
-        self.record = replace(record, **{**kept, **also})
+        self.record = replace(record, evaluated_on=prepared.evaluated_on, **{**kept, **also})
         self.record.write(self.run.folder)
         if best is not None and (number != self._best or self.record.finished):
             self._best = number

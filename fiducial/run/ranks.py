@@ -12,6 +12,16 @@ def under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or {"LOCAL_RANK", "GROUP_RANK"} <= os.environ.keys()
 
 
+def told_of_others() -> str:
+    """What says that this process is one of several of a run, in words; empty where nothing does."""
+    env = os.environ
+    if under_torchrun():
+        return "under torchrun"
+    if "SLURM_PROCID" in env and env.get("SLURM_NTASKS", "1") != "1":
+        return f"under srun with {env['SLURM_NTASKS']} tasks"
+    return "" if env.get("WORLD_SIZE", "1") == "1" else f"with WORLD_SIZE={env['WORLD_SIZE']}"
+
+
 def global_rank() -> int:
     """Rank among all processes of the run, 0 when alone; where only node and local rank are known, 0 for the first."""
     if under_torchrun():

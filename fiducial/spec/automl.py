@@ -159,7 +159,7 @@ class AutomlSection(Section):
     run_baseline: bool = knob(True, "Begin with the values of the spec.")
     baseline_metric: _Text = knob(None, "Has no effect.", ignored="the first training measures metric itself")
     run_final_evaluation: bool | None = knob(
-        None, "Evaluate the best model on the test set at the end; null: where there is one."
+        None, "Evaluate the best model at the end, on the data that evaluate reads; null: where they are there."
     )
     final_evaluation_metric: _Text = knob(None, "Test metric to show at the end; null: that of the same name.")
     reuse_best_metric_for_final_evaluation: bool = knob(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["COMMON", "Shorthands", "expand", "task_of"]
+from fiducial.spec.messages import nearest
+
+__all__ = ["COMMON", "Shorthands", "expand", "key_meant", "task_of"]
 
 Shorthands = Mapping[str, tuple[str, ...]]
 """A short name, and the keys that it sets."""
@@ -44,6 +46,13 @@ def expand(overrides: Sequence[str], shorthands: Shorthands) -> Iterator[tuple[s
                 yield f"{found['sign']}{path}{found['rest']}", f"{found['name']}: read as {path}"
         else:
             yield text, ""
+
+
+def key_meant(name: str, keys: Iterable[str], shorthands: Shorthands) -> str:
+    """What to do about a key that is not there: write those that its short name stands for, or the closest one."""
+    if name in shorthands:
+        return f"write {' and '.join(shorthands[name])} in full"
+    return f"name a key{nearest(name, keys)}"
 
 
 def task_of(overrides: Sequence[str], tree: Mapping[str, Any]) -> str:

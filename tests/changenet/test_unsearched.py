@@ -5,6 +5,7 @@ import pytest
 from changenet.__main__ import TASKS
 from fiducial.actions.perform import compose_for, known_action, read_spec
 from fiducial.automl.space import search_space
+from fiducial.errors import SpecError
 from mal.task import MAL
 from mlrecog.task import ML_RECOG
 
@@ -64,6 +65,19 @@ class TestClassify:
         assert "train.optim.momentum" not in space(TASKS, {"task": "classify"})[0]
         assert "train.optim.momentum" in space(TASKS, {"task": "classify"}, "train.optim.optim=sgd")[0]
 
+    def test_what_a_searched_key_may_switch_on(self):
+        both = ["model.classify.difference_module", "train.classify.loss", "train.optim.optim"]
+        on = ["model.classify.learnable_difference_modules", "train.classify.cls_weight[1]", "train.optim.momentum"]
+        settings = {"metric": "val_auroc", "automl_hyperparameters": [*both, *on]}
+        assert space(TASKS, {"task": "classify", "automl": settings})[0] == {*both, *on}
+
+
+@pytest.mark.parametrize("key", ["classify.loss", "segment.loss", "segment.focal_gamma"])
+def test_losses_are_not_compared_with_others(key):
+    task = key.partition(".")[0]
+    with pytest.raises(SpecError, match=f"{key} is not searched: val_loss means something else with each value"):
+        space(TASKS, {"task": task}, "automl.metric=val_loss", f"automl.automl_hyperparameters=[train.{key}]")
+
 
 def test_mlrecog():
     searched, _ = space([ML_RECOG], {})
@@ -72,7 +86,28 @@ def test_mlrecog():
     searched, _ = space([ML_RECOG], {}, "train.optim.name=SGD", "train.train_trunk=false", "train.num_epochs=80")
     assert {"train.optim.gamma", "train.optim.embedder.momentum"} <= searched
     assert not [key for key in searched if key.startswith("train.optim.trunk")]
+    switches = ["train.optim.name", "train.train_trunk"]
+    on = ["train.optim.trunk.momentum", "train.optim.embedder.momentum"]
+    wanted = {"automl": {"automl_hyperparameters": [*switches, *on]}}
+    assert space([ML_RECOG], wanted, "train.train_trunk=false")[0] == {*switches, *on}
 
 
 def test_mal():
     assert space([MAL], {})[0] == {"train.lr", "train.wd"}
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "options", "wrong"),
+    [
+        (MAL, "model.arch", ["vit-deit-tiny/8", "vit-mae-base/16"], "vit-deit-tny/8"),
+        (ML_RECOG, "train.optim.name", ["Adam", "AdamW"], "Adamm"),
+    ],
+)
+def test_a_key_may_have_more_than_the_values_that_tao_names(task, key, options, wrong):
+    def searched(*options):
+        ranges = {key: {"valid_options": list(options)}}
+        return space([task], {"automl": {"automl_hyperparameters": [key], "custom_param_ranges": ranges}})[0]
+
+    assert searched(*options) == {key}
+    with pytest.raises(SpecError, match=rf"automl\.custom_param_ranges\.{key}\.valid_options · .*{wrong}"):
+        searched(*options, wrong)

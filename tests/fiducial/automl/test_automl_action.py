@@ -120,6 +120,9 @@ class TestSearched:
             code, _, err = run(tmp_path, "automl", "status", f"results_dir={tmp_path / nothing}")
             assert code == 1
             assert "no search has begun here" in err
+        code, _, err = run(tmp_path, "automl", "status", "results_dir=ö")
+        assert code == 1
+        assert "override 'results_dir=ö' · does not parse" in err
         code, _, err = run(tmp_path, "automl", "stats", f"results_dir={searched[0] / 'out'}")
         assert code == 2
         assert "invalid choice: 'stats' (choose from" in err
@@ -284,6 +287,11 @@ class TestBadInput:
             (["automl.automl_min_epochs=5"], "automl.automl_min_epochs · 5, in units of 1 epochs, is more than the 4"),
             (["automl.epoch_multiplier=6"], "automl.automl_min_epochs · 1, in units of 6 epochs"),
             (["automl.algorithm=pbt", "automl.include_latency=true"], "automl.include_latency · pbt compares"),
+            (["automl.storage='postgresql://u@h:port/x'"], "automl.storage · its port is no number"),
+            (["automl.storage=nosuch://x"], "automl.storage · it cannot be used: Can't load plugin"),
+            (["automl.storage='sqlite:///none/study.db'"], "automl.storage · it cannot be used: unable to open"),
+            (["automl.storage=spec.yaml"], "automl.storage · spec.yaml is no journal of a search"),
+            (["train.num_nodes=2"], "train.num_nodes · 2, but each training of a search is on one machine"),
         ],
     )
     def test_of_the_rest_of_the_spec(self, tmp_path, capsys, monkeypatch, overrides, told):
@@ -297,9 +305,29 @@ class TestBadInput:
         assert told in capsys.readouterr().err
         assert not list(tmp_path.rglob("trial_*"))
 
-    def test_under_torchrun_trainings_would_wait_for_each_other(self, tmp_path, capsys, monkeypatch):
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
-        self.test_of_the_rest_of_the_spec(tmp_path, capsys, monkeypatch, [], "automl · under torchrun · start one")
+    def test_check_makes_no_storage(self, tmp_path, monkeypatch):
+        from fiducial import cli
+
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
+        for storage in ("sqlite:///study.db", "journal.log"):
+            command = ["check", "automl", "-e", "spec.yaml", f"automl.storage='{storage}'"]
+            assert cli.main([QUICK], command, prog="quick") == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
+
+    @pytest.mark.parametrize(
+        ("variables", "told"),
+        [
+            ({"TORCHELASTIC_RUN_ID": "7"}, "under torchrun"),
+            ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, "under srun with 2 tasks"),
+            ({"WORLD_SIZE": "2", "NODE_RANK": "0"}, "with WORLD_SIZE=2"),
+        ],
+    )
+    def test_one_of_several_processes(self, tmp_path, capsys, monkeypatch, variables, told):
+        """Their trainings would wait for each other, or take each other for the one that reports."""
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        self.test_of_the_rest_of_the_spec(tmp_path, capsys, monkeypatch, [], f"automl · {told} · start one")
 
     def test_a_search_of_another_spec(self, searched, capsys, monkeypatch):
         from fiducial import cli

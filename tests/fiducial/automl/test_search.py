@@ -1,6 +1,7 @@
 """The loop of a search, by trainings that are computed here: directions, early ends, failures, going on."""
 
 import math
+import sqlite3
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,9 +11,9 @@ from quick_search import Computed, prepared, search_in, spec_with
 from quick_task import QUICK, kpis_of, loss_of
 
 from fiducial.automl.goal import Goal, Part, goal_of
-from fiducial.automl.record import new_record, rows_of
+from fiducial.automl.record import Record, new_record, rows_of
 from fiducial.automl.search import best_of
-from fiducial.automl.study import check_identity, root_of, standing
+from fiducial.automl.study import check_identity, root_of, standing, storage_faults
 from fiducial.automl.table import lines_of
 from fiducial.automl.trial import Ending
 from fiducial.errors import SpecError, StorageError
@@ -294,6 +295,16 @@ class TestPopulation:
         assert "15 of 15 trainings over, 45 epochs" in lines_of(record)
         tested = replace(record, evaluation={"test_acc": None, "test_note": "text", "test_loss": 0.5})
         assert lines_of(tested)[-1] == "the best on the test set: test_loss 0.5"
+        elsewhere = replace(tested, evaluated_on="validation data")
+        assert lines_of(elsewhere)[-1] == "the best on the validation data: test_loss 0.5"
+
+    def test_headings_tell_the_keys_apart(self):
+        keys = ["train.optim.trunk.lr", "train.optim.embedder.lr", "train.wd", "width", "model.width", "train.gamma"]
+        record = Record("x", "bohb", "val_loss", "minimize", 3, 4, 1, space=[{"key": key} for key in keys])
+        ends = ["trunk.lr", "embedder.lr", "wd", "width", "model.width", "gamma"]
+        assert record.headings == dict(zip(keys, ends, strict=True))
+        assert lines_of(record)[-2].split()[-4:] == ends[:4]
+        assert lines_of(record)[-1] == "2 more searched keys: see study.json, and report.html at the end"
 
     def test_goes_on_after_a_generation(self, tmp_path):
         ready = prepared({"algorithm": "pbt", "seed": 4, **SMALL})
@@ -320,6 +331,11 @@ class TestGoal:
     )
     def test_its_name_on_the_test_set(self, metric, tested):
         assert Goal((Part(metric, "maximize"),)).tested == tested
+
+    def test_not_every_network_has_a_test_set(self, monkeypatch):
+        assert prepared().evaluated_on == "test set"
+        monkeypatch.setattr(type(QUICK), "splits", lambda task, action: ("val",))
+        assert prepared().evaluated_on == "validation data"
 
     def test_several_objectives_with_weights(self):
         latency = {"metric": "latency", "weight": 0.5, "scale": 20}
@@ -370,6 +386,12 @@ class TestStorage:
         assert any("spec: train.kind 'b' · here it is 'c'" in text for text in told), told
         assert any("epochs 9" in text for text in told), told
         assert any("train.flip" in text for text in told), told
+        weighed = prepared({"algorithm": "random", "metric_weight": 2}, weights=[1, 3])
+        with pytest.raises(SpecError) as caught:
+            check_identity(first.study, weighed.identity())
+        goal, weights = (str(problem) for problem in caught.value.problems)
+        assert 'goal [["val_loss", "minimize", 1.0, 1.0]] · here it is [["val_loss", "minimize", 2.0, 1.0]]' in goal
+        assert "train.weights [1.0, 5.0] · here it is [1.0, 3.0]" in weights
 
     def test_of_another_direction(self, tmp_path):
         search_in(tmp_path, prepared({"algorithm": "random"}))
@@ -389,6 +411,18 @@ class TestStorage:
         with pytest.raises(StorageError, match=r"automl\.storage") as caught:
             search_in(tmp_path, prepared({"algorithm": "random", "storage": storage}))
         assert "secret" not in str(caught.value)
+
+    def test_one_in_memory_keeps_nothing(self, tmp_path):
+        with pytest.raises(StorageError, match="in memory, ends with its process · name a file"):
+            search_in(tmp_path, prepared({"storage": "sqlite://"}))
+
+    def test_a_database_that_another_program_holds(self, tmp_path):
+        path = tmp_path / "study.db"
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 0}})
+        with sqlite3.connect(path) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(StorageError, match="cannot be used: database is locked"), storage_faults():
+                optuna.create_study(storage=storage)
 
     @pytest.mark.parametrize("content", [b"notes: [1]\nno end of line", b"SQLite format 3\x00 and so on", b"x"])
     def test_a_file_of_another_kind_stays_as_it_is(self, tmp_path, content):
