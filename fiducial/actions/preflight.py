@@ -12,7 +12,7 @@ from fiducial.actions.export_rules import check_export
 from fiducial.actions.models import check_model_files
 from fiducial.deploy.providers import unavailable
 from fiducial.deploy.quantize.rules import check_quantize
-from fiducial.deploy.tensorrt.rules import check_engine
+from fiducial.deploy.tensorrt.rules import check_engine, check_library
 from fiducial.errors import SHOWN, CheckpointError, DatasetError, Problem, SpecError, one_line
 from fiducial.run.console import LOGGER
 from fiducial.run.names import fault_of, fields_of
@@ -84,7 +84,8 @@ def check_rules(task: Task[Any], spec: Any, action: Action) -> list[Problem]:
     elif action.name == "quantize":
         shared = list(check_quantize(spec))
     elif action.name == "gen_trt_engine":
-        shared = list(check_engine(spec.gen_trt_engine))
+        engine = spec.gen_trt_engine
+        shared = [*check_engine(engine), *check_library(engine.tensorrt.flavor)]
     return [*task.check_spec(spec, rules), *shared]
 
 

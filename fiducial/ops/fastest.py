@@ -62,7 +62,7 @@ def machine() -> list[str]:
 
 
 def _is_off() -> bool:
-    return os.environ.get(VARIABLE) == "off"
+    return os.environ.get(VARIABLE, "").lower() in ("off", "0", "no", "false")
 
 
 def _itself(saved: Tensor) -> Tensor:

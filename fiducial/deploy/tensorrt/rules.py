@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from fiducial.deploy.tensorrt.layers import SMALL, LayerRules
 from fiducial.deploy.triton import check_triton
 from fiducial.errors import Problem
 
-__all__ = ["PICTURES", "check_engine", "check_precision", "named_engine"]
+__all__ = ["PICTURES", "check_engine", "check_library", "check_precision", "named_engine"]
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
 """What TAO calibrates with, in small letters or capitals."""
@@ -28,6 +30,8 @@ _LEAST: dict[tuple[str, str], tuple[int, int]] = {
     ("rtx", "fp8"): (8, 9),
 }
 """The first compute capability that a library computes in a type on; of others it does on any that it knows."""
+_PACKAGES = {"tensorrt": ("tensorrt", "tensorrt"), "rtx": ("tensorrt_rtx_bindings", "tensorrt-rtx")}
+"""Of each flavor what is imported, and the extra that brings it."""
 
 
 def named_engine(section: Any) -> Path | None:
@@ -80,6 +84,13 @@ def capability(text: str) -> tuple[int, int]:
 
 def _said(capability: tuple[int, int]) -> str:
     return "{}.{}".format(*capability)
+
+
+def check_library(flavor: str) -> Iterator[Problem]:
+    """That what builds an engine is installed."""
+    name, extra = _PACKAGES[flavor]
+    if name not in sys.modules and find_spec(name) is None:
+        yield Problem(f"{_SECTION}.flavor", f"{flavor}: {name} is not installed", f"pip install 'fiducial[{extra}]'")
 
 
 def _check_target(target: Path) -> Iterator[Problem]:

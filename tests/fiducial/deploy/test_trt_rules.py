@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from tiny_task import LINE, Spec
 from fiducial.actions.preflight import check_rules
 from fiducial.actions.registry import actions_of
 from fiducial.deploy.card import ModelCard, sidecar
+from fiducial.deploy.tensorrt import rules
 from fiducial.deploy.tensorrt.engine_card import DETAIL, EngineFacts
 from fiducial.deploy.tensorrt.flavour import Flavour
 from fiducial.deploy.tensorrt.layers import LayerRules
@@ -30,7 +32,8 @@ def found(*args, **keys):
 
 
 class TestSection:
-    def test_the_defaults_are_fine(self):
+    def test_the_defaults_are_fine(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "tensorrt", object())
         assert found() == []
         assert check_rules(LINE, Spec(), actions_of([LINE])["gen_trt_engine"]) == []
 
@@ -242,3 +245,12 @@ class TestCard:
     def test_another_model_of_gpu_is_a_warning(self):
         assert [level for level, _ in self.check(gpu="RTX 3070")] == ["warning"]
         assert self.check(gpu="RTX 3070", hardware_compatibility="same_compute_capability") == []
+
+
+def test_what_builds_must_be_installed(monkeypatch):
+    monkeypatch.setattr(rules, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tensorrt", object())
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx_bindings", raising=False)
+    assert not list(rules.check_library("tensorrt"))
+    (said,) = map(str, rules.check_library("rtx"))
+    assert said.endswith("rtx: tensorrt_rtx_bindings is not installed · pip install 'fiducial[tensorrt-rtx]'")
