@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -16,6 +17,12 @@ from fiducial.spec.knob import Section, item_section_of, meta_of, section_of, wa
 
 def problems_of(kind: type[Section], error: ValidationError) -> Iterator[Problem]:
     """Every error of validating a spec of ``kind``; a misspelt key or choice comes with the one that was meant."""
+    for (path, found), alternatives in groupby(_each(kind, error), key=lambda problem: (problem.where, problem.found)):
+        fixes = dict.fromkeys(problem.fix for problem in alternatives)  # several of a key of several types
+        yield Problem(path, found, ", or ".join(fixes))
+
+
+def _each(kind: type[Section], error: ValidationError) -> Iterator[Problem]:
     for count, item in enumerate(error.errors(include_url=False)):
         path, info, parent = _locate(kind, item["loc"])
         found, context, code = item["input"], item.get("ctx", {}), item["type"]
@@ -34,6 +41,8 @@ def problems_of(kind: type[Section], error: ValidationError) -> Iterator[Problem
             yield Problem(path, shown, f"must be {words} {_number(context[name])}")
         elif code == "literal_error":
             yield Problem(path, shown, f"use one of {context['expected']}{_near(str(found), context['expected'])}")
+        elif code in ("bool_parsing", "bool_type"):
+            yield Problem(path, shown, "write true or false")
         elif code == "model_type":
             nested = (section_of(info) or item_section_of(info)) if info else None
             keys = ", ".join(nested.model_fields) if nested else ""

@@ -129,6 +129,10 @@ class TestProblems:
         (found,) = problems(composed, "train: {checkpoint_interval_unit: epochs}")
         assert found.endswith("use one of 'epoch' or 'step' (did you mean epoch?)")
 
+    def test_a_key_of_several_types_is_one_problem(self, composed):
+        (found,) = problems(composed, "train: {compile: fastest}", kind=ExperimentSpec)
+        assert found.startswith("train.compile · found 'fastest' · write true or false, or use one of 'default'")
+
     def test_value_for_a_section(self, composed):
         assert "this is a section with the keys rows, batch_size" in problems(composed, "dataset: 3")[0]
         (found,) = problems(composed, "quantize: {layers: [fc]}", kind=ExperimentSpec)
