@@ -124,3 +124,4 @@ def test_a_memory_that_is_none(text, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(small_runs.RUNS["mal"][0], ["check", "train", "--gpu-memory-gb", text, "-e", "x"], prog="mal")
     assert caught.value.code == 2
+    assert f"{text} is no memory of a GPU, in GB" in capsys.readouterr().err
