@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -238,10 +239,10 @@ class _ActionParser(argparse.ArgumentParser):
 
 
 def _gigabytes(text: str) -> float:
-    found = float(text)  # argparse says what is wrong with a text that is none
-    if not 0 < found < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is no memory of a GPU, in GB")
-    return found
+    with suppress(ValueError):
+        if 0 < (found := float(text)) < 1e6:
+            return found
+    raise argparse.ArgumentTypeError(f"{text} is no memory of a GPU, in GB")
 
 
 def _spec_help(tasks: Sequence[Task[Any]], action: Action, meant: Sequence[Task[Any]]) -> str:

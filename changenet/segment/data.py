@@ -156,14 +156,14 @@ class SceneDataset(Dataset[dict[str, Any]]):
         return [index for index, _ in self.items]
 
     def _items(self) -> Iterator[tuple[int, Window | None]]:
-        for index, pair in enumerate(self.split.pairs):
+        for index in range(len(self.split.pairs)):
             if self.windowing is None:
                 yield index, None
             elif self.drawn and self.windowing.per_image:
                 yield from [(index, None)] * self.windowing.per_image
             else:
                 overlap = 0 if self.drawn else self.windowing.overlap
-                cover = windows(*self.reader.size(pair.before), self.side, overlap)
+                cover = windows(*self.reader.size(self.split.pairs[index].before), self.side, overlap)
                 yield from ((index, None if self.drawn else window) for window in cover)
 
     def _draw(self, scene: Scene, rng: np.random.Generator) -> Window:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 from urllib.parse import urlsplit, urlunsplit
 
 from fiducial.data.archives import ARCHIVE_SUFFIXES, archive_stem
@@ -62,7 +62,7 @@ class Split:
     """The pairs of one list file."""
 
     list_path: Path
-    pairs: tuple[ScenePair, ...]
+    pairs: Sequence[ScenePair]
     root: Path | None = None
     """The folder of the whole data set; None where its parts came from archives of their own."""
 
@@ -74,6 +74,31 @@ class Split:
     def names(self) -> list[str]:
         """The entries, in order."""
         return [pair.name for pair in self.pairs]
+
+
+@dataclass(frozen=True)
+class _Listed(Sequence[ScenePair]):
+    """The pairs of a list, each made when it is asked for: three paths take four times the memory of their names."""
+
+    entries: Sequence[tuple[int, str]]
+    before: Path
+    after: Path
+    labels: Path | None
+    label_names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, place: int) -> ScenePair: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[ScenePair]: ...
+    def __getitem__(self, place: int | slice) -> ScenePair | list[ScenePair]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        line, name = self.entries[place]
+        label = self.labels / self.label_names[place] if self.labels else None
+        return ScenePair(name, line, self.before / name, self.after / name, label)
 
 
 def read_split(data: SegmentDataset, split: str) -> Split:
@@ -110,16 +135,8 @@ def _read_split(data: SegmentDataset, split: str) -> Split:
         raise _no_list(list_path, split)
     entries = read_list(list_path, before)
     there = plain_files(labels, len(entries)) if labels else frozenset()
-    pairs = tuple(
-        ScenePair(
-            name,
-            line,
-            before / name,
-            after / name,
-            _label_path(labels, name, data.label_suffix, there) if labels else None,
-        )
-        for line, name in entries
-    )
+    label_names = [_label_name(labels, name, data.label_suffix, there) for _, name in entries] if labels else []
+    pairs = _Listed(entries, before, after, labels, label_names)
     root = lists.parent if {lists.parent} == {before.parent, after.parent} else None
     return Split(list_path, pairs, root)
 
@@ -202,16 +219,16 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
-def _label_path(folder: Path, name: str, suffix: str, there: Collection[str]) -> Path:
+def _label_name(folder: Path, name: str, suffix: str, there: Collection[str]) -> str:
     """TAO's name of the mask (``.jpg`` replaced by the suffix), else the image's stem with the suffix.
 
     ``there``: files in the folder, perhaps not all.
     """
-    path = folder / name.replace(".jpg", suffix)
-    if path.name in there and path.parent == folder:
-        return path
-    by_stem = folder / f"{PurePath(name).with_suffix('').as_posix()}{suffix}"
-    return path if is_file(path) or not is_file(by_stem) else by_stem
+    by_tao = name.replace(".jpg", suffix)
+    if by_tao in there:
+        return by_tao
+    by_stem = f"{PurePath(name).with_suffix('').as_posix()}{suffix}"
+    return by_tao if is_file(folder / by_tao) or not is_file(folder / by_stem) else by_stem
 
 
 def _parts(root_dir: str, names: list[str], key: str) -> list[Path]:

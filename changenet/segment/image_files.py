@@ -166,7 +166,7 @@ class ImageFiles:
         pictures = [_fitted(part, size) for part in (scene.before, scene.after)]
         pictures += [_fitted(mask, size, Image.Resampling.NEAREST) for mask in masks]
         name = self.names[image.index]
-        suffix = Path(self.split.names[image.index]).suffix
+        suffix = Path(self.split.pairs[image.index].name).suffix
         file_name = name.with_name(f"{name.name.removesuffix(suffix)}{suffix}.jpg")
         write_picture(self.folder / file_name, pictures[2])
         write_picture(self.folder / STRIPS / file_name, strip(pictures))

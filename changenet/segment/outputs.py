@@ -51,7 +51,7 @@ def write_inference(records: Sequence[ImageRecord], files: ImageFiles) -> Path:
         for record in records:
             mask = files.mask_path(record.index).relative_to(folder).as_posix()
             share = record.changed_pixels / record.pixels if record.pixels else 0.0
-            name = files.split.names[record.index]
+            name = files.split.pairs[record.index].name
             writer.writerow([name, mask, record.pixels, record.changed_pixels, f"{share:.6f}"])
     return path
 

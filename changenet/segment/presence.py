@@ -19,20 +19,21 @@ __all__ = ["check_distinct", "check_files"]
 
 def check_files(split: Split) -> tuple[list[ScenePair], list[Problem]]:
     """The pairs whose files are all there; a problem for every file that is not, or for all that one folder lacks."""
-    gone = not_files(str(path) for kind in range(3) for pair in split.pairs for path in pair.files[kind : kind + 1])
+    pairs = list(split.pairs)
+    gone = not_files(str(path) for kind in range(3) for pair in pairs for path in pair.files[kind : kind + 1])
     if not gone:
-        return list(split.pairs), []
+        return pairs, []
     problems: list[Problem] = []
     for kind, what in enumerate(("earlier image", "later image", "mask")):
         groups: dict[str, list[Missing]] = {}
-        for pair in split.pairs:
+        for pair in pairs:
             for path in pair.files[kind : kind + 1]:
                 if str(path) in gone:
                     seen, fix = _explained(what, pair, path)
                     groups.setdefault(seen, []).append(Missing(split.where(pair), path, fix))
         for seen, missing in groups.items():
             problems += missing_files(missing, f"no {what} {{path}}" + seen.replace("{", "{{").replace("}", "}}"))
-    return [pair for pair in split.pairs if not any(str(path) in gone for path in pair.files)], problems
+    return [pair for pair in pairs if not any(str(path) in gone for path in pair.files)], problems
 
 
 def _explained(what: str, pair: ScenePair, path: Path) -> tuple[str, str]:

@@ -29,6 +29,7 @@ from changenet.segment.rasters import (
     wants_rasterio,
 )
 from fiducial.data.images import ImageCache, check_whole, has_16_bits, image_facts, read_image
+from fiducial.data.kept import stamp_of
 from fiducial.data.lru import ByteLRU
 from fiducial.data.picture_cache import PictureCache
 
@@ -111,7 +112,7 @@ class SceneReader:
     ) -> None:
         self.encoding, self.scaling, self.bands, self.root = encoding, scaling, bands, root
         self._pictures = ImageCache(0, shared)
-        self._cache: ByteLRU[ScenePair, Scene] = ByteLRU(cache_mb * 2**20, keep_latest=True)
+        self._cache: ByteLRU[tuple[object, ...], Scene] = ByteLRU(cache_mb * 2**20, keep_latest=True)
 
     @classmethod
     def of(
@@ -138,12 +139,13 @@ class SceneReader:
 
         Raises: DatasetError naming the file when one cannot be read or means nothing.
         """
-        kept = self._cache.get(pair)
+        key = (pair, *map(stamp_of, pair.files)) if self._cache.max_bytes else ()  # a changed file is read anew
+        kept = self._cache.get(key)
         if kept is not None:
             return kept
         before, after = self.picture(pair.before), self.picture(pair.after)
         scene = scene_of(before, after, self.label(pair.label) if pair.label else None)
-        self._cache.put(pair, scene, scene.nbytes)
+        self._cache.put(key, scene, scene.nbytes)
         return scene
 
     def resized(self, pair: ScenePair, side: int) -> Scene:

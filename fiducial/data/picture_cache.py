@@ -75,7 +75,7 @@ def picture_cache(kind: CacheKind, max_mb: int) -> PictureCache | None:
         return known
     try:
         made = PictureCache(max_mb * 2**20, path)
-    except (OSError, _UnusableError, ImportError) as error:
+    except (OSError, OverflowError, _UnusableError, ImportError) as error:
         _given_up.add(key)
         log.warning("%s · not used: pictures are read each time (%s) · %s", path or "cache: ram", error, _FIX)
         return None

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
@@ -198,7 +197,8 @@ def _resized(value: Any, batch_size: int) -> Any:
 def _trainer(policy: TrainerPolicy) -> pl.Trainer:
     precision: Any = policy.precision.replace("16-mixed", "bf16-mixed").replace("bfbf", "bf")  # of the same size
     return pl.Trainer(
-        strategy=_Stay(torch.device("cpu"), CPUAccelerator()),
+        accelerator="cpu",  # by name: of an object Lightning does not see that autocast is to be the CPU's
+        strategy=_Stay(torch.device("cpu")),
         precision=precision,
         gradient_clip_val=None if policy.manual else policy.gradient_clip,
         max_epochs=1,

@@ -247,6 +247,7 @@ def segment(folder: Path, rows: int) -> Iterator[Work]:
             yield {FINAL: logit[: len(part)]}, {"index": torch.tensor(part), "size": size, "L": label[: len(part)]}
 
     yield from Evaluated(lambda: runtime.evaluator("test", folder=folder), fill, "evaluate").works()
+    yield from Evaluated(lambda: runtime.evaluator("infer", folder=folder), fill, "inference").works()
 
 
 def mal(folder: Path, rows: int) -> Iterator[Work]:
@@ -281,6 +282,7 @@ def mlrecog(folder: Path, rows: int) -> Iterator[Work]:
     sides = {"reference": str(folder / "gallery"), "query": str(folder / "queries")}
     data = {"train_dataset": sides["query"], "val_dataset": sides, "workers": 0, "num_instance": 2}
     given = {"dataset": data, "train": {"batch_size": 8}, "evaluate": {"clustering": False}}
+    given |= {"inference": {"input_path": sides["query"]}}
     spec = TASK.spec_model().model_validate(given)
     yield from checks(TASK, spec, ("train",), files=1)
     yield start(TASK, spec)
@@ -295,6 +297,7 @@ def mlrecog(folder: Path, rows: int) -> Iterator[Work]:
             yield {EMBEDDING: torch.randn(len(part), DIM, generator=rng)}, {"place": torch.tensor(part)}
 
     yield from Evaluated(lambda: runtime.evaluator("test", folder=folder), fill, "evaluate").works()
+    yield from Evaluated(lambda: runtime.evaluator("infer", folder=folder), fill, "inference").works()
 
     def build() -> object:
         facts = ModelFacts("0" * 64, (SIDE, SIDE), (0.5,) * 3, (0.2,) * 3)

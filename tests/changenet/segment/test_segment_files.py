@@ -1,5 +1,6 @@
 """Lists, layouts and archives of a segment dataset."""
 
+import gc
 import http.server
 import tarfile
 from functools import partial
@@ -144,6 +145,17 @@ class TestReadSplit:
         assert (pair.line, pair.before) == (2, scene_data / "A" / "val_1.png")
         assert (pair.after, pair.label) == (scene_data / "B" / "val_1.png", scene_data / "label" / "val_1.png")
         assert split.where(pair) == f"{split.list_path}:2"
+
+    def test_names_are_held_and_no_paths(self, scene_data, make_list):
+        def paths():
+            return sum(type(each) is type(scene_data) for each in gc.get_objects())
+
+        make_list(scene_data, "val", [f"val_{number}.png" for number in range(100)])
+        before = paths()
+        split = read_split(data_of(scene_data), "val")
+        assert paths() - before < 10
+        assert split.pairs[1:3] == [split.pairs[1], split.pairs[2]]
+        assert [pair.name for pair in split.pairs] == split.names
 
     def test_inference_reads_no_masks(self, scene_data):
         assert {pair.label for pair in read_split(data_of(scene_data), "infer").pairs} == {None}

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from changenet.segment.evaluator import SegmentEvaluator
+from changenet.segment.files import Split
 from changenet.segment.image_files import ImageRecord
 from changenet.segment.image_results import ImageResult
 from changenet.segment.metrics import confusion
@@ -274,6 +275,13 @@ class TestFiles:
             assert strip.size == (3 * 32 + 20, 32)
         assert (folder / "probabilities" / "test_0.png").is_file()
         assert not (folder / "metrics.json").exists()
+
+    def test_names_are_listed_once_and_not_for_every_image(self, make_spec, monkeypatch):
+        listed = []
+        names = Split.names.fget
+        monkeypatch.setattr(Split, "names", property(lambda split: listed.append(split) or names(split)))
+        evaluate_perfectly(make_spec(inference__vis_after_n_batches=1), "inference")
+        assert len(listed) == 1
 
     def test_pictures_can_be_left_out(self, make_spec):
         spec = make_spec(evaluate__vis_after_n_batches=1, dataset__segment__outputs={"pictures": False})

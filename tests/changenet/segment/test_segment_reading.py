@@ -8,6 +8,7 @@ import pytest
 from changenet.config import ExperimentSpec
 from changenet.segment.files import ScenePair
 from changenet.segment.reading import LabelEncoding, SceneReader
+from fiducial.data import kept
 from fiducial.errors import DatasetError
 
 NORM = LabelEncoding(True, 2)
@@ -25,7 +26,8 @@ class TestSceneReader:
         assert (scene.label == 1).all()
         assert SceneReader(NORM).size(pair.before) == (4, 6)
 
-    def test_keeps_the_latest_within_its_memory(self, tmp_path, make_image):
+    def test_keeps_the_latest_within_its_memory(self, tmp_path, make_image, monkeypatch):
+        monkeypatch.setattr(kept, "SETTLED_NS", -1)
         pairs = []
         for i in range(3):
             path = make_image(tmp_path / f"{i}.png", np.full((512, 512, 3), i))  # 1.5 MB for both
@@ -38,6 +40,13 @@ class TestSceneReader:
         assert reader.scene(pairs[2]) is reader.scene(pairs[2])
         assert reader.scene(pairs[0]) is not first
         assert SceneReader(NORM).scene(pairs[0]) is not SceneReader(NORM).scene(pairs[0])
+
+    def test_a_changed_file_is_read_anew(self, tmp_path, make_image):
+        before, after = (make_image(tmp_path / name, np.full((4, 4, 3), 1)) for name in ("a.png", "b.png"))
+        pair, reader = ScenePair("x", 1, before, after, None), SceneReader(NORM, cache_mb=1)
+        assert (reader.scene(pair).after == 1).all()
+        make_image(tmp_path / "new.png", np.full((4, 4, 3), 2)).replace(after)
+        assert (reader.scene(pair).after == 2).all()
 
     def test_missing_file(self, tmp_path):
         with pytest.raises(DatasetError, match=r"a\.png.*no such file"):

@@ -298,3 +298,11 @@ class TestDisk:
 @pytest.mark.parametrize(("kind", "mb"), [("off", 100), ("ram", 0)])
 def test_off(kind, mb):
     assert picture_cache(kind, mb) is None
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_more_than_there_can_be_is_done_without(kind, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("FIDUCIAL_CACHE", str(tmp_path))
+    assert picture_cache(kind, 10**14) is None
+    assert "not used: pictures are read each time" in caplog.text
+    assert not list(tmp_path.iterdir())

@@ -27,6 +27,12 @@ LARGE = {
     "mlrecog": ["model.input_width=96", "model.input_height=96"],
 }
 """Sizes at which activations count beside weights."""
+HALF = {
+    "classify": "train.precision=bf16-mixed",
+    "segment": "train.precision=bf16-mixed",
+    "mal": "train.use_amp=true",  # in fp16, of which the estimate is that of bf16
+    "mlrecog": "train.precision=bf16",
+}
 CHECKPOINTED = {
     "classify": "model.backbone.activation_checkpointing=true",
     "segment": "model.backbone.activation_checkpointing=true",
@@ -49,15 +55,18 @@ def estimated(name, folder, *overrides):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("name", LARGE)
-def test_a_real_step_takes_as_much(name, data):
-    memory = estimated(name, data, *LARGE[name])
-    task, composed = small_runs.composed(name, data, *LARGE[name])
+def test_a_real_step_takes_as_much(name, half, data):
+    overrides = [*LARGE[name], *([HALF[name]] if half else [])]
+    memory = estimated(name, data, *overrides)
+    task, composed = small_runs.composed(name, data, *overrides)
     runtime = task.runtime(composed.spec)
     module, pictures = runtime.module(pretrained=False), runtime.datamodule()
     module.policy = task.policy(composed.spec)
     trainer = pl.Trainer(
         accelerator="cpu",
+        precision="bf16-mixed" if half else "32-true",
         max_epochs=1,
         limit_train_batches=2,
         limit_val_batches=0,
@@ -115,3 +124,4 @@ def test_a_memory_that_is_none(text, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(small_runs.RUNS["mal"][0], ["check", "train", "--gpu-memory-gb", text, "-e", "x"], prog="mal")
     assert caught.value.code == 2
+    assert f"{text} is no memory of a GPU, in GB" in capsys.readouterr().err
