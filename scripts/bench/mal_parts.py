@@ -81,7 +81,7 @@ class Scale:
     inference: tuple[tuple[str, int], ...] = (("vit-deit-small/16", 224), ("vit-deit-small/16", 512))
 
 
-QUICK = Scale((2, 32), "vit-deit-tiny/16", 32, ((96, 64),), 2, 3, 2, (("vit-deit-tiny/16", 32),))
+QUICK = Scale((2, 32), "vit-deit-tiny/16", 96, ((96, 64),), 2, 3, 2, (("vit-deit-tiny/16", 32),))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

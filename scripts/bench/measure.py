@@ -106,7 +106,8 @@ def megabytes_of_tensors(run: Callable[[], object]) -> float:
     Unlike resident memory it is the same in every run, whatever the process has left in pieces. ``run`` is called
     twice: what a call frees that the one before it made is no longer there. What was made before is taken to stay.
     """
-    wanted = torch.device("cuda" if torch.cuda.is_available() else "cpu").type
+    wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         run()
         run()
