@@ -104,7 +104,7 @@ class Classify(Pair):
     def evaluated(self, found: list[Tensor], rows: Any) -> dict[str, float]:
         label = np.array([row["label"] != "PASS" for row in rows.rows])
         failed = torch.cat(found).numpy() > self.spec["model"]["classify"]["eval_margin"]
-        return {"accuracy": float((failed == label).mean())}
+        return {"test_acc": 100 * float((failed == label).mean())}
 
     def write(self, found: list[Tensor], rows: Any, folder: Path) -> None:
         with (folder / "inference.csv").open("w", newline="", encoding="utf-8") as file:
@@ -169,7 +169,7 @@ class Segment(Pair):
     def evaluated(self, found: list[Tensor], rows: Any) -> dict[str, float]:
         label = torch.stack([rows.label(name) for name in rows.rows])
         mask = torch.cat(found)
-        return {"accuracy": float((mask == label).double().mean())}
+        return {"test_acc": float((mask == label).double().mean())}
 
     def write(self, found: list[Tensor], rows: Any, folder: Path) -> None:
         for name, mask in zip(rows.rows, torch.cat(found).numpy(), strict=True):

@@ -154,7 +154,7 @@ class Label:
             runs = coco_mask.frPyObjects(row["segmentation"], picture["height"], picture["width"])
             true = coco_mask.decode(coco_mask.merge(runs) if isinstance(runs, list) else runs)
             ious.append((mask & true).sum() / ((mask | true).sum() + 1e-6))
-        return {"mIoU": float(np.mean(ious))}
+        return {"object_IoU": float(np.mean(ious))}
 
     def write(self, found: list[Tensor], rows: Boxes, folder: Path) -> None:
         labels = []
@@ -231,7 +231,7 @@ class Recognize:
     def evaluated(self, found: list[Tensor], rows: Any) -> dict[str, float]:
         queries, classes, _ = self.nearest(found, rows, 10)
         right = classes == torch.tensor(queries.targets)[:, None]
-        return {f"recall_at_{k}": float(right[:, :k].any(1).float().mean()) for k in (1, 5, 10)}
+        return {f"test_recall_at_{k}": float(right[:, :k].any(1).float().mean()) for k in (1, 5, 10)}
 
     def write(self, found: list[Tensor], rows: Any, folder: Path) -> None:
         queries, classes, distances = self.nearest(found, rows, self.spec["inference"]["topk"])

@@ -1,7 +1,9 @@
 """The benchmark of whole jobs runs, and its scripts give what the project's commands give."""
 
+import json
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,14 @@ import jobs
 
 
 class TestAssertEqual:
+    def test_numbers(self, tmp_path):
+        (tmp_path / "numbers.json").write_text(json.dumps({"test_acc": 75.0}))
+        for found, same in ((75.01, True), (76, False)):
+            lines = [{"status": "STARTED"}, {"status": "SUCCESS", "kpi": {"test_acc": found, "other": 1}}]
+            (tmp_path / "status.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            with nullcontext() if same else pytest.raises(AssertionError, match="Mismatched elements: 1 / 1"):
+                jobs.assert_equal("segment", "evaluate", tmp_path, tmp_path)
+
     def write_scores(self, folder, scores):
         folder.mkdir()
         (folder / "inference.csv").write_text("siamese_score\n" + "\n".join(map(str, scores)) + "\n")
@@ -21,9 +31,9 @@ class TestAssertEqual:
 
     def test_scores(self, tmp_path):
         ours = self.write_scores(tmp_path / "a", [0.1, 0.9])
-        jobs.assert_equal("classify", self.write_scores(tmp_path / "b", [0.1, 0.90001]), ours)
+        jobs.assert_equal("classify", "inference", self.write_scores(tmp_path / "b", [0.1, 0.90001]), ours)
         with pytest.raises(AssertionError, match="Mismatched elements: 1 / 2"):
-            jobs.assert_equal("classify", self.write_scores(tmp_path / "c", [0.1, 0.91]), ours)
+            jobs.assert_equal("classify", "inference", self.write_scores(tmp_path / "c", [0.1, 0.91]), ours)
 
     @pytest.mark.parametrize(("pixels", "same"), [(0, True), (20, False)])
     def test_masks(self, tmp_path, pixels, same):
@@ -33,10 +43,10 @@ class TestAssertEqual:
             mask[: 100 + changed] = 255
             Image.fromarray(mask.reshape(100, 100)).save(tmp_path / folder / "scene.png")
         if same:
-            jobs.assert_equal("segment", tmp_path / "plain", tmp_path / "ours")
+            jobs.assert_equal("segment", "inference", tmp_path / "plain", tmp_path / "ours")
         else:
             with pytest.raises(AssertionError, match=r"scene.png: 0\.2% of the pixels differ"):
-                jobs.assert_equal("segment", tmp_path / "plain", tmp_path / "ours")
+                jobs.assert_equal("segment", "inference", tmp_path / "plain", tmp_path / "ours")
 
     @pytest.mark.parametrize(("distance", "same"), [(0.5, True), (0.6, False)])
     def test_neighbours(self, tmp_path, distance, same):
@@ -44,10 +54,10 @@ class TestAssertEqual:
             (tmp_path / folder).mkdir()
             (tmp_path / folder / "result.csv").write_text(f"a.jpg,\"['x', 'y']\",\"[0.25, {far}]\"\n")
         if same:
-            jobs.assert_equal("mlrecog", tmp_path / "plain", tmp_path / "ours")
+            jobs.assert_equal("mlrecog", "inference", tmp_path / "plain", tmp_path / "ours")
         else:
             with pytest.raises(AssertionError, match="Mismatched elements: 1 / 2"):
-                jobs.assert_equal("mlrecog", tmp_path / "plain", tmp_path / "ours")
+                jobs.assert_equal("mlrecog", "inference", tmp_path / "plain", tmp_path / "ours")
 
 
 def test_a_job_that_fails_is_not_measured(tmp_path):
