@@ -138,27 +138,31 @@ def checkpointed(enabled: bool, function: Callable[..., T], *args: Any) -> T:
 
 
 class GeluMlp(Mlp):
-    """timm's. Its parts: ``rest(fc1(x))``, whose GELU is not kept for the backward pass."""
+    """timm's; its GELU is not kept for the backward pass, and what ``norm`` makes neither."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., D)`` to ``(..., D)``, of any range."""
-        return self.rest(self.fc1(x))
-
-    def rest(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.drop2(gelu_again(hidden, lambda active: self.fc2(self.norm(self.drop1(active)))))
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """``(..., D)``, normed by ``norm`` before all else, to ``(..., D)``, of any range."""
+        out: Tensor = self.drop2(gelu_again(_hidden(self, x, norm), partial(_out, self)))
         return out
 
 
 class SwiGluMlp(GluMlp):
-    """timm's ``SwiGLUPacked``. Its parts: ``rest(fc1(x))``, whose gated values are not kept for the backward pass."""
+    """timm's ``SwiGLUPacked``, as :class:`GeluMlp`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., D)`` to ``(..., D)``, of any range."""
-        return self.rest(self.fc1(x))
-
-    def rest(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.drop2(swiglu_again(hidden, lambda active: self.fc2(self.norm(self.drop1(active)))))
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """``(..., D)``, normed by ``norm`` before all else, to ``(..., D)``, of any range."""
+        out: Tensor = self.drop2(swiglu_again(_hidden(self, x, norm), partial(_out, self)))
         return out
+
+
+def _hidden(mlp: Mlp | GluMlp, x: Tensor, norm: nn.Module | None) -> Tensor:
+    hidden: Tensor = mlp.fc1(x) if norm is None else norm_again(norm, x, mlp.fc1)
+    return hidden
+
+
+def _out(mlp: Mlp | GluMlp, active: Tensor) -> Tensor:
+    out: Tensor = mlp.fc2(mlp.norm(mlp.drop1(active)))
+    return out
 
 
 class ViTBlock(Block):
@@ -166,9 +170,8 @@ class ViTBlock(Block):
 
     def forward(self, x_BNC: Tensor) -> Tensor:  # type: ignore[override]  # timm's own takes an attention mask
         """``(B, N, C)`` to ``(B, N, C)``, of any range."""
-        mlp: Any = self.mlp
         x_BNC = x_BNC + self.drop_path1(self.ls1(norm_again(self.norm1, x_BNC, self.attn)))
-        x_BNC = x_BNC + self.drop_path2(self.ls2(mlp.rest(norm_again(self.norm2, x_BNC, mlp.fc1))))
+        x_BNC = x_BNC + self.drop_path2(self.ls2(self.mlp(x_BNC, self.norm2)))
         return x_BNC
 
 
