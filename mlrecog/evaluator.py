@@ -97,14 +97,17 @@ class RecogEvaluator(Evaluator[Embedded]):
 
     def finish(self) -> Embedded:
         """Raises: MetricError naming a picture whose embedding is no number."""
-        found, self._found = self._found, {}
-        ranks = gather({source: [(places, x.cpu()) for places, x in parts] for source, parts in found.items()})
+        fetched = {source: [(places, x.cpu()) for places, x in parts] for source, parts in self._found.items()}
+        self._found = {}
+        ranks = gather(fetched)
+        del fetched
         embeddings = []
         for source, side in enumerate(self.sides):
-            parts = [part for rank in ranks for part in rank.get(source, ())]
+            parts = [part for rank in reversed(ranks) for part in reversed(rank.pop(source, ()))]
             width = parts[0][1].shape[1] if parts else 0
             x_ND = torch.zeros(len(side.samples), width)
-            for places, rows in parts:
+            while parts:  # each is let go of when it is in its place: all embeddings are there once
+                places, rows = parts.pop()
                 self._check(rows, places, source)
                 x_ND[places] = rows
             embeddings.append(x_ND)

@@ -205,6 +205,8 @@ class PictureCache:
         if version != VERSION:
             raise _UnusableError(f"of version {version}, this program's is {VERSION}")
         if max_bytes != self.max_bytes:
+            sizes = max_bytes / 2**20, self.max_bytes / 2**20
+            log.warning("%s: begun anew, its pictures are gone: it was of %d MB, and cache_mb is %d", path, *sizes)
             return True
         if path.stat().st_size != self._size:
             raise _UnusableError("cut off")

@@ -141,12 +141,13 @@ class TestBound:
         monkeypatch.setattr(module, "OLD_S", -1)
         assert not PictureCache(4000, path).is_full
 
-    def test_another_bound_begins_a_file_anew(self, folder, tmp_path):
+    def test_another_bound_begins_a_file_anew_and_says_so(self, folder, tmp_path, caplog):
         path = tmp_path / "pictures.bin"
         ImageCache(0, PictureCache(MB, path)).rgb(folder / "0.png")
         other = PictureCache(2 * MB, path)
         ImageCache(0, other).rgb(folder / "0.png")
         assert (other.hits, other.misses) == (0, 1)
+        assert "begun anew, its pictures are gone: it was of 1 MB, and cache_mb is 2" in caplog.text
 
 
 def look(cache, names, found):
