@@ -177,7 +177,7 @@ def model_facts(predictor: Predictor, runtime: Any, file: Path) -> ModelFacts:
     elif predictor.network is not None:
         weights = weights_hash(predictor.network.state_dict())
     elif isinstance(predictor, GraphPredictor):
-        backbone, weights = predictor.card.backbone, predictor.card.weights or predictor.digest
+        backbone, weights = predictor.card.backbone, predictor.card.weights
     else:
         weights = digest(file)
     return ModelFacts(weights, runtime.size, card.mean, card.std, backbone=backbone, file=file.name)

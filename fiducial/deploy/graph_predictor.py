@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ class GraphPredictor(Predictor):
 
     def __init__(self, path: Path, runtime: TaskRuntime) -> None:
         self.path, self.graph, self.providers = Path(path).absolute(), runtime.graph(), runtime.providers
-        self.card, self.digest = self.read()
+        card, self.digest = self.read()
+        self.card = replace(card, weights=card.weights or self.digest)  # without a card a model is known by its file
         adopt_card(self.card, runtime, path)  # first: the two may contradict each other
         self.pixels = PixelInputs.of(self.graph, self.card)
         if self.pixels is not None:

@@ -8,10 +8,11 @@ forward to the optimizer's step: straightforward, ours, ours with torch's linear
 checkpointing. Straightforward is what ``plain.py`` describes, with torch's own optimizers.
 
 Both ways must give the same results, and in training the same gradients, before anything is timed. Each way runs in
-processes of its own, in turns; ours with memory allocated as the command line has it. Ratios are medians of
-those of neighbouring turns. Memory is the most that a run holds beyond what was there before it: weights, and what
-the optimizer keeps. The profile is that of ours: the share of matrix products, convolutions and attention, and what
-takes most of the rest. The exit code is 1 when a target is missed.
+processes of its own, in turns; ours with memory allocated as the command line has it. Ratios are medians of those of
+neighbouring turns. Memory is the most that a run holds beyond what was there before it, weights and what the
+optimizer keeps: of the process, which the target is for, and what torch allocates. The profile is that of ours: the
+share of matrix products, convolutions and attention, and what takes most of the rest. The exit code is 1 when a
+target is missed.
 """
 
 from __future__ import annotations

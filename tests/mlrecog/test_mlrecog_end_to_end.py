@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import yaml
@@ -245,6 +246,16 @@ class TestKeptGallery:
         words = [f"gallery.path={kept}", f"gallery.query={shelves / 'query'}", f"gallery.checkpoint={exported}"]
         assert act(trained, "gallery", "search", *words, f"gallery.results_dir={tmp_path}") == 0
         assert len(rows_of(tmp_path / "search.csv")) == 8 * 5
+
+    def test_a_graph_without_a_card_searches_what_it_built(self, trained, act, exported, shelves, tmp_path):
+        graph, bare, shop = onnx.load(exported), tmp_path / "bare.onnx", tmp_path / "shop"
+        del graph.metadata_props[:]
+        onnx.save(graph, bare)
+        words = [f"gallery.path={shop}", f"gallery.source={shelves / 'reference'}", f"gallery.checkpoint={bare}"]
+        assert act(trained, "gallery", "build", *words, f"gallery.results_dir={tmp_path}") == 0
+        words = [f"inference.checkpoint={bare}", "dataset.val_dataset.reference=", f"inference.gallery={shop}"]
+        assert act(trained, "inference", *words, f"inference.results_dir={tmp_path / 'found'}") == 0
+        assert len(rows_of(tmp_path / "found" / "result.csv", heading=False)) == 8
 
     def test_another_model_is_refused(self, make_tree, act, kept, tmp_path, capsys):
         other = make_tree(tmp_path, train__num_epochs=1, train__seed=7)
