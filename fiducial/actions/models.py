@@ -189,7 +189,9 @@ def _check_start(task: Task[Any], composed: Composed[Any], files: tuple[Path, ..
             yield from found
             return
         problems += found
-    yield from problems
+    own = files and not spec.train.resume_training_checkpoint_path
+    anew = f", or another results_dir: {files[0].parent} holds a training, which is continued" if own else ""
+    yield from dict.fromkeys(replace(problem, fix=problem.fix + anew) for problem in problems)
 
 
 def not_trained_yet(problem: Problem, spec: Any, action: Action) -> Problem:

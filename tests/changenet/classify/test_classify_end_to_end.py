@@ -144,11 +144,13 @@ class TestResume:
         assert "already trained to epoch 2" in capfd.readouterr().err
 
     @pytest.mark.slow
-    def test_changed_architecture_is_named(self, trained, tmp_path, capfd):
+    def test_changed_architecture_is_named_once(self, trained, tmp_path, capfd):
         shutil.copytree(trained[1] / "train", tmp_path / "train", symlinks=True)
         overrides = (f"results_dir={tmp_path}", "train.num_epochs=3", "model.classify.embed_dec=9")
         assert run("train", trained[0], *overrides) == 1
-        assert "model.classify.embed_dec · 9 in the spec, 8 in the checkpoint" in capfd.readouterr().err
+        said = capfd.readouterr().err
+        assert said.count("model.classify.embed_dec · 9 in the spec, 8 in the checkpoint") == 1  # of two there
+        assert f"or another results_dir: {tmp_path / 'train'} holds a training, which is continued" in said
 
     @pytest.mark.slow
     def test_pretrained_model_of_another_size(self, trained, tmp_path, capfd):
