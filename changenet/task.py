@@ -92,6 +92,16 @@ class ChangeNetTask(Task["ExperimentSpec"]):
         if resume or whole or local:
             yield from self.runtime(spec).check_weights(resume, local)
 
+    def compared_by(self, spec: ExperimentSpec) -> list[str]:
+        """The metrics that a search compares trainings by, the main one first."""
+        main = spec.automl.metric if spec.automl.metric != "kpi" else self.monitor(spec.train)[0]
+        return [main, *(objective.metric for objective in spec.automl.objectives)]
+
+    def other_losses(self, spec: ExperimentSpec, *keys: str) -> dict[str, str]:
+        """Of a search that compares losses, ``keys`` that change what a loss means, and why they are left alone."""
+        loss = next((metric for metric in self.compared_by(spec) if metric in ("loss", "val_loss")), None)
+        return dict.fromkeys(keys, f"{loss} means something else with each value of it") if loss else {}
+
     def unsearched(self, spec: ExperimentSpec, searched: frozenset[str], *, warm: bool = False) -> Mapping[str, str]:
         others = [task for task in ("classify", "segment") if task != self.name]
         dead = {f"{part}.{task}": f"task is {self.name}" for task in others for part in ("dataset", "model", "train")}

@@ -89,12 +89,11 @@ class ClassifyTask(ChangeNetTask):
             dead["model.classify.learnable_difference_modules"] = "trainings begin with weights that it shapes"
         if loss != "ce" and "train.classify.loss" not in searched:
             dead["train.classify.cls_weight"] = f"loss is {loss}"
-        metric = spec.automl.metric if spec.automl.metric != "kpi" else self.monitor(spec.train)[0]
-        if metric.removeprefix("val_").startswith(("loss", "auroc", "ap", "far")):
-            dead["model.classify.eval_margin"] = f"it changes no training, and not {metric}"
-        if metric in ("loss", "val_loss"):
-            for key in ("model.classify.train_margin_euclid", "model.classify.difference_module", "train.classify"):
-                dead.setdefault(key, f"{metric} means something else with each value of it")
+        metrics, without_margin = self.compared_by(spec), ("loss", "auroc", "ap", "far", "latency", "size")
+        if all(metric.removeprefix("val_").startswith(without_margin) for metric in metrics):
+            dead["model.classify.eval_margin"] = f"it changes no training, and not {' or '.join(metrics)}"
+        keys = ("model.classify.train_margin_euclid", "model.classify.difference_module", "train.classify")
+        dead = {**self.other_losses(spec, *keys), **dead}
         path, augmentation = "dataset.classify.augmentation_config", spec.dataset.classify.augmentation_config
         if not augmentation.augment and f"{path}.augment" not in searched:
             dead[path] = f"{path}.augment is false"

@@ -48,10 +48,7 @@ class SegmentTask(ChangeNetTask):
     def unsearched(self, spec: ExperimentSpec, searched: frozenset[str], *, warm: bool = False) -> Mapping[str, str]:
         augmentation = spec.dataset.segment.augmentation
         dead = dict(super().unsearched(spec, searched, warm=warm))
-        metric = spec.automl.metric if spec.automl.metric != "kpi" else self.monitor(spec.train)[0]
-        if metric in ("loss", "val_loss"):
-            for key in ("dataset.segment.multi_scale_train", "train.segment"):
-                dead[key] = f"{metric} means something else with each value of it"
+        dead |= self.other_losses(spec, "dataset.segment.multi_scale_train", "train.segment")
         return {**dead, **dict(switched_off(augmentation, "dataset.segment.augmentation", searched))}
 
     def runtime(self, spec: ExperimentSpec) -> SegmentRuntime:

@@ -47,6 +47,10 @@ class TestClassify:
     def test_the_margin_counts_where_the_metric_depends_on_it(self):
         assert "model.classify.eval_margin" in space(TASKS, {"task": "classify"}, "automl.metric=val_acc")[0]
         assert "model.classify.eval_margin" not in space(TASKS, {"task": "classify"}, "automl.metric=val_auroc")[0]
+        for other, counts in (("val_acc", True), ("latency", False)):
+            settings = {"metric": "val_auroc", "objectives": [{"metric": other, "scale": 1.0}]}
+            found = space(TASKS, {"task": "classify", "automl": settings})[0]
+            assert ("model.classify.eval_margin" in found) == counts
 
     def test_augmentations_that_are_off(self):
         off = (f"{AUGMENT}.augment=false", f"automl.pinned=[{AUGMENT}.augment]")
@@ -72,11 +76,13 @@ class TestClassify:
         assert space(TASKS, {"task": "classify", "automl": settings})[0] == {*both, *on}
 
 
+@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("key", ["classify.loss", "segment.loss", "segment.focal_gamma"])
-def test_losses_are_not_compared_with_others(key):
+def test_losses_are_not_compared_with_others(key, beside):
     task = key.partition(".")[0]
+    goal = {"metric": "val_acc", "objectives": [{"metric": "val_loss"}]} if beside else {"metric": "val_loss"}
     with pytest.raises(SpecError, match=f"{key} is not searched: val_loss means something else with each value"):
-        space(TASKS, {"task": task}, "automl.metric=val_loss", f"automl.automl_hyperparameters=[train.{key}]")
+        space(TASKS, {"task": task, "automl": {**goal, "automl_hyperparameters": [f"train.{key}"]}})
 
 
 def test_mlrecog():
