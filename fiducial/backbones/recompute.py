@@ -85,8 +85,8 @@ def _normed(norm: nn.Module, by_batch: bool, x: Tensor) -> Tensor:
 
 def _again(x: Tensor, active: Tensor, make: Callable[[Tensor], Tensor], then: Callable[[Tensor], Tensor]) -> Tensor:
     """``then(active)``. What it keeps of ``active``, changed in place or not, is ``make(x)`` in the backward pass."""
-    if not (x.requires_grad and torch.is_grad_enabled()) or _is_watched():
-        return then(active)
+    if not (x.requires_grad and torch.is_grad_enabled()) or active.dtype != x.dtype or _is_watched():
+        return then(active)  # autocast made another type of it, and is over when the backward pass runs
     source, dtype, storage = x.detach(), active.dtype, active.untyped_storage()._cdata
     uses = 0
     made: list[Tensor] = []  # for the uses of one backward pass

@@ -86,6 +86,36 @@ def test_a_norm_changes_nothing_and_counts_once(make, training, relu):
         torch.testing.assert_close(again, want, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("way", ["gelu", "gates", "layer norm", "batch norm"])
+def test_half_precision_is_the_same_bits(way, dtype):
+    """Whatever autocast makes of the types: it is over when the backward pass runs."""
+    torch.manual_seed(0)
+    x, then = torch.randn(2, 4, 6, 8, dtype=dtype), nn.Conv2d(4, 3, 3)
+    norm = nn.LayerNorm(8) if way == "layer norm" else nn.BatchNorm2d(4)
+    ways = {
+        "gelu": (lambda x: gelu_again(x, then), lambda x: then(F.gelu(x))),
+        "gates": (lambda x: swiglu_again(x, then), lambda x: then(plain_gates(x))),
+    }
+    found = []
+    for call in ways.get(way, (lambda x: norm_again(norm, x, then, relu=True), lambda x: then(F.relu(norm(x))))):
+        inner = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = call(2 * inner)
+        out.float().square().sum().backward()
+        found.append([out, inner.grad, then.weight.grad.clone()])
+        then.zero_grad()
+    for again, want in zip(*found, strict=True):
+        torch.testing.assert_close(again, want, rtol=0, atol=0)
+
+
+def test_what_autocast_made_of_another_type_is_kept():
+    """As a layer norm of half precision on a GPU: outside of autocast it would be made in half precision."""
+    x = torch.randn(5, dtype=torch.bfloat16, requires_grad=True)
+    recompute._again(x, x.float(), torch.zeros_like, torch.square).sum().backward()
+    assert torch.equal(x.grad, 2 * x)
+
+
 def test_a_norm_is_made_once_in_the_backward_pass_and_again_in_another(monkeypatch):
     norm, then, x = nn.BatchNorm2d(4), nn.Conv2d(4, 3, 3), torch.randn(2, 4, 5, 6, requires_grad=True)
     made, plain = [], F.batch_norm
