@@ -173,6 +173,14 @@ def _old_style(kind: Name, base: Name, state: Any) -> Inert:
     return Inert(kind.name, () if state is None else (state,))
 
 
+def _member(kind: Any, member: Any) -> Inert:
+    """A member of an enumeration by its name, as some versions of Python 3.11 write them; others write its value."""
+    known = isinstance(kind, Name) and not kind.make and _is_inert(kind.name)
+    if not known or not isinstance(member, str) or not member.isidentifier() or member.startswith("_"):
+        raise RefusedGlobalError(f"builtins.getattr of {getattr(kind, 'name', type(kind).__name__)}")
+    return Inert(kind.name, (member,))
+
+
 def _annotation(maker: Any, _: Any) -> Name:
     """The first part of a type hint such as ``Optional[int]`` or ``int | None``, which OmegaConf's objects hold."""
     name = getattr(maker, "name", type(maker).__name__)
@@ -251,6 +259,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "builtins.frozenset": frozenset,
     "builtins.complex": complex,
     "builtins.bytearray": _bytearray,
+    "builtins.getattr": _member,
     "builtins.type": _type_of,
     "_codecs.encode": _encode,
     **dict.fromkeys(("_operator.getitem", "operator.getitem", "types.GenericAlias"), _annotation),

@@ -2,6 +2,7 @@
 
 import gc
 import http.server
+import shutil
 import tarfile
 from functools import partial
 from threading import Thread
@@ -146,13 +147,14 @@ class TestReadSplit:
         assert (pair.after, pair.label) == (scene_data / "B" / "val_1.png", scene_data / "label" / "val_1.png")
         assert split.where(pair) == f"{split.list_path}:2"
 
-    def test_names_are_held_and_no_paths(self, scene_data, make_list):
+    def test_names_are_held_and_no_paths(self, scene_data, tmp_path, make_list):
         def paths():
-            return sum(type(each) is type(scene_data) for each in gc.get_objects())
+            return sum(type(each) is type(tmp_path) for each in gc.get_objects())
 
-        make_list(scene_data, "val", [f"val_{number}.png" for number in range(100)])
+        root = shutil.copytree(scene_data, tmp_path / "scenes")
+        make_list(root, "val", [f"val_{number}.png" for number in range(100)])
         before = paths()
-        split = read_split(data_of(scene_data), "val")
+        split = read_split(data_of(root), "val")
         assert paths() - before < 10
         assert split.pairs[1:3] == [split.pairs[1], split.pairs[2]]
         assert [pair.name for pair in split.pairs] == split.names

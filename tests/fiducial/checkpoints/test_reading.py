@@ -132,6 +132,13 @@ def write_zip(path, pickled):
         archive.writestr("archive/version", "3")
 
 
+def test_a_member_of_an_enumeration_is_its_name(tmp_path):
+    """As some versions of Python 3.11 write them: by getattr of a class, whose code is not there."""
+    member = Calls(getattr, argparse.Namespace, "AUTO")
+    torch.save({"state_dict": {"w": torch.ones(1)}, "hyper_parameters": {"kind": member}}, tmp_path / "model.pth")
+    assert read(tmp_path / "model.pth").meta["hyper_parameters"] == {"kind": "AUTO"}
+
+
 @pytest.mark.parametrize("name", attacks("x"))
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "protocol 4"])
 def test_nothing_of_a_file_runs(tmp_path, marker, name, form):
