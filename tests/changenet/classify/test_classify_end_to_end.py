@@ -144,7 +144,7 @@ class TestResume:
         assert "already trained to epoch 2" in capfd.readouterr().err
 
     @pytest.mark.slow
-    def test_changed_architecture_is_named_once(self, trained, tmp_path, capfd):
+    def test_changed_architecture_is_named(self, trained, tmp_path, capfd):
         shutil.copytree(trained[1] / "train", tmp_path / "train", symlinks=True)
         overrides = (f"results_dir={tmp_path}", "train.num_epochs=3", "model.classify.embed_dec=9")
         assert run("train", trained[0], *overrides) == 1
